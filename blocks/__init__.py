@@ -1,0 +1,4 @@
+"""What differs from site to site, typed and stored in Prefect."""
+
+if __name__ != "p3s_prefect.blocks":
+    raise ImportError("import this package as p3s_prefect.blocks")

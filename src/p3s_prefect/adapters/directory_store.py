@@ -1,0 +1,169 @@
+"""The central store in a directory: the embedded default."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from p3s_prefect.core.errors import BadName, ChecksumMismatch, ObjectExists, ObjectMissing, StoreError
+from p3s_prefect.core.ports import ObjectInfo
+from p3s_prefect.core.records import PublishedObject
+
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,199}")
+_TEMPORARY = ".writing-"
+_BLOCK = 1 << 20
+
+
+class DirectoryStore:
+    """Objects as files below `root`.
+
+    A file is written under a hidden name, made durable, and then linked to its final name, which fails if there is
+    one already: nobody sees half an object, and none is ever replaced.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.url = self.root.as_uri()
+
+    def put_file(self, key: str, path: Path) -> PublishedObject:
+        """See `ObjectStore.put_file`."""
+        with path.open("rb") as source:
+            return self._put(key, iter(lambda: source.read(_BLOCK), b""))
+
+    def put_bytes(self, key: str, content: bytes) -> PublishedObject:
+        """See `ObjectStore.put_bytes`."""
+        return self._put(key, iter([content]))
+
+    def read_bytes(self, key: str) -> bytes:
+        """See `ObjectStore.read_bytes`."""
+        try:
+            return self._path(key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise _missing(key) from error
+
+    def fetch(self, key: str, scratch: Path, sha256: str) -> Path:
+        """See `ObjectStore.fetch`; the answer is the store's own file."""
+        del scratch
+        path = self._path(key)
+        try:
+            found = file_sha256(path)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise _missing(key) from error
+        if found != sha256:
+            raise ChecksumMismatch(
+                f"{key} has the SHA-256 {found[:12]}… instead of {sha256[:12]}…",
+                fix="The object was damaged after it was published; reprocess what it was made from in a new pass.",
+            )
+        return path
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See `ObjectStore.list`."""
+        head = prefix.rpartition("/")[0]
+        base = self._path(head) if head else self.root
+        for directory, names, files in os.walk(base):
+            names.sort()
+            for name in sorted(files):
+                path = Path(directory, name)
+                key = path.relative_to(self.root).as_posix()
+                if key.startswith(prefix) and not name.startswith(_TEMPORARY):
+                    stat = path.stat()
+                    yield ObjectInfo(key=key, size=stat.st_size, modified_at=stat.st_mtime)
+
+    def delete(self, key: str) -> None:
+        """See `ObjectStore.delete`; directories that are empty then go too."""
+        path = self._path(key)
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            for parent in path.parents:
+                if parent == self.root:
+                    break
+                parent.rmdir()
+
+    def sweep_unfinished(self, older_than: float) -> int:
+        """Removes what writers that died have left under hidden names before `older_than`; returns how many."""
+        removed = 0
+        for directory, _, files in os.walk(self.root):
+            for name in files:
+                path = Path(directory, name)
+                with contextlib.suppress(FileNotFoundError):
+                    if name.startswith(_TEMPORARY) and path.stat().st_mtime < older_than:
+                        path.unlink()
+                        removed += 1
+        return removed
+
+    def _path(self, key: str) -> Path:
+        parts = key.split("/")
+        if not all(_PART.fullmatch(part) for part in parts):
+            raise BadName(f"{key[:120]!r} is no object key", fix="Keys are parts of letters, digits and '_.+=-'.")
+        return self.root.joinpath(*parts)
+
+    def _put(self, key: str, blocks: Iterator[bytes]) -> PublishedObject:
+        path = self._path(key)
+        hidden = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+        try:
+            size, sha256 = self._write(hidden, blocks)
+            self._reveal(hidden, path, sha256)
+        except OSError as error:
+            raise StoreError(
+                f"{key} could not be written: {error.strerror or error}",
+                fix="Look whether the store's disk is full or was mounted read-only.",
+            ) from error
+        finally:
+            hidden.unlink(missing_ok=True)
+        return PublishedObject(key=key, size=size, sha256=sha256)
+
+    def _write(self, hidden: Path, blocks: Iterator[bytes]) -> tuple[int, str]:
+        digest = hashlib.sha256()
+        size = 0
+        with _create(hidden) as target:
+            for block in blocks:
+                target.write(block)
+                digest.update(block)
+                size += len(block)
+            target.flush()
+            os.fsync(target.fileno())
+        return size, digest.hexdigest()
+
+    def _reveal(self, hidden: Path, path: Path, sha256: str) -> None:
+        try:
+            os.link(hidden, path)
+        except FileExistsError as error:
+            if file_sha256(path) != sha256:
+                raise ObjectExists(
+                    f"another object is already under {path.relative_to(self.root)}",
+                    fix="Objects never change: publish under another key.",
+                ) from error
+        _sync_directory(path.parent)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def _create(hidden: Path) -> BinaryIO:
+    try:
+        return hidden.open("xb")
+    except FileNotFoundError:
+        hidden.parent.mkdir(parents=True, exist_ok=True)
+        return hidden.open("xb")
+
+
+def _sync_directory(directory: Path) -> None:
+    # The name is durable only once its directory is.
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _missing(key: str) -> ObjectMissing:
+    return ObjectMissing(f"there is no object {key}", fix="It was never published, or was removed from the store.")

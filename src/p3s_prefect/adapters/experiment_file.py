@@ -1,0 +1,86 @@
+"""Reads an experiment file from disk, and looks whether its Python payloads are there."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from p3s_prefect.core.errors import ExperimentFileError, ExperimentFileErrors
+from p3s_prefect.core.experiment import Experiment, Step
+from p3s_prefect.core.experiment_file import Check, parse_experiment
+from p3s_prefect.core.findings import Finding
+from p3s_prefect.core.yaml_document import MAX_BYTES
+
+
+def read_experiment(
+    path: Path, *, environment: Mapping[str, str] | None = None, also: Iterable[Check] = ()
+) -> Experiment:
+    """The experiment that the file declares; `environment` defaults to that of the process.
+
+    Raises:
+        ExperimentFileErrors: the file cannot be read, or holds mistakes (all of them are in the exception).
+    """
+    return parse_experiment(
+        _text(path), file=str(path), environment=os.environ if environment is None else environment, also=also
+    )
+
+
+def payload_mistakes(experiment: Experiment) -> Iterator[Finding]:
+    """Python payloads that cannot be imported here, or do not take what their step hands over.
+
+    Imports the payloads' modules, and so runs what these do when imported.
+    """
+    for pipeline_name, pipeline in experiment.pipelines.items():
+        for stage_name, stage in pipeline.stages.items():
+            for index, step in enumerate(stage.steps):
+                if step.python is not None and (wrong := _payload_mistake(step.python, step)):
+                    where = ("pipelines", pipeline_name, "stages", stage_name, "steps", index, "python")
+                    yield Finding(where=where, what=wrong[0], fix=wrong[1])
+
+
+def _payload_mistake(python: str, step: Step) -> tuple[str, str] | None:
+    module_name, _, function_name = python.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # the module's own code may raise anything
+        return (
+            f"{module_name} cannot be imported: {type(error).__name__}: {error}",
+            "Install the package that holds it where `p3s` and the pilots run, or correct its name.",
+        )
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        return f"{module_name} has no function {function_name}", "Correct the name after the colon."
+    try:
+        signature = inspect.signature(function)
+        handed_over = [*step.inputs, *step.params, *(["unit"] if "unit" in signature.parameters else [])]
+        signature.bind(**dict.fromkeys(handed_over))
+    except (TypeError, ValueError) as error:
+        fix = "Its parameters are the step's inputs and params, by name, and `unit` if it wants the data id."
+        return f"{python} does not take what the step hands over: {error}", fix
+    return None
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise _unreadable(path, f"longer than {MAX_BYTES // 1024} kB", "Is this the experiment file?")
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise _unreadable(path, "the file is not UTF-8 text", "Save it as UTF-8.", line) from error
+    except FileNotFoundError as error:
+        fix = "`p3s init` writes a starter; give another path if the file lies elsewhere."
+        raise _unreadable(path, "there is no such file", fix) from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(
+            path, f"the file cannot be read: {error}", "Give the path of a file that you may read."
+        ) from error
+
+
+def _unreadable(path: Path, what: str, fix: str, line: int = 0) -> ExperimentFileErrors:
+    return ExperimentFileErrors([ExperimentFileError(what, file=str(path), line=line, fix=fix)])

@@ -1,0 +1,1 @@
+"""The ledger: tables, migrations, and the functions that write and read them inside one transaction."""

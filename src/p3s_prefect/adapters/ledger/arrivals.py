@@ -1,0 +1,316 @@
+"""Taking arrivals: each identity once, each unit once, and a clear conflict where content changed (P2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, or_, select, update
+
+from p3s_prefect.adapters.ledger import journal
+from p3s_prefect.adapters.ledger.rows import add
+from p3s_prefect.adapters.ledger.schema import (
+    arrival,
+    configuration,
+    data_group,
+    job,
+    production_pass,
+    run_collection,
+    stage_run,
+    sub_job,
+)
+from p3s_prefect.core.admission import Admission
+from p3s_prefect.core.closing import GroupFact
+from p3s_prefect.core.data_id import DataId
+from p3s_prefect.core.ports import Refusal
+from p3s_prefect.core.records import Arrival, Identity, StageFact, SubJobFact, Verdict
+from p3s_prefect.core.states import StageState, sub_job_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collection:
+    """How a pipeline's run collections are named, and what stands behind the name."""
+
+    configuration_id: str
+    content: dict[str, Any]
+    name: Callable[[date, int], str]
+    """From the processing day and the number of the pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intake:
+    """What the experiment decides about a unit before the ledger is asked."""
+
+    group: DataId
+    day: date
+    admissions: tuple[Admission, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rival:
+    """The file that was taken for this unit before: its bytes decide whether the new one is a conflict."""
+
+    path: str
+    identity: Identity
+    sha256: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What became of an arrival."""
+
+    verdict: Verdict | None = None
+    """None if this identity was settled before, or if a rival must be compared with first."""
+    reason: str = ""
+    rival: Rival | None = None
+    sub_jobs: tuple[SubJobFact, ...] = ()
+    group: GroupFact | None = None
+
+
+def known(connection: Connection, stream: str, keys: Sequence[str]) -> set[Identity]:
+    """The identities under these keys that were settled before."""
+    columns = select(arrival.c.key, arrival.c.size, arrival.c.mtime_ns)
+    rows = connection.execute(columns.where(arrival.c.stream == stream, arrival.c.key.in_(keys)))
+    return {Identity(key=row.key, size=row.size, mtime_ns=row.mtime_ns) for row in rows}
+
+
+def refuse(connection: Connection, stream: str, refusal: Refusal, now: float) -> bool:
+    """Records a file that cannot be a unit; False if that was done before."""
+    identity = Identity(key=refusal.key, size=refusal.size, mtime_ns=refusal.mtime_ns)
+    if identity in known(connection, stream, [refusal.key]):
+        return False
+    _insert_arrival(connection, stream, identity, refusal.path, Verdict.REFUSED, refusal.reason, now)
+    journal.write(connection, now, "arrival.refused", stream, key=refusal.key, reason=refusal.reason)
+    return True
+
+
+def take(
+    connection: Connection,
+    seen: Arrival,
+    intake: Intake,
+    collections: dict[str, Collection],
+    *,
+    rival_sha256: str | None = None,
+) -> Taken:
+    """Takes an arrival, unless its identity was settled before.
+
+    Where the unit was taken from another file, or from this one with other size or time, the answer names the
+    `Rival`; call again with the arrival's own ``sha256`` and, if it can still be had, the rival's.
+    """
+    if seen.identity in known(connection, seen.stream, [seen.identity.key]):
+        return Taken()
+    rival = _rival(connection, seen)
+    if rival is None:
+        return _take_new(connection, seen, intake, collections)
+    if seen.sha256 is None:
+        return Taken(rival=rival)
+    return _compare(connection, seen, rival, rival_sha256 or rival.sha256)
+
+
+def _rival(connection: Connection, seen: Arrival) -> Rival | None:
+    same_key = and_(arrival.c.stream == seen.stream, arrival.c.key == seen.identity.key)
+    same_unit = and_(arrival.c.data_id == str(seen.data_id), arrival.c.dataset_type == seen.dataset_type)
+    row = connection.execute(
+        select(arrival)
+        .where(or_(same_key, same_unit), arrival.c.verdict.in_([Verdict.TAKEN, Verdict.IGNORED]))
+        .order_by(arrival.c.id)
+        .limit(1)
+    ).one_or_none()
+    if row is None:
+        return None
+    identity = Identity(key=row.key, size=row.size, mtime_ns=row.mtime_ns)
+    return Rival(path=row.path, identity=identity, sha256=row.sha256)
+
+
+def _compare(connection: Connection, seen: Arrival, rival: Rival, rival_sha256: str | None) -> Taken:
+    if rival_sha256 is None:
+        verdict = Verdict.CONFLICT
+        reason = f"{rival.identity.key} was taken for this unit, and changed before its bytes were read"
+    elif rival_sha256 == seen.sha256:
+        verdict = Verdict.SAME
+        reason = f"the same bytes as {rival.identity.key}, which was taken before"
+    else:
+        verdict = Verdict.CONFLICT
+        reason = f"other bytes than {rival.identity.key}, which was taken before; the first one stays"
+    _insert_arrival(connection, seen.stream, seen.identity, seen.path, verdict, reason, seen.arrived_at, seen=seen)
+    journal.write(connection, seen.arrived_at, f"arrival.{verdict}", seen.data_id, key=seen.identity.key, reason=reason)
+    return Taken(verdict=verdict, reason=reason)
+
+
+def _take_new(connection: Connection, seen: Arrival, intake: Intake, collections: dict[str, Collection]) -> Taken:
+    verdict = Verdict.TAKEN if intake.admissions else Verdict.IGNORED
+    reason = "" if intake.admissions else "no pipeline of the stream's rules takes it"
+    arrival_id = _insert_arrival(
+        connection, seen.stream, seen.identity, seen.path, verdict, reason, seen.arrived_at, seen=seen
+    )
+    journal.write(connection, seen.arrived_at, f"arrival.{verdict}", seen.data_id, key=seen.identity.key)
+    if not intake.admissions:
+        return Taken(verdict=verdict, reason=reason)
+    group, day = _join_group(connection, intake, seen.arrived_at)
+    sub_jobs = []
+    for admission in intake.admissions:
+        job_id = _get_or_add(connection, job, group_id=group.id, pipeline=admission.pipeline)
+        pass_id = _open_pass(connection, job_id, day, collections[admission.pipeline], seen.arrived_at)
+        sub_jobs.append(
+            add_sub_job(
+                connection,
+                pass_id,
+                admission,
+                data_id=seen.data_id,
+                arrival_id=arrival_id,
+                taken_at=seen.taken_at,
+                arrived_at=seen.arrived_at,
+            )
+        )
+    return Taken(verdict=verdict, sub_jobs=tuple(sub_jobs), group=group)
+
+
+def add_sub_job(
+    connection: Connection,
+    pass_id: int,
+    admission: Admission,
+    *,
+    data_id: DataId,
+    arrival_id: int | None,
+    taken_at: float,
+    arrived_at: float,
+) -> SubJobFact:
+    """Adds a sub-job with its stage runs, each in the state in which it begins."""
+    state = sub_job_state(plan.state for plan in admission.stages)
+    settled = all(plan.state.is_terminal for plan in admission.stages)
+    sub_job_id = add(
+        connection,
+        sub_job,
+        pass_id=pass_id,
+        data_id=str(data_id),
+        per=admission.per,
+        arrival_id=arrival_id,
+        taken_at=taken_at,
+        arrived_at=arrived_at,
+        u=admission.u,
+        state=state,
+        settled_at=arrived_at if settled else None,
+    )
+    rows = [
+        {
+            "sub_job_id": sub_job_id,
+            "stage": plan.stage,
+            "position": plan.position,
+            "state": plan.state,
+            "reason": f"u = {admission.u:.4f} is not below q = {plan.q:g}"
+            if plan.state is StageState.PRESCALED
+            else "",
+            "q": plan.q,
+            "queued_at": arrived_at if plan.state is StageState.QUEUED else None,
+            "settled_at": arrived_at if plan.state.is_terminal else None,
+            "failures": 0,
+            "losses": 0,
+        }
+        for plan in admission.stages
+    ]
+    ids = connection.scalars(stage_run.insert().returning(stage_run.c.id, sort_by_parameter_order=True), rows)
+    stages = tuple(
+        StageFact(id=stage_run_id, stage=plan.stage, state=plan.state)
+        for stage_run_id, plan in zip(ids, admission.stages, strict=True)
+    )
+    return SubJobFact(
+        id=sub_job_id,
+        pass_id=pass_id,
+        pipeline=admission.pipeline,
+        data_id=data_id,
+        per=admission.per,
+        taken_at=taken_at,
+        stages=stages,
+    )
+
+
+def _insert_arrival(
+    connection: Connection,
+    stream: str,
+    identity: Identity,
+    path: str,
+    verdict: Verdict,
+    reason: str,
+    now: float,
+    *,
+    seen: Arrival | None = None,
+) -> int:
+    values: dict[str, Any] = {
+        "stream": stream,
+        "key": identity.key,
+        "size": identity.size,
+        "mtime_ns": identity.mtime_ns,
+        "path": path,
+        "arrived_at": now,
+        "verdict": verdict,
+        "reason": reason,
+    }
+    if seen is not None:
+        values |= {"data_id": str(seen.data_id), "dataset_type": seen.dataset_type, "sha256": seen.sha256}
+    return int(add(connection, arrival, **values))
+
+
+def _join_group(connection: Connection, intake: Intake, now: float) -> tuple[GroupFact, date]:
+    """Counts the unit in its group, which is opened, or opened again, if need be."""
+    row = connection.execute(
+        update(data_group)
+        .where(data_group.c.data_id == str(intake.group))
+        .values(last_arrival_at=now, arrivals=data_group.c.arrivals + 1, is_open=True)
+        .returning(data_group)
+    ).one_or_none()
+    if row is None:
+        row = connection.execute(
+            data_group.insert()
+            .values(
+                data_id=str(intake.group),
+                day=f"{intake.day:%Y%m%d}",
+                opened_at=now,
+                last_arrival_at=now,
+                arrivals=1,
+                is_open=True,
+            )
+            .returning(data_group)
+        ).one()
+        journal.write(connection, now, "group.opened", intake.group, day=row.day)
+    return group_fact(row), date.fromisoformat(row.day)
+
+
+def group_fact(row: Row[Any]) -> GroupFact:
+    """A row of `data_group` as core sees it."""
+    return GroupFact(
+        id=row.id, data_id=DataId.parse(row.data_id), last_arrival_at=row.last_arrival_at, arrivals=row.arrivals
+    )
+
+
+def _open_pass(connection: Connection, job_id: int, day: date, collection: Collection, now: float) -> int:
+    """The newest pass of the job, or a new one where that is closed: an earlier pass is never added to."""
+    newest = connection.execute(
+        select(production_pass)
+        .where(production_pass.c.job_id == job_id)
+        .order_by(production_pass.c.number.desc())
+        .limit(1)
+    ).one_or_none()
+    if newest is not None and newest.is_open:
+        return int(newest.id)
+    number = 0 if newest is None else newest.number + 1
+    name = collection.name(day, number)
+    _get_or_add(connection, configuration, id=collection.configuration_id, content=collection.content, stored_at=now)
+    _get_or_add(connection, run_collection, name=name, configuration_id=collection.configuration_id, opened_at=now)
+    return int(
+        add(connection, production_pass, job_id=job_id, number=number, run_collection=name, is_open=True, opened_at=now)
+    )
+
+
+# What identifies a row that may be there already.
+_IDENTITY = {job: ("group_id", "pipeline"), configuration: ("id",), run_collection: ("name",)}
+
+
+def _get_or_add(connection: Connection, table: Any, **values: Any) -> Any:
+    (key,) = table.primary_key.columns
+    same = and_(*(table.c[name] == values[name] for name in _IDENTITY[table]))
+    found = connection.scalar(select(key).where(same))
+    if found is not None:
+        return found
+    return add(connection, table, **values)

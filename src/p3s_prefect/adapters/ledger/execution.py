@@ -1,0 +1,412 @@
+"""Stage runs and attempts: every change of state is a compare-and-set, and publication is one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Row, func, select, update
+
+from p3s_prefect.adapters.ledger import journal
+from p3s_prefect.adapters.ledger.rows import add, add_all
+from p3s_prefect.adapters.ledger.schema import (
+    arrival,
+    attempt,
+    dataset,
+    job,
+    lineage,
+    product,
+    production_pass,
+    stage_run,
+    sub_job,
+    summary_value,
+)
+from p3s_prefect.core.data_id import DataId
+from p3s_prefect.core.errors import Conflict
+from p3s_prefect.core.naming import attempt_prefix
+from p3s_prefect.core.records import Manifest, StageFact, StageReport, SubJobFact, Transition
+from p3s_prefect.core.states import StageState, SubJobState, may_move, sub_job_state
+
+AttemptState = Literal["done", "failed", "lost", "stopped", "expired"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """An attempt that was opened, with what its inputs are looked up by."""
+
+    id: int
+    number: int
+    stage_run_id: int
+    stage: str
+    pipeline: str
+    per: Literal["unit", "group"]
+    data_id: DataId
+    taken_at: float
+    job_id: int
+    pass_number: int
+    arrival_id: int | None
+    collection: str
+    prefix: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interrupted:
+    """An attempt that was running when its station ended."""
+
+    attempt_id: int
+    stage_run_id: int
+    prefix: str
+
+
+def open_sub_jobs(connection: Connection) -> list[SubJobFact]:
+    """Every sub-job that is not settled, units before groups."""
+    rows = connection.execute(
+        select(sub_job, job.c.pipeline)
+        .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
+        .join(job, job.c.id == production_pass.c.job_id)
+        .where(sub_job.c.settled_at.is_(None))
+        .order_by(sub_job.c.per.desc(), sub_job.c.id)
+    ).all()
+    return [_fact(connection, row) for row in rows]
+
+
+def _fact(connection: Connection, row: Row[Any]) -> SubJobFact:
+    stages = connection.execute(
+        select(stage_run).where(stage_run.c.sub_job_id == row.id).order_by(stage_run.c.position)
+    )
+    return SubJobFact(
+        id=row.id,
+        pass_id=row.pass_id,
+        pipeline=row.pipeline,
+        data_id=DataId.parse(row.data_id),
+        per=row.per,
+        taken_at=row.taken_at,
+        stages=tuple(
+            StageFact(
+                id=stage.id,
+                stage=stage.stage,
+                state=StageState(stage.state),
+                failures=stage.failures,
+                losses=stage.losses,
+            )
+            for stage in stages
+        ),
+    )
+
+
+def apply(connection: Connection, transitions: Iterable[Transition], now: float) -> None:
+    """Writes the dispatcher's transitions.
+
+    Raises:
+        Conflict: a stage run is no longer in the state that the dispatcher took it to be in.
+    """
+    touched: dict[int, None] = {}
+    for change in transitions:
+        values: dict[str, Any] = {"queued_at": now} if change.new is StageState.QUEUED else {}
+        row = _move(connection, change.stage_run_id, change.old, change.new, change.reason, now, **values)
+        if change.new.is_terminal:
+            touched[row.sub_job_id] = None
+    for sub_job_id in touched:
+        settle_sub_job(connection, sub_job_id, now)
+
+
+def start(connection: Connection, stage_run_id: int, now: float) -> Attempt:
+    """Opens the next attempt of a queued stage run, which is running from now on.
+
+    Raises:
+        Conflict: it is not queued.
+    """
+    row = connection.execute(
+        select(
+            stage_run.c.stage,
+            sub_job.c.data_id,
+            sub_job.c.per,
+            sub_job.c.taken_at,
+            sub_job.c.arrival_id,
+            job.c.pipeline,
+            production_pass.c.job_id,
+            production_pass.c.number.label("pass_number"),
+            production_pass.c.run_collection,
+            select(func.coalesce(func.max(attempt.c.number), -1) + 1)
+            .where(attempt.c.stage_run_id == stage_run_id)
+            .scalar_subquery()
+            .label("number"),
+        )
+        .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
+        .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
+        .join(job, job.c.id == production_pass.c.job_id)
+        .where(stage_run.c.id == stage_run_id)
+    ).one()
+    _move(connection, stage_run_id, StageState.QUEUED, StageState.RUNNING, "", now, journaled=False)
+    data_id = DataId.parse(row.data_id)
+    prefix = attempt_prefix(row.run_collection, data_id, row.stage, row.number)
+    attempt_id = add(
+        connection,
+        attempt,
+        stage_run_id=stage_run_id,
+        number=row.number,
+        state="running",
+        reason="",
+        prefix=prefix,
+        opened_at=now,
+        is_recorded=False,
+    )
+    journal.write(
+        connection, now, "stage.running", data_id, stage=row.stage, attempt=attempt_id, stage_run=stage_run_id
+    )
+    return Attempt(
+        id=attempt_id,
+        number=row.number,
+        stage_run_id=stage_run_id,
+        stage=row.stage,
+        pipeline=row.pipeline,
+        per=row.per,
+        data_id=data_id,
+        taken_at=row.taken_at,
+        job_id=row.job_id,
+        pass_number=row.pass_number,
+        arrival_id=row.arrival_id,
+        collection=row.run_collection,
+        prefix=prefix,
+    )
+
+
+def publish(connection: Connection, manifest: Manifest, now: float) -> None:
+    """Makes everything that a manifest names visible, at once. Repeating it changes nothing.
+
+    Raises:
+        Conflict: the attempt was given up meanwhile, or another attempt has published one of these datasets.
+    """
+    row = connection.execute(
+        select(attempt.c.state, attempt.c.stage_run_id, attempt.c.execution).where(attempt.c.id == manifest.attempt_id)
+    ).one()
+    if row.state == "done" and row.execution == manifest.execution:
+        return
+    if row.state != "running":
+        raise Conflict(
+            f"attempt {manifest.attempt_id} of {manifest.stage} is {row.state}; its results came too late",
+            data_id=manifest.data_id,
+            fix="Nothing to do: the attempt that took its place counts.",
+        )
+    _insert_outputs(connection, manifest)
+    connection.execute(
+        update(attempt)
+        .where(attempt.c.id == manifest.attempt_id)
+        .values(
+            state="done",
+            execution=manifest.execution,
+            pilot=manifest.pilot,
+            started_at=manifest.started_at,
+            ended_at=manifest.ended_at,
+            published_at=now,
+            steps=[step.model_dump() for step in manifest.steps],
+            log_key=manifest.log.key if manifest.log else None,
+        )
+    )
+    moved = _move(
+        connection, row.stage_run_id, StageState.RUNNING, StageState.DONE, "", now, attempt=manifest.attempt_id
+    )
+    settle_sub_job(connection, moved.sub_job_id, now)
+
+
+def give_up(
+    connection: Connection,
+    *,
+    attempt_id: int,
+    stage_run_id: int,
+    ended_as: AttemptState,
+    next_state: StageState,
+    reason: str,
+    now: float,
+    report: StageReport | None = None,
+) -> None:
+    """Ends an attempt that gave no results; its stage run goes back to the queue or to its end.
+
+    Raises:
+        Conflict: the attempt is not running.
+    """
+    values: dict[str, Any] = {"state": ended_as, "reason": reason, "ended_at": now}
+    if report is not None:
+        values |= {
+            "execution": report.execution,
+            "pilot": report.pilot,
+            "started_at": report.started_at,
+            "ended_at": report.ended_at,
+            "steps": [step.model_dump() for step in report.steps],
+            "log_key": report.log.key if report.log else None,
+        }
+    ended = connection.execute(
+        update(attempt).where(attempt.c.id == attempt_id, attempt.c.state == "running").values(values)
+    )
+    if not ended.rowcount:
+        raise Conflict(f"attempt {attempt_id} is not running", fix="Nothing to do: it was ended by somebody else.")
+    counts: dict[str, Any] = {"failures": stage_run.c.failures + 1} if ended_as == "failed" else {}
+    if ended_as == "lost":
+        counts = {"losses": stage_run.c.losses + 1}
+    if next_state is StageState.QUEUED:
+        counts["queued_at"] = now
+    row = _move(connection, stage_run_id, StageState.RUNNING, next_state, reason, now, attempt=attempt_id, **counts)
+    if next_state.is_terminal:
+        settle_sub_job(connection, row.sub_job_id, now)
+
+
+def settle_sub_job(connection: Connection, sub_job_id: int, now: float) -> SubJobState:
+    """Brings a sub-job's state in line with its stage runs."""
+    stages = connection.scalars(
+        select(stage_run.c.state).where(stage_run.c.sub_job_id == sub_job_id).order_by(stage_run.c.position)
+    )
+    state = sub_job_state(StageState(stage) for stage in stages)
+    settled_at = None if state is SubJobState.ARRIVED else now
+    connection.execute(update(sub_job).where(sub_job.c.id == sub_job_id).values(state=state, settled_at=settled_at))
+    return state
+
+
+def interrupted(connection: Connection) -> list[Interrupted]:
+    """Attempts that are still marked as running; at the start of a station none of them has anybody who waits."""
+    rows = connection.execute(select(attempt).where(attempt.c.state == "running").order_by(attempt.c.id))
+    return [Interrupted(attempt_id=row.id, stage_run_id=row.stage_run_id, prefix=row.prefix) for row in rows]
+
+
+def unrecorded(connection: Connection) -> list[int]:
+    """Published attempts whose commit record is not known to be in the store."""
+    return list(connection.scalars(select(attempt.c.id).where(attempt.c.state == "done", ~attempt.c.is_recorded)))
+
+
+def mark_recorded(connection: Connection, attempt_ids: Sequence[int]) -> None:
+    """Notes that the commit records of these attempts are in the store."""
+    connection.execute(update(attempt).where(attempt.c.id.in_(attempt_ids)).values(is_recorded=True))
+
+
+def commit_record(connection: Connection, attempt_id: int) -> dict[str, Any]:
+    """What the store needs to know so that the ledger can be rebuilt from it; the same at every call."""
+    row = connection.execute(
+        select(
+            attempt.c.prefix,
+            attempt.c.number,
+            attempt.c.execution,
+            attempt.c.published_at,
+            stage_run.c.stage,
+            sub_job.c.data_id,
+            sub_job.c.per,
+            job.c.pipeline,
+            production_pass.c.number.label("pass_number"),
+            production_pass.c.run_collection,
+        )
+        .join(stage_run, stage_run.c.id == attempt.c.stage_run_id)
+        .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
+        .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
+        .join(job, job.c.id == production_pass.c.job_id)
+        .where(attempt.c.id == attempt_id)
+    ).one()
+    return {"attempt_id": attempt_id, **row._mapping}
+
+
+def _move(
+    connection: Connection,
+    stage_run_id: int,
+    old: StageState,
+    new: StageState,
+    reason: str,
+    now: float,
+    *,
+    journaled: bool = True,
+    attempt: int | None = None,
+    **values: Any,
+) -> Row[Any]:
+    if not may_move(old, new):
+        raise Conflict(f"stage run {stage_run_id} cannot go from {old} to {new}", fix="This is a defect; report it.")
+    row = connection.execute(
+        update(stage_run)
+        .where(stage_run.c.id == stage_run_id, stage_run.c.state == old)
+        .values(state=new, reason=reason, settled_at=now if new.is_terminal else None, **values)
+        .returning(stage_run.c.sub_job_id, stage_run.c.stage)
+    ).one_or_none()
+    if row is None:
+        raise Conflict(
+            f"stage run {stage_run_id} is no longer {old}", fix="Somebody else changed it first; look again."
+        )
+    if journaled:
+        subject = connection.scalar(select(sub_job.c.data_id).where(sub_job.c.id == row.sub_job_id))
+        detail = {"stage": row.stage, "stage_run": stage_run_id, "reason": reason, "attempt": attempt}
+        told = {name: value for name, value in detail.items() if value not in ("", None)}
+        journal.write(connection, now, f"stage.{new}", subject, **told)
+    return row
+
+
+def _insert_outputs(connection: Connection, manifest: Manifest) -> None:
+    datasets = [
+        {
+            "dataset_type": output.dataset_type,
+            "data_id": manifest.data_id,
+            "run_collection": manifest.collection,
+            "format": output.format,
+            "key": output.key,
+            "size": output.size,
+            "sha256": output.sha256,
+            "attempt_id": manifest.attempt_id,
+        }
+        for output in manifest.outputs
+    ]
+    _refuse_taken(connection, manifest)
+    add_all(connection, dataset, datasets)
+    add_all(
+        connection, lineage, [{"attempt_id": manifest.attempt_id, **read.model_dump()} for read in manifest.lineage]
+    )
+    add_all(
+        connection,
+        product,
+        [
+            {
+                "attempt_id": manifest.attempt_id,
+                "step": found.step,
+                "key": found.key,
+                "size": found.size,
+                "sha256": found.sha256,
+                **found.product.model_dump(),
+            }
+            for found in manifest.products
+        ],
+    )
+    add_all(
+        connection,
+        summary_value,
+        [
+            {"attempt_id": manifest.attempt_id, "name": name, **value.model_dump()}
+            for name, value in manifest.summary.items()
+        ],
+    )
+    for read in manifest.lineage:
+        if read.dataset_id is None:
+            _note_checksum(connection, read.dataset_type, read.data_id, read.sha256)
+
+
+def _refuse_taken(connection: Connection, manifest: Manifest) -> None:
+    types = [output.dataset_type for output in manifest.outputs]
+    taken = connection.scalars(
+        select(dataset.c.dataset_type).where(
+            dataset.c.dataset_type.in_(types),
+            dataset.c.data_id == manifest.data_id,
+            dataset.c.run_collection == manifest.collection,
+        )
+    ).all()
+    if taken:
+        raise Conflict(
+            f"{', '.join(taken)} is already in {manifest.collection}",
+            data_id=manifest.data_id,
+            fix="Datasets are never replaced; reprocess in a new pass.",
+        )
+
+
+def _note_checksum(connection: Connection, dataset_type: str, data_id: str, sha256: str) -> None:
+    """An arrived file's checksum is known once a pilot has read it."""
+    connection.execute(
+        update(arrival)
+        .where(
+            arrival.c.data_id == data_id,
+            arrival.c.dataset_type == dataset_type,
+            arrival.c.verdict == "taken",
+            arrival.c.sha256.is_(None),
+        )
+        .values(sha256=sha256)
+    )

@@ -1,0 +1,101 @@
+"""Looking up what a stage reads: what arrived, and what earlier stages have published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, select
+
+from p3s_prefect.adapters.ledger.execution import Attempt
+from p3s_prefect.adapters.ledger.schema import (
+    arrival,
+    attempt,
+    dataset,
+    job,
+    production_pass,
+    stage_run,
+    sub_job,
+)
+from p3s_prefect.core.data_id import DataId
+from p3s_prefect.core.experiment import Format
+from p3s_prefect.core.records import InputFile
+from p3s_prefect.core.wiring import Wire
+
+
+def find(connection: Connection, opened: Attempt, wires: Sequence[Wire], raw_format: Format) -> list[InputFile]:
+    """The files that an attempt reads; those of a stage per group in the order of their data ids.
+
+    What is not there is not in the answer: the caller knows what it asked for.
+    """
+    found: list[InputFile] = []
+    for wire in wires:
+        if wire.producer is None:
+            found += _arrived(connection, opened, wire, raw_format)
+        else:
+            found += _published(connection, opened, wire)
+    return found
+
+
+def _arrived(connection: Connection, opened: Attempt, wire: Wire, raw_format: Format) -> list[InputFile]:
+    chosen = select(arrival).where(arrival.c.dataset_type == wire.dataset_type)
+    if opened.arrival_id is not None:
+        chosen = chosen.where(arrival.c.id == opened.arrival_id)
+    else:
+        chosen = (
+            chosen.join(sub_job, sub_job.c.arrival_id == arrival.c.id)
+            .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
+            .where(production_pass.c.job_id == opened.job_id)
+        )
+    files = [
+        InputFile(
+            dataset_type=wire.dataset_type,
+            format=raw_format,
+            data_id=DataId.parse(row.data_id),
+            path=row.path,
+            size=row.size,
+            mtime_ns=row.mtime_ns,
+            sha256=row.sha256,
+        )
+        for row in connection.execute(chosen)
+    ]
+    return sorted(files, key=_order)
+
+
+def _published(connection: Connection, opened: Attempt, wire: Wire) -> list[InputFile]:
+    """Each data id's dataset of this job, from its newest pass up to this one."""
+    chosen = (
+        select(dataset, production_pass.c.number)
+        .join(attempt, attempt.c.id == dataset.c.attempt_id)
+        .join(stage_run, stage_run.c.id == attempt.c.stage_run_id)
+        .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
+        .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
+        .where(
+            production_pass.c.job_id == opened.job_id,
+            production_pass.c.number <= opened.pass_number,
+            dataset.c.dataset_type == wire.dataset_type,
+        )
+        .order_by(production_pass.c.number)
+    )
+    if not wire.is_gathered:
+        chosen = chosen.where(dataset.c.data_id == str(opened.data_id))
+    newest = {
+        row.data_id: InputFile(
+            dataset_type=wire.dataset_type,
+            format=Format(row.format),
+            data_id=DataId.parse(row.data_id),
+            key=row.key,
+            size=row.size,
+            sha256=row.sha256,
+            dataset_id=row.id,
+        )
+        for row in connection.execute(chosen)
+    }
+    return sorted(newest.values(), key=_order)
+
+
+def _order(file: InputFile) -> tuple[tuple[str, bool, str], ...]:
+    # A number sorts as a number, and beside a text without an error.
+    return tuple(
+        (name, isinstance(value, str), f"{value:020d}" if isinstance(value, int) else value)
+        for name, value in file.data_id.items
+    )

@@ -1,0 +1,1 @@
+"""The ledger's history: one revision for each change of its tables."""

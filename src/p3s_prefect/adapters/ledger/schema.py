@@ -1,0 +1,255 @@
+"""The ledger's tables. `*_at` is UTC in seconds since 1970 (float64: exact to a microsecond until the year 2200)."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from p3s_prefect.core.states import StageState, SubJobState
+
+# Named constraints, so that a migration can find them on every database.
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+# SQLite counts up by itself only in a column of type INTEGER.
+_Id = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _one_of(column: str, values: list[str]) -> CheckConstraint:
+    return CheckConstraint(text(f"{column} IN ({', '.join(repr(value) for value in values)})"), name=column)
+
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("namespace", String(120), primary_key=True),
+    Column("holder", String(200), nullable=False),
+    Column("token", BigInteger, nullable=False, comment="counts take-overs; every write of the holder checks it"),
+    Column("expires_at", Double, nullable=False),
+)
+
+configuration = Table(
+    "configuration",
+    metadata,
+    Column("id", String(64), primary_key=True, comment="SHA-256 of the content in canonical JSON"),
+    Column("content", JSON, nullable=False),
+    Column("stored_at", Double, nullable=False),
+)
+
+run_collection = Table(
+    "run_collection",
+    metadata,
+    Column("name", String(400), primary_key=True),
+    Column("configuration_id", ForeignKey("configuration.id"), nullable=False),
+    Column("opened_at", Double, nullable=False),
+)
+
+data_group = Table(
+    "data_group",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("data_id", String(400), nullable=False, unique=True),
+    Column("day", String(8), nullable=False, comment="processing day on which it opened, YYYYMMDD"),
+    Column("opened_at", Double, nullable=False),
+    Column("last_arrival_at", Double, nullable=False),
+    Column("arrivals", Integer, nullable=False, comment="units taken"),
+    Column("is_open", Boolean, nullable=False),
+    Column("closed_by", Text),
+    Index("ix_data_group_open", "is_open", sqlite_where=text("is_open"), postgresql_where=text("is_open")),
+)
+
+arrival = Table(
+    "arrival",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("stream", String(120), nullable=False),
+    Column("key", String(1000), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("data_id", String(400)),
+    Column("dataset_type", String(120)),
+    Column("sha256", String(64), comment="known once it was read"),
+    Column("arrived_at", Double, nullable=False),
+    Column("verdict", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    UniqueConstraint("stream", "key", "size", "mtime_ns"),
+    Index("ix_arrival_data_id", "data_id", "dataset_type"),
+)
+
+job = Table(
+    "job",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("group_id", ForeignKey("data_group.id"), nullable=False),
+    Column("pipeline", String(120), nullable=False),
+    UniqueConstraint("group_id", "pipeline"),
+)
+
+production_pass = Table(
+    "production_pass",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("job_id", ForeignKey("job.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("run_collection", ForeignKey("run_collection.name"), nullable=False),
+    Column("is_open", Boolean, nullable=False, comment="whether further units may join"),
+    Column("opened_at", Double, nullable=False),
+    UniqueConstraint("job_id", "number"),
+)
+
+sub_job = Table(
+    "sub_job",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("pass_id", ForeignKey("production_pass.id"), nullable=False),
+    Column("data_id", String(400), nullable=False),
+    Column("per", String(8), nullable=False),
+    Column("arrival_id", ForeignKey("arrival.id")),
+    Column("taken_at", Double, nullable=False),
+    Column("arrived_at", Double, nullable=False),
+    Column("u", Double, nullable=False, comment="number in [0, 1) that the prescale compares with q"),
+    Column("state", String(16), nullable=False),
+    Column("settled_at", Double),
+    _one_of("state", [state.value for state in SubJobState]),
+    _one_of("per", ["unit", "group"]),
+    UniqueConstraint("pass_id", "data_id"),
+    Index(
+        "ix_sub_job_open", "state", sqlite_where=text("settled_at IS NULL"), postgresql_where=text("settled_at IS NULL")
+    ),
+    Index("ix_sub_job_data_id", "data_id"),
+)
+
+stage_run = Table(
+    "stage_run",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("sub_job_id", ForeignKey("sub_job.id"), nullable=False),
+    Column("stage", String(120), nullable=False),
+    Column("position", Integer, nullable=False, comment="place in the pipeline's topological order"),
+    Column("state", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("q", Double, nullable=False, comment="probability of having reached this stage"),
+    Column("queued_at", Double),
+    Column("settled_at", Double),
+    Column("failures", Integer, nullable=False),
+    Column("losses", Integer, nullable=False),
+    _one_of("state", [state.value for state in StageState]),
+    UniqueConstraint("sub_job_id", "stage"),
+)
+
+attempt = Table(
+    "attempt",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("stage_run_id", ForeignKey("stage_run.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("prefix", String(900), nullable=False, comment="where its objects are in the store"),
+    Column("opened_at", Double, nullable=False),
+    Column("execution", String(40)),
+    Column("pilot", String(200)),
+    Column("started_at", Double),
+    Column("ended_at", Double),
+    Column("published_at", Double),
+    Column("steps", JSON, comment="[{step, started_at, ended_at}]"),
+    Column("log_key", String(1000)),
+    Column("is_recorded", Boolean, nullable=False, comment="whether its commit record is in the store"),
+    _one_of("state", ["running", "done", "failed", "lost", "stopped", "expired"]),
+    UniqueConstraint("stage_run_id", "number"),
+    Index(
+        "ix_attempt_open", "state", sqlite_where=text("state = 'running'"), postgresql_where=text("state = 'running'")
+    ),
+    Index(
+        "ix_attempt_unrecorded",
+        "is_recorded",
+        sqlite_where=text("state = 'done' AND NOT is_recorded"),
+        postgresql_where=text("state = 'done' AND NOT is_recorded"),
+    ),
+)
+
+dataset = Table(
+    "dataset",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("dataset_type", String(120), nullable=False),
+    Column("data_id", String(400), nullable=False),
+    Column("run_collection", ForeignKey("run_collection.name"), nullable=False),
+    Column("format", String(16), nullable=False),
+    Column("key", String(1000), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("attempt_id", ForeignKey("attempt.id"), nullable=False),
+    UniqueConstraint("dataset_type", "data_id", "run_collection"),
+    Index("ix_dataset_attempt_id", "attempt_id"),
+)
+
+lineage = Table(
+    "lineage",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("attempt_id", ForeignKey("attempt.id"), nullable=False),
+    Column("dataset_type", String(120), nullable=False),
+    Column("data_id", String(400), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("dataset_id", ForeignKey("dataset.id"), comment="empty for a file as it arrived"),
+    Index("ix_lineage_attempt_id", "attempt_id"),
+)
+
+product = Table(
+    "product",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("attempt_id", ForeignKey("attempt.id"), nullable=False),
+    Column("step", String(120), nullable=False),
+    Column("category", String(80), nullable=False),
+    Column("title", String(120), nullable=False),
+    Column("shows", Text, nullable=False),
+    Column("file", String(120), nullable=False),
+    Column("key", String(1000), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Index("ix_product_attempt_id", "attempt_id"),
+)
+
+summary_value = Table(
+    "summary_value",
+    metadata,
+    Column("attempt_id", ForeignKey("attempt.id"), primary_key=True),
+    Column("name", String(120), primary_key=True),
+    Column("value", JSON, nullable=False),
+    Column("unit", String(40), nullable=False),
+)
+
+journal = Table(
+    "journal",
+    metadata,
+    Column("number", _Id, primary_key=True, autoincrement=True),
+    Column("at", Double, nullable=False),
+    Column("kind", String(60), nullable=False),
+    Column("subject", String(400), nullable=False, comment="data id, group, stream or other name that it is about"),
+    Column("detail", JSON, nullable=False),
+    Index("ix_journal_subject", "subject"),
+)

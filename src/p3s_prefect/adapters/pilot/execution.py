@@ -1,0 +1,44 @@
+"""One execution of a stage: what it has gathered so far."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from p3s_prefect.adapters.pilot.payload_process import PayloadProcess
+from p3s_prefect.adapters.pilot.step import StepInput, StepOutput
+from p3s_prefect.core.payload import Summary
+from p3s_prefect.core.records import Lineage, ProductObject, StageOrder, StepTime
+
+
+@dataclass(slots=True)
+class Execution:
+    """Dask may execute an order twice, so each execution has an id, and a prefix in the store, of its own."""
+
+    order: StageOrder
+    directory: Path
+    id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    files: dict[str, StepInput] = field(default_factory=dict)
+    outputs: list[tuple[str, str, StepOutput]] = field(default_factory=list)
+    products: list[ProductObject] = field(default_factory=list)
+    summary: Summary = field(default_factory=dict)
+    lineage: list[Lineage] = field(default_factory=list)
+    steps: list[StepTime] = field(default_factory=list)
+    process: PayloadProcess | None = None
+    stopped: bool = False
+
+    @property
+    def log(self) -> Path:
+        """What the steps have printed."""
+        return self.directory / "log.txt"
+
+    @property
+    def prefix(self) -> str:
+        """Where its objects go."""
+        return f"{self.order.prefix}/{self.id}"
+
+
+def suffix(form: str) -> str:
+    """The file-name ending of a format."""
+    return {"text": ".txt", "file": ""}.get(form, f".{form}")

@@ -1,0 +1,201 @@
+"""Runs one attempt of a stage: inputs, steps, outputs, manifest; the same on a pilot, on the plain road and by hand."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+import uuid
+from pathlib import Path
+from typing import Protocol
+
+from p3s_prefect.adapters.pilot.execution import Execution, suffix
+from p3s_prefect.adapters.pilot.inputs import gather
+from p3s_prefect.adapters.pilot.outputs import collect, store_log, store_output
+from p3s_prefect.adapters.pilot.payload_process import PayloadProcess, PayloadProcesses
+from p3s_prefect.adapters.pilot.step import StepCall, StepOutput
+from p3s_prefect.adapters.stores import open_store
+from p3s_prefect.core.errors import (
+    ChecksumMismatch,
+    InputChanged,
+    ObjectMissing,
+    P3sError,
+    PayloadError,
+    PayloadFailed,
+    PayloadTimeout,
+)
+from p3s_prefect.core.experiment import Step
+from p3s_prefect.core.ports import ObjectStore
+from p3s_prefect.core.records import Failure, Manifest, PublishedObject, StageOrder, StageReport, StepTime
+
+
+class _Stopped(Exception):
+    """Somebody asked for it."""
+
+
+class _DeadlinePassed(Exception):
+    """It was killed at its deadline."""
+
+
+class Observer(Protocol):
+    """Who wants to know where a stage is; `p3s try` prints it."""
+
+    def step_begins(self, call: StepCall) -> None:
+        """A step is about to run."""
+        ...
+
+
+class StageRunner:
+    """Runs orders below a scratch directory."""
+
+    def __init__(
+        self, processes: PayloadProcesses, scratch: Path, *, pilot: str = "", observer: Observer | None = None
+    ) -> None:
+        self._processes = processes
+        self._scratch = scratch
+        self._pilot = pilot or platform.node()
+        self._observer = observer
+        self._executions: dict[int, Execution] = {}
+
+    def run(self, order: StageOrder) -> StageReport:
+        """Runs an order; whatever goes wrong stands in the report."""
+        execution = Execution(order=order, directory=self._scratch / f"{order.attempt_id}-{uuid.uuid4().hex[:8]}")
+        execution.directory.mkdir(parents=True)
+        self._executions[order.attempt_id] = execution
+        store = open_store(order.store_url)
+        started_at = time.time()
+        try:
+            try:
+                manifest = self._produce(execution, store, started_at)
+            except Exception as error:
+                return self._failure(execution, store, started_at, error)
+            return self._report(execution, started_at, manifest=manifest, log=manifest.log)
+        finally:
+            del self._executions[order.attempt_id]
+            shutil.rmtree(execution.directory, ignore_errors=True)
+
+    def stop(self, attempt_id: int) -> None:
+        """Kills an attempt's payload, if it is running here."""
+        execution = self._executions.get(attempt_id)
+        if execution is not None:
+            execution.stopped = True
+            if execution.process is not None:
+                execution.process.kill()
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _report(
+        self,
+        execution: Execution,
+        started_at: float,
+        *,
+        manifest: Manifest | None = None,
+        failure: Failure | None = None,
+        reason: str = "",
+        log: PublishedObject | None = None,
+    ) -> StageReport:
+        return StageReport(
+            attempt_id=execution.order.attempt_id,
+            stage_run_id=execution.order.stage_run_id,
+            execution=execution.id,
+            pilot=self._pilot,
+            started_at=started_at,
+            ended_at=time.time(),
+            manifest=manifest,
+            failure=failure,
+            reason=reason,
+            log=log,
+            steps=tuple(execution.steps),
+        )
+
+    def _produce(self, execution: Execution, store: ObjectStore, started_at: float) -> Manifest:
+        execution.files = gather(execution, store)
+        with self._processes.borrow() as process:
+            execution.process = process
+            for step in execution.order.steps:
+                self._run_step(execution, store, step, process)
+            execution.process = None
+        manifest = Manifest(
+            attempt_id=execution.order.attempt_id,
+            execution=execution.id,
+            collection=execution.order.collection,
+            data_id=str(execution.order.data_id),
+            stage=execution.order.stage,
+            outputs=[store_output(execution, store, *output) for output in execution.outputs],
+            products=execution.products,
+            summary=execution.summary,
+            lineage=execution.lineage,
+            steps=execution.steps,
+            log=store_log(execution, store),
+            pilot=self._pilot,
+            started_at=started_at,
+            ended_at=time.time(),
+        )
+        store.put_bytes(f"{execution.prefix}/manifest.json", manifest.model_dump_json().encode())
+        return manifest
+
+    def _run_step(self, execution: Execution, store: ObjectStore, step: Step, process: PayloadProcess) -> None:
+        call = _call(execution, step)
+        if self._observer is not None:
+            self._observer.step_begins(call)
+        begun = time.time()
+        left_s = (execution.order.stop_at or float("inf")) - begun
+        try:
+            complaint = process.run(call, max(0.0, min(step.timeout_s, left_s)))
+        except PayloadTimeout as error:
+            if left_s < step.timeout_s:
+                raise _DeadlinePassed(f"step {step.name} was killed at the deadline") from error
+            raise
+        except PayloadFailed as error:
+            if execution.stopped:
+                raise _Stopped("it was stopped") from error
+            raise
+        finally:
+            execution.steps.append(StepTime(step=step.name, started_at=begun, ended_at=time.time()))
+        if execution.stopped:
+            raise _Stopped("it was stopped")
+        if complaint:
+            raise PayloadFailed(f"step {step.name}: {complaint}", fix="See its log.")
+        collect(execution, store, step, call)
+
+    def _failure(self, execution: Execution, store: ObjectStore, started_at: float, error: Exception) -> StageReport:
+        reason = error.what if isinstance(error, P3sError) else str(error) or type(error).__name__
+        try:
+            log = store_log(execution, store)
+        except P3sError as lost:
+            log = None
+            reason += f" (its log is lost: {lost.what})"
+        return self._report(execution, started_at, failure=_kind(error), reason=reason[:2000], log=log)
+
+
+def _kind(error: Exception) -> Failure:
+    match error:
+        case _Stopped():
+            return Failure.STOPPED
+        case _DeadlinePassed():
+            return Failure.DEADLINE
+        case PayloadTimeout():
+            return Failure.TIMEOUT
+        case InputChanged() | ObjectMissing() | ChecksumMismatch():
+            return Failure.INPUT
+        case PayloadError():
+            return Failure.PAYLOAD
+        case _:
+            return Failure.STORE
+
+
+def _call(execution: Execution, step: Step) -> StepCall:
+    directory = execution.directory / step.name
+    directory.mkdir()
+    formats = execution.order.formats
+    return StepCall(
+        step=step,
+        data_id=execution.order.data_id,
+        inputs={name: execution.files[needed] for name, needed in step.inputs.items()},
+        outputs={
+            name: StepOutput(path=directory / f"{name}{suffix(formats[made])}", format=formats[made])
+            for name, made in step.outputs.items()
+        },
+        directory=directory,
+        log=execution.log,
+    )

@@ -1,0 +1,43 @@
+"""The pilot as a Dask worker has it: one stage runner for the worker's process."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from threading import Lock
+
+from p3s_prefect.adapters.pilot.payload_process import PayloadProcesses
+from p3s_prefect.adapters.pilot.stage_runner import StageRunner
+from p3s_prefect.core.records import StageOrder, StageReport
+
+_runner: StageRunner | None = None
+_lock = Lock()
+
+
+def run_stage(order: StageOrder) -> StageReport:
+    """What is submitted to Dask."""
+    return stage_runner().run(order)
+
+
+def stop_attempt(attempt_id: int) -> None:
+    """Kills an attempt if it runs in this worker."""
+    if _runner is not None:
+        _runner.stop(attempt_id)
+
+
+def stage_runner(modules: tuple[str, ...] = ()) -> StageRunner:
+    """This process's stage runner; the first call makes it, with a payload process that has imported `modules`."""
+    global _runner
+    with _lock:
+        if _runner is None:
+            processes = PayloadProcesses(modules)
+            processes.warm()
+            scratch = Path(tempfile.mkdtemp(prefix="p3s-pilot-"))
+            _runner = StageRunner(processes, scratch, pilot=f"{os.uname().nodename}:{os.getpid()}")
+        return _runner
+
+
+def leave() -> None:
+    """Ends this process at once: the last resort against a stage that cannot be killed."""
+    os._exit(1)

@@ -1,0 +1,76 @@
+"""`p3s check`: what the experiment file would do, or everything that is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from p3s_prefect.adapters.experiment_file import payload_mistakes, read_experiment
+from p3s_prefect.cli.explain import as_json as explained_as_json
+from p3s_prefect.cli.explain import explain
+from p3s_prefect.core.errors import ExperimentFileErrors, P3sError
+from p3s_prefect.core.experiment import Experiment
+from p3s_prefect.core.experiment_checks import remarks
+
+
+def check(
+    path: Annotated[Path, typer.Argument(help="The experiment file.")] = Path("experiment.yaml"),
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Also draw the pipelines into this file (.png, .svg or .pdf).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Explain what an experiment file would do, in words and as a DAG, or list all of its mistakes."""
+    try:
+        experiment = read_experiment(path, also=[payload_mistakes])
+    except ExperimentFileErrors as errors:
+        _print_mistakes(errors, as_json=as_json)
+        raise typer.Exit(1) from errors
+    if picture is not None:
+        _draw(experiment, picture)
+    console = Console()
+    if as_json:
+        console.out(json.dumps(explained_as_json(experiment, remarks(experiment)), indent=2), highlight=False)
+        return
+    console.print(explain(experiment, remarks(experiment)))
+    if picture is not None:
+        console.print(Text.assemble("\nPicture: ", (str(picture), "bold")))
+    console.print(Text(f"\n{path} is in order.", style="green"))
+
+
+def _print_mistakes(errors: ExperimentFileErrors, *, as_json: bool) -> None:
+    if as_json:
+        mistakes = [
+            {
+                "file": mistake.file,
+                "line": mistake.line,
+                "key": mistake.key,
+                "what": mistake.message,
+                "fix": mistake.fix,
+            }
+            for mistake in errors.mistakes
+        ]
+        Console().out(json.dumps({"ok": False, "mistakes": mistakes}, indent=2), highlight=False)
+        return
+    console = Console(stderr=True, soft_wrap=True)
+    for mistake in errors.mistakes:
+        place = f"{mistake.file}:{mistake.line}" if mistake.line else mistake.file
+        key = f" {mistake.key}:" if mistake.key else ""
+        console.print(Text.assemble((place, "bold"), f":{key} ", (mistake.message, "red"), f"\n  {mistake.fix}"))
+    count = len(errors.mistakes)
+    console.print(Text(f"{count} mistake{'s' if count > 1 else ''}. Correct them and run `p3s check` again."))
+
+
+def _draw(experiment: Experiment, picture: Path) -> None:
+    from p3s_prefect.adapters.dag_picture import draw_experiment  # matplotlib takes a second to import
+
+    try:
+        draw_experiment(experiment, picture)
+    except P3sError as error:
+        Console(stderr=True, soft_wrap=True).print(Text(str(error), style="red"))
+        raise typer.Exit(1) from error

@@ -1,0 +1,1 @@
+"""Pure rules: no Prefect, no Dask, no input or output, no clock of its own."""

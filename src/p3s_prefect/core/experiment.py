@@ -1,0 +1,294 @@
+"""The experiment file's meaning: one frozen model for each thing that it declares.
+
+The field docstrings are the reference that `p3s init` and the error messages quote. Reading the YAML, and turning
+mistakes into errors with file, line and fix, is `p3s_prefect.core.experiment_file`.
+"""
+
+from __future__ import annotations
+
+import string
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from p3s_prefect.core.data_id import safe_name
+from p3s_prefect.core.errors import BadName
+
+
+def _name(text: str) -> str:
+    try:
+        return safe_name(text)
+    except BadName as error:
+        raise ValueError(f"{error.what}. {error.fix}") from error
+
+
+def _zone(text: str) -> str:
+    try:
+        ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise ValueError(f"{text!r} is no time zone; write one such as UTC or America/Santiago") from error
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Order(StrEnum):
+    """Which of the waiting units of a pipeline goes first."""
+
+    FRESHEST_FIRST = "freshest-first"
+    OLDEST_FIRST = "oldest-first"
+
+
+class Format(StrEnum):
+    """How a dataset is written; also what a Python payload gets and returns (see `core.payload`)."""
+
+    NPZ = "npz"
+    JSON = "json"
+    FITS = "fits"
+    PNG = "png"
+    TEXT = "text"
+    FILE = "file"
+
+
+class Day(_Model):
+    """When a processing day begins."""
+
+    rolls_at: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = "00:00"
+    """Wall-clock time at which the day rolls. An observatory writes 12:00, so that a night is one day."""
+    zone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    """Time zone of `rolls_at`."""
+
+
+class Closing(_Model):
+    """When a group is complete: whichever comes first."""
+
+    marker: str | None = None
+    """Name pattern of a file that closes its group, such as ``run{run:05d}.closed``."""
+    count: Annotated[int, Field(ge=1)] | None = None
+    """A group closes when this many of its units have arrived."""
+    quiet_s: Seconds | None = None
+    """A group closes when nothing of it has arrived for this long."""
+
+    @model_validator(mode="after")
+    def _some_rule(self) -> Self:
+        if self.marker is None and self.count is None and self.quiet_s is None:
+            raise ValueError("a group must be able to close: give marker, count or quiet_s")
+        return self
+
+
+class Instrument(_Model):
+    """What takes the data, and how they are named."""
+
+    name: Name
+    """The instrument's name; the first part of every run collection's name."""
+    dimensions: Annotated[dict[Name, Literal["int", "text"]], Field(min_length=1)]
+    """The dimensions that name a unit, in order, each int or text."""
+    group: Annotated[list[Name], Field(min_length=1)]
+    """The dimensions that name a group: the first ones of `dimensions`."""
+    closing: Closing = Closing(quiet_s=60)
+    """When a group is complete."""
+    day: Day = Day()
+    """When a processing day begins. A group keeps the day on which it opened."""
+
+    @model_validator(mode="after")
+    def _group_comes_first(self) -> Self:
+        if list(self.dimensions)[: len(self.group)] != self.group:
+            raise ValueError(f"group must be the first of the dimensions {', '.join(self.dimensions)}")
+        return self
+
+
+class DatasetType(_Model):
+    """One kind of data."""
+
+    format: Format
+    """How it is written."""
+    about: str = ""
+    """What it holds, for people."""
+
+
+class Step(_Model):
+    """One program inside a stage."""
+
+    name: Name
+    """Its name, unique in the stage."""
+    python: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
+    """A Python payload as ``package.module:function``."""
+    command: Annotated[list[str], Field(min_length=1)] | None = None
+    """A program and its arguments. No shell reads it."""
+    inputs: dict[Name, Name] = {}
+    """Name of each input -> its dataset type."""
+    outputs: dict[Name, Name] = {}
+    """Name of each output -> its dataset type."""
+    params: dict[Name, Any] = {}
+    """Parameters, handed over as keyword arguments or, to a command, as JSON in P3S_PARAMS."""
+    timeout_s: Seconds = 600
+    """The step's process group is killed after this long."""
+
+    @model_validator(mode="after")
+    def _one_payload(self) -> Self:
+        if (self.python is None) == (self.command is None):
+            raise ValueError("a step is either `python: module:function` or `command: [program, argument, ...]`")
+        return self
+
+
+class Stage(_Model):
+    """What is scheduled as one."""
+
+    steps: Annotated[list[Step], Field(min_length=1)]
+    """Its steps, in order; they hand files to each other without the store."""
+    per: Literal["unit", "group"] = "unit"
+    """`unit` runs for each unit; `group` runs once when the group has closed."""
+    after: list[Name] = []
+    """Stages that must be done first. A group stage waits for these stages of every unit."""
+    priority: int | None = None
+    """Higher goes first. Default: that of the pipeline."""
+    prescale: Share = 1.0
+    """Share of the units that get this stage, chosen by a hash of data id and seed, nested between stages."""
+    deadline_s: Seconds | None = None
+    """Given up this long after the data were taken (a group stage: after the group closed)."""
+    stop_at_deadline: bool = False
+    """Whether a stage that is running at its deadline is killed. Default: it may finish."""
+    retries: Annotated[int, Field(ge=0, le=100)] = 1
+    """How many more times a failed stage is tried. A lost pilot is not the stage's failure and is not counted."""
+    backoff_s: Annotated[float, Field(ge=0, le=86_400)] = 1.0
+    """Wait before the first retry; doubles with each, up to 64 times."""
+
+    @model_validator(mode="after")
+    def _step_names_once(self) -> Self:
+        names = [step.name for step in self.steps]
+        if len(set(names)) != len(names):
+            raise ValueError("two steps of a stage have the same name")
+        return self
+
+
+class Pipeline(_Model):
+    """A named DAG of stages."""
+
+    stages: Annotated[dict[Name, Stage], Field(min_length=1)]
+    """Its stages by name."""
+    priority: int = 0
+    """Higher goes first."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """At most this many of its stages run at once; more wait. Default: no limit."""
+    order: Order = Order.FRESHEST_FIRST
+    """Which waiting unit goes first."""
+
+
+class Rule(_Model):
+    """One line of a stream's pipeline rules: the first that matches wins."""
+
+    when: dict[Name, int | str] = {}
+    """Dimension values that must be equal; empty matches everything."""
+    pipelines: list[Name]
+    """The pipelines to run; an empty list means that the unit is ignored, and recorded so."""
+
+
+class Complete(_Model):
+    """When a file is complete. Never a size or an age: neither proves it."""
+
+    by: Literal["name", "marker", "manifest"] = "name"
+    """`name`: it bears its final name (writers rename into place). `marker`: a file of the same name with `suffix`
+    stands beside it. `manifest`: such a file holds the SHA-256 of its bytes, which are compared."""
+    suffix: Annotated[str, Field(pattern=r"^\.[A-Za-z0-9_.-]+$")] = ".ok"
+    """Ending of the marker or manifest, added to the whole file name."""
+
+
+class Stream(_Model):
+    """Where data arrive, and what is done with them."""
+
+    directory: str
+    """The watched directory, relative to the experiment's home. Its subdirectories are watched too."""
+    pattern: str
+    """Name of a file with its dimensions, such as ``run{run:05d}_{subrun:04d}.fits``."""
+    dataset_type: Name
+    """What each file is."""
+    exclude: list[str] = ["*.tmp", "*.part", ".*"]
+    """Temporary names (globs), never read."""
+    complete: Complete = Complete()
+    """When a file is complete."""
+    list_every_s: Seconds = 5.0
+    """Period of the full listing, which finds what no notification told. Lengthened by itself so that listing takes
+    at most a tenth of the time."""
+    notify: bool = True
+    """Whether file-system notifications are used as hints. Switch off where they do not work, such as on NFS."""
+    prescale: Share = 1.0
+    """Share of the units that are processed at all."""
+    rules: Annotated[list[Rule], Field(min_length=1)]
+    """Which pipelines run: the first rule that matches wins."""
+
+
+class Store(_Model):
+    """The central store."""
+
+    directory: str = "store"
+    """Directory of the store, relative to the experiment's home."""
+    sweep_after_s: Seconds = 3600
+    """Objects that no publication names are removed when they are this old and no attempt is writing them."""
+
+
+class Ledger(_Model):
+    """The database of record."""
+
+    url: Annotated[str, Field(pattern=r"^sqlite:///")] = "sqlite:///ledger.db"
+    """SQLAlchemy URL; a relative SQLite path is relative to the experiment's home."""
+
+
+class Pilots(_Model):
+    """The slots that do the work."""
+
+    workers: Annotated[int, Field(ge=1, le=1024)] = 2
+    """Number of local pilots that `p3s up` starts; each has one slot."""
+    address: str | None = None
+    """Address of an existing Dask scheduler to use instead, such as ``tcp://10.0.0.1:8786``."""
+
+
+class Station(_Model):
+    """The long-lived service of a site."""
+
+    host: str = "127.0.0.1"
+    """Where the page is served. Beyond loopback a token is required (P3S_TOKEN)."""
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8570
+    """Port of the page; 0 takes a free one."""
+    grace_s: Annotated[float, Field(ge=0, le=86_400)] = 10.0
+    """On SIGTERM, running stages get this long to finish; the rest go back to the queue."""
+    lease_s: Annotated[float, Field(ge=1, le=3600)] = 15.0
+    """Another station may take over this long after the last sign of life."""
+
+
+class Experiment(_Model):
+    """Everything that one experiment file declares."""
+
+    experiment: Name
+    """The experiment's name."""
+    seed: int = 0
+    """Seed of the prescale's choice."""
+    instrument: Instrument
+    """What takes the data."""
+    dataset_types: Annotated[dict[Name, DatasetType], Field(min_length=1)]
+    """Kinds of data by name."""
+    pipelines: Annotated[dict[Name, Pipeline], Field(min_length=1)]
+    """Pipelines by name."""
+    streams: Annotated[dict[Name, Stream], Field(min_length=1)]
+    """Streams by name."""
+    store: Store = Store()
+    """The central store."""
+    ledger: Ledger = Ledger()
+    """The database of record."""
+    pilots: Pilots = Pilots()
+    """The slots that do the work."""
+    station: Station = Station()
+    """The long-lived service."""
+
+
+def pattern_fields(pattern: str) -> list[str]:
+    """The dimension names in a file-name pattern, in order: ``run{run:05d}.fits`` -> ``["run"]``."""
+    return [field for _, field, _, _ in string.Formatter().parse(pattern) if field is not None]

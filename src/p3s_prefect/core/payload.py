@@ -1,0 +1,131 @@
+"""The payload contract: what a step's own code is given, and what it leaves behind.
+
+A **command** finds in its environment ``P3S_INPUT_<NAME>`` and ``P3S_OUTPUT_<NAME>`` (paths), ``P3S_UNIT`` (the data
+id as text) and ``P3S_PARAMS`` (JSON); it runs in a working directory of its own, without a shell, and exits with 0 if
+all is well. In a stage per group, an input's path is a directory with one file for each unit, named by its data id.
+
+A **Python payload** is a function called with its inputs and parameters as keyword arguments, and with ``unit`` (a
+`DataId`) if it has a parameter of that name. It returns a mapping of output names to values. In a stage per group an
+input is a mapping of data id to value, in the order of the data ids. A value's Python form follows its format:
+
+====================  ==========================================================
+``npz``               a mapping of names to numpy arrays (read without pickle)
+``json``              whatever `json` reads and writes
+``text``              a `str`
+``fits png file``     a `pathlib.Path` to read from, or the path that was written
+====================  ==========================================================
+
+Either may leave two files in its working directory, and a Python payload may return them under the reserved names
+``summary`` and ``products`` instead:
+
+- ``summary.json``: flat scalars with units, ``{"noise_median": {"value": 4.2, "unit": "ADC"}}``;
+- ``products.json``: a list of what is worth a look, ``[{"category", "title", "file", "shows"}]``, where ``file`` is
+  the name of a file in the working directory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import PurePosixPath
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from p3s_prefect.core.data_id import safe_name
+from p3s_prefect.core.errors import BadName, BadProducts
+
+_T = TypeVar("_T")
+
+SUMMARY_FILE = "summary.json"
+PRODUCTS_FILE = "products.json"
+RESERVED_OUTPUTS = ("summary", "products")
+
+
+def _finite(value: float | int | str | bool) -> float | int | str | bool:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must be finite; leave out what could not be computed")
+    return value
+
+
+def _plain_file(text: str) -> str:
+    if len(PurePosixPath(text).parts) != 1:
+        raise ValueError("must be the plain name of a file in the working directory")
+    try:
+        return safe_name(text, what="file")
+    except BadName as error:
+        raise ValueError(f"{error.what}. {error.fix}") from error
+
+
+def _plain_key(text: str) -> str:
+    try:
+        return safe_name(text)
+    except BadName as error:
+        raise ValueError(f"{error.what}. {error.fix}") from error
+
+
+class SummaryValue(BaseModel):
+    """One scalar that describes a unit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    value: Annotated[bool | int | float | Annotated[str, Field(max_length=1000)], AfterValidator(_finite)]
+    """The value: a finite number, a truth value or a short text."""
+    unit: Annotated[str, Field(max_length=40)] = ""
+    """Its unit, such as ADC; empty for a pure number or a text."""
+
+
+class Product(BaseModel):
+    """A file that is worth a look."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    category: Annotated[str, Field(min_length=1, max_length=80)]
+    """Heading under which pages show it."""
+    title: Annotated[str, Field(min_length=1, max_length=120)]
+    """Title."""
+    file: Annotated[str, AfterValidator(_plain_file)]
+    """Name of the file in the working directory."""
+    shows: Annotated[str, Field(max_length=1000)] = ""
+    """What it shows, for somebody who sees it for the first time."""
+
+
+Summary = dict[Annotated[str, AfterValidator(_plain_key)], SummaryValue]
+SUMMARY = TypeAdapter(Summary)
+PRODUCTS = TypeAdapter(list[Product])
+
+
+def read_summary(text: str | bytes) -> Summary:
+    """The summary values of a ``summary.json``.
+
+    Raises:
+        BadProducts: it breaks the schema; the message names the place in it.
+    """
+    return _read(SUMMARY, text, SUMMARY_FILE)
+
+
+def read_products(text: str | bytes) -> list[Product]:
+    """The products of a ``products.json``.
+
+    Raises:
+        BadProducts: it breaks the schema; the message names the place in it.
+    """
+    return _read(PRODUCTS, text, PRODUCTS_FILE)
+
+
+def schemas() -> dict[str, object]:
+    """The published JSON schemas of both files, by file name."""
+    return {SUMMARY_FILE: SUMMARY.json_schema(), PRODUCTS_FILE: PRODUCTS.json_schema()}
+
+
+def _read(adapter: TypeAdapter[_T], text: str | bytes, file: str) -> _T:
+    try:
+        return adapter.validate_python(json.loads(text), strict=True)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise BadProducts(
+                f"{file}: {where}: {first['msg']}", fix="`p3s check-products --schema` prints the schema."
+            ) from error
+        raise BadProducts(f"{file} is not JSON: {error}", fix="Write it with a JSON library.") from error

@@ -1,0 +1,128 @@
+"""The doors through which input and output enter: small protocols, with fakes in `p3s_prefect.testing`.
+
+The ledger has no protocol: its rules are SQL, and an in-memory SQLite database runs them faster than a fake would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from p3s_prefect.core.data_id import DataId
+from p3s_prefect.core.records import Arrival, PublishedObject, StageOrder, StageReport
+
+
+class Clock(Protocol):
+    """The time."""
+
+    def now(self) -> float:
+        """UTC in seconds since 1970."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectInfo:
+    """An object as a listing shows it."""
+
+    key: str
+    size: int
+    modified_at: float
+
+
+class ObjectStore(Protocol):
+    """The central store: objects under keys, written once and never changed."""
+
+    url: str
+
+    def put_file(self, key: str, path: Path) -> PublishedObject:
+        """Stores a file's bytes; all of them are durable when it returns, and none are seen before.
+
+        Raises:
+            ObjectExists: other bytes are already there. The same bytes again are no error.
+        """
+        ...
+
+    def put_bytes(self, key: str, content: bytes) -> PublishedObject:
+        """Stores these bytes; see `put_file`."""
+        ...
+
+    def read_bytes(self, key: str) -> bytes:
+        """The object's bytes.
+
+        Raises:
+            ObjectMissing: there is none.
+        """
+        ...
+
+    def fetch(self, key: str, scratch: Path, sha256: str) -> Path:
+        """A local file with the object's bytes, verified; it may be the store's own and must not be changed.
+
+        Raises:
+            ObjectMissing: there is none.
+            ChecksumMismatch: its bytes are not those that were published.
+        """
+        ...
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects whose keys begin with `prefix`, in the order of their keys."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Removes an object; one that is not there is no error."""
+        ...
+
+
+class PilotLost(Exception):  # noqa: N818 -- an event that the dispatcher deals with, not an error
+    """The pilot that ran a stage is gone, or was given up."""
+
+
+class PilotPool(Protocol):
+    """Slots that run stages handed to them just in time."""
+
+    async def run(self, order: StageOrder, *, priority: int) -> StageReport:
+        """Runs one attempt of a stage on some pilot.
+
+        Raises:
+            PilotLost: the pilot died, or did not answer in time. Whether the stage had ended is not known.
+        """
+        ...
+
+    async def stop(self, attempt_id: int) -> None:
+        """Kills a running attempt; its report then says that it was stopped. One that is not running is no error."""
+        ...
+
+    def slots(self) -> int:
+        """How many slots there are now."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A file that cannot be a unit, and why."""
+
+    key: str
+    path: str
+    size: int
+    mtime_ns: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarkerSeen:
+    """A group's marker stood in the watched place before a listing that has now ended."""
+
+    group: DataId
+    name: str
+
+
+Seen = Arrival | Refusal | MarkerSeen
+
+
+class ArrivalSource(Protocol):
+    """Where data arrive."""
+
+    def arrivals(self) -> AsyncIterator[list[Seen]]:
+        """Batches of what is new or was not settled yet; what has been told may be told again."""
+        ...

@@ -1,0 +1,238 @@
+"""Records that pass between rooms. `*_at` is UTC in seconds since 1970, `*_s` a duration in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from p3s_prefect.core.data_id import DataId
+from p3s_prefect.core.experiment import Format, Step
+from p3s_prefect.core.payload import Product, Summary
+from p3s_prefect.core.states import StageState
+
+# --- arrival ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What makes a file the one that arrived: its key with size [bytes] and modification time [ns since 1970]."""
+
+    key: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrival:
+    """A complete file of a stream."""
+
+    stream: str
+    dataset_type: str
+    path: str
+    identity: Identity
+    data_id: DataId
+    arrived_at: float
+    sha256: str | None = None
+    """Known beforehand only where a manifest told it, or where it was computed to settle a conflict."""
+
+    @property
+    def taken_at(self) -> float:
+        """When the data were taken: the file's modification time, or the arrival where a clock runs ahead."""
+        return min(self.identity.mtime_ns / 1e9, self.arrived_at)
+
+
+class Verdict(StrEnum):
+    """What became of an arrival."""
+
+    TAKEN = "taken"
+    IGNORED = "ignored"
+    """No pipeline wants it."""
+    SAME = "same"
+    """The same bytes again under a changed identity; nothing to do."""
+    CONFLICT = "conflict"
+    """Another content for a unit that was already taken; kept out, and shown."""
+    REFUSED = "refused"
+    """It cannot be a unit: a wrong name, or a manifest that does not fit."""
+
+
+# --- what the dispatcher is told ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageFact:
+    """A stage run as the ledger has it."""
+
+    id: int
+    stage: str
+    state: StageState
+    failures: int = 0
+    """Attempts that failed by themselves."""
+    losses: int = 0
+    """Attempts whose pilot was lost."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubJobFact:
+    """An open sub-job with all its stage runs."""
+
+    id: int
+    pass_id: int
+    pipeline: str
+    data_id: DataId
+    per: Literal["unit", "group"]
+    taken_at: float
+    stages: tuple[StageFact, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transition:
+    """A stage run's change of state, written as a compare-and-set."""
+
+    stage_run_id: int
+    old: StageState
+    new: StageState
+    reason: str = ""
+
+
+# --- what a pilot is given, and gives back ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputFile:
+    """One file that a stage reads: in the store (`key`), or where it arrived (`path`)."""
+
+    dataset_type: str
+    format: Format
+    data_id: DataId
+    key: str | None = None
+    path: str | None = None
+    size: int
+    mtime_ns: int | None = None
+    sha256: str | None = None
+    dataset_id: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOrder:
+    """Everything that a pilot needs to run one attempt of a stage."""
+
+    attempt_id: int
+    stage_run_id: int
+    data_id: DataId
+    per: Literal["unit", "group"]
+    pipeline: str
+    stage: str
+    collection: str
+    prefix: str
+    steps: tuple[Step, ...]
+    formats: Mapping[str, Format]
+    """Format of every dataset type that the steps name."""
+    inputs: tuple[InputFile, ...]
+    store_url: str
+    stop_at: float | None = None
+    """Killed at this moment, where the stage is stopped at its deadline."""
+
+    @property
+    def budget_s(self) -> float:
+        """The longest that its steps may take together."""
+        return sum(step.timeout_s for step in self.steps)
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class PublishedObject(_Wire):
+    """An object of an attempt in the store."""
+
+    key: str
+    size: int
+    sha256: str
+
+
+class OutputObject(PublishedObject):
+    """An output: it becomes a dataset."""
+
+    dataset_type: str
+    format: Format
+
+
+class ProductObject(PublishedObject):
+    """A product: worth a look."""
+
+    step: str
+    product: Product
+
+
+class Lineage(_Wire):
+    """What was read: a dataset or an arrived file, with the checksum of the bytes that were read."""
+
+    dataset_type: str
+    data_id: str
+    sha256: str
+    dataset_id: int | None = None
+
+
+class StepTime(_Wire):
+    """When a step ran."""
+
+    step: str
+    started_at: float
+    ended_at: float
+
+
+class Manifest(_Wire):
+    """What one execution of an attempt left in the store. It is written last: where it stands, all it names does."""
+
+    attempt_id: int
+    execution: str
+    collection: str
+    data_id: str
+    stage: str
+    outputs: list[OutputObject]
+    products: list[ProductObject]
+    summary: Summary
+    lineage: list[Lineage]
+    steps: list[StepTime]
+    log: PublishedObject | None
+    pilot: str
+    started_at: float
+    ended_at: float
+
+
+class Failure(StrEnum):
+    """Why an execution gave no results."""
+
+    PAYLOAD = "payload"
+    """A step's own code failed."""
+    TIMEOUT = "timeout"
+    """A step was killed at its limit."""
+    DEADLINE = "deadline"
+    """The stage was killed at its deadline."""
+    INPUT = "input"
+    """An input is missing, changed or corrupt: trying again will not help."""
+    STORE = "store"
+    """The store could not be read or written."""
+    STOPPED = "stopped"
+    """It was killed because somebody asked for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageReport:
+    """What a pilot hands back: descriptions, not bytes."""
+
+    attempt_id: int
+    stage_run_id: int
+    execution: str
+    pilot: str
+    started_at: float
+    ended_at: float
+    manifest: Manifest | None = None
+    failure: Failure | None = None
+    reason: str = ""
+    log: PublishedObject | None = None
+    steps: tuple[StepTime, ...] = ()
