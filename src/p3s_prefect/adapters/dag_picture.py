@@ -20,12 +20,12 @@ from p3s_prefect.core.errors import P3sError
 from p3s_prefect.core.experiment import Experiment, Stage, Stream
 from p3s_prefect.core.pipeline_checks import feeding_streams
 
-_WIDTH, _GAP = 2.3, 1.3
+_WIDTH, _GAP = 2.6, 1.6
 _LINE, _ROW_GAP = 0.21, 0.45
 _INK, _FAINT = "#1b2a38", "#5d6b78"
 # From the palette of Okabe and Ito, which colour-blind readers can tell apart.
 _STREAM, _UNIT, _GROUP = "#009E73", "#0072B2", "#D55E00"
-_LABEL_LENGTH, _LINE_LENGTH = 14, 30  # characters that fit into a gap and a box
+_LABEL_LENGTH, _LINE_LENGTH = 20, 36  # characters that fit into a gap and a box
 
 
 @dataclass(kw_only=True)
@@ -56,7 +56,7 @@ def draw_experiment(experiment: Experiment, path: FilePath) -> None:
         P3sError: matplotlib does not know the ending, or the file cannot be written.
     """
     panels = [_Panel(experiment, name) for name in experiment.pipelines]
-    width = max(max(panel.width for panel in panels), 6.4) + 0.6
+    width = max(max(panel.width for panel in panels), 8.0) + 0.6
     height = sum(panel.height for panel in panels) + 0.5
     figure = Figure(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
@@ -208,10 +208,18 @@ def _draw_arrow(axes: Axes, way: list[_Box], label: str) -> None:
     )
     (x0, y0), (x1, y1) = points[0], points[1]
     shown = "\n".join(_shortened(line, _LABEL_LENGTH) for line in label.split("\n"))
-    background = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}
-    if label:
-        style = {"size": 7, "color": _INK, "ha": "center", "va": "center", "parse_math": False}
-        axes.text((x0 + x1) / 2, (y0 + y1) / 2, shown, bbox=background, **style)
+    if shown:
+        axes.text(
+            (x0 + x1) / 2,
+            (y0 + y1) / 2,
+            shown,
+            size=7,
+            color=_INK,
+            ha="center",
+            va="center",
+            parse_math=False,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2},
+        )
 
 
 def _shortened(text: str, longest: int) -> str:
@@ -226,3 +234,4 @@ def _legend(axes: Axes, experiment: Experiment) -> None:
         axes.text(x, 0.25, "■", size=9, color=colour, va="center")
         axes.text(x + 0.18, 0.25, text, size=8, color=_FAINT, va="center", parse_math=False)
         x += 0.45 + 0.068 * len(text)
+    axes.text(x, 0.25, "dashed: order only, no data", size=8, color=_FAINT, va="center")

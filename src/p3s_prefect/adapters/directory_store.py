@@ -15,9 +15,11 @@ from p3s_prefect.core.errors import BadName, ChecksumMismatch, ObjectExists, Obj
 from p3s_prefect.core.ports import ObjectInfo
 from p3s_prefect.core.records import PublishedObject
 
-_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,199}")
+# A dimension and its value, of 120 letters each, make the longest part; file systems allow 255.
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,249}")
 _TEMPORARY = ".writing-"
 _BLOCK = 1 << 20
+_MOST_REMOVALS = 100
 
 
 class DirectoryStore:
@@ -42,19 +44,15 @@ class DirectoryStore:
 
     def read_bytes(self, key: str) -> bytes:
         """See `ObjectStore.read_bytes`."""
-        try:
+        with _reading(key):
             return self._path(key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise _missing(key) from error
 
     def fetch(self, key: str, scratch: Path, sha256: str) -> Path:
         """See `ObjectStore.fetch`; the answer is the store's own file."""
         del scratch
         path = self._path(key)
-        try:
+        with _reading(key):
             found = file_sha256(path)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise _missing(key) from error
         if found != sha256:
             raise ChecksumMismatch(
                 f"{key} has the SHA-256 {found[:12]}… instead of {sha256[:12]}…",
@@ -65,20 +63,19 @@ class DirectoryStore:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `ObjectStore.list`."""
         head = prefix.rpartition("/")[0]
-        base = self._path(head) if head else self.root
-        for directory, names, files in os.walk(base):
-            names.sort()
-            for name in sorted(files):
-                path = Path(directory, name)
-                key = path.relative_to(self.root).as_posix()
-                if key.startswith(prefix) and not name.startswith(_TEMPORARY):
+        for path in _walk(self._path(head) if head else self.root):
+            key = path.relative_to(self.root).as_posix()
+            if key.startswith(prefix):
+                # One that was deleted since the directory was read is no error.
+                with contextlib.suppress(FileNotFoundError):
                     stat = path.stat()
                     yield ObjectInfo(key=key, size=stat.st_size, modified_at=stat.st_mtime)
 
     def delete(self, key: str) -> None:
         """See `ObjectStore.delete`; directories that are empty then go too."""
         path = self._path(key)
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            path.unlink()
         with contextlib.suppress(OSError):
             for parent in path.parents:
                 if parent == self.root:
@@ -115,7 +112,8 @@ class DirectoryStore:
                 fix="Look whether the store's disk is full or was mounted read-only.",
             ) from error
         finally:
-            hidden.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                hidden.unlink()
         return PublishedObject(key=key, size=size, sha256=sha256)
 
     def _write(self, hidden: Path, blocks: Iterator[bytes]) -> tuple[int, str]:
@@ -127,6 +125,8 @@ class DirectoryStore:
                 digest.update(block)
                 size += len(block)
             target.flush()
+            # `fetch` hands out the object itself.
+            os.fchmod(target.fileno(), 0o444)
             os.fsync(target.fileno())
         return size, digest.hexdigest()
 
@@ -149,11 +149,40 @@ def file_sha256(path: Path) -> str:
 
 
 def _create(hidden: Path) -> BinaryIO:
+    # Whoever deletes the last object of a directory takes it away, perhaps just when we have made it.
+    for _ in range(_MOST_REMOVALS):
+        try:
+            return hidden.open("xb")
+        except FileNotFoundError:
+            with contextlib.suppress(FileNotFoundError):
+                hidden.parent.mkdir(parents=True, exist_ok=True)
+    return hidden.open("xb")
+
+
+def _walk(directory: Path) -> Iterator[Path]:
+    """All objects below a directory, in the order of their keys, in which a directory's name ends with a slash."""
     try:
-        return hidden.open("xb")
-    except FileNotFoundError:
-        hidden.parent.mkdir(parents=True, exist_ok=True)
-        return hidden.open("xb")
+        with os.scandir(directory) as entries:
+            found = sorted((f"{e.name}/" if e.is_dir(follow_symlinks=False) else e.name) for e in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name in found:
+        if name.endswith("/"):
+            yield from _walk(directory / name)
+        elif _PART.fullmatch(name):
+            yield directory / name
+
+
+@contextlib.contextmanager
+def _reading(key: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise ObjectMissing(
+            f"there is no object {key}", fix="It was never published, or was removed from the store."
+        ) from error
+    except OSError as error:
+        raise StoreError(f"{key} cannot be read: {error.strerror or error}", fix="Look at the store's disk.") from error
 
 
 def _sync_directory(directory: Path) -> None:
@@ -163,7 +192,3 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _missing(key: str) -> ObjectMissing:
-    return ObjectMissing(f"there is no object {key}", fix="It was never published, or was removed from the store.")

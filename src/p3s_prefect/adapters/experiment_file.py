@@ -47,7 +47,7 @@ def _payload_mistake(python: str, step: Step) -> tuple[str, str] | None:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # the module's own code may raise anything
         return (
-            f"{module_name} cannot be imported: {type(error).__name__}: {error}",
+            f"{module_name} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}",
             "Install the package that holds it where `p3s` and the pilots run, or correct its name.",
         )
     function = getattr(module, function_name, None)

@@ -42,9 +42,10 @@ def explain(experiment: Experiment, remarks: list[Finding]) -> RenderableType:
 
 
 def reaches(experiment: Experiment, pipeline: str, stage: str) -> dict[str, float]:
-    """For each stream that feeds the pipeline, the share of its units that get as far as the stage."""
+    """For each stream that feeds the pipeline, the share of its units (or groups) that get as far as the stage."""
+    dag = experiment.pipelines[pipeline]
     return {
-        name: reach(experiment.pipelines[pipeline], stage, stream.prescale)
+        name: reach(dag, stage, stream.prescale) if dag.stages[stage].per == "unit" else 1.0
         for name, stream in feeding_streams(experiment, pipeline).items()
     }
 

@@ -26,12 +26,7 @@ def init(
 ) -> None:
     """Write a commented experiment file and the directory in which data arrive. Nothing is overwritten."""
     console = Console(soft_wrap=True)
-    try:
-        made = _write(directory, template(instrument))
-    except P3sError as error:
-        Console(stderr=True, soft_wrap=True).print(Text(str(error), style="red"))
-        raise typer.Exit(1) from error
-    for path in made:
+    for path in write_home(directory, instrument):
         console.print(Text.assemble("wrote ", (str(path), "bold")))
     change = "" if directory.resolve() == Path.cwd() else f"cd {directory} && "
     console.print(Text(f"Next: read {directory / _FILE}, then\n  {change}p3s check\n  p3s up"))
@@ -52,8 +47,13 @@ def template(instrument: str) -> str:
     return known[instrument].read_text(encoding="utf-8")
 
 
-def _write(directory: Path, text: str) -> list[Path]:
-    path = directory / _FILE
+def write_home(directory: Path, instrument: str) -> list[Path]:
+    """Writes an experiment's home and returns what it made.
+
+    Raises:
+        P3sError: there is an experiment file already, or the directory cannot be written.
+    """
+    path, text = directory / _FILE, template(instrument)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:

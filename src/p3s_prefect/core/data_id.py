@@ -80,6 +80,7 @@ class DataId:
             dimension, equals, value = piece.partition("=")
             if not equals:
                 raise BadName(f"{piece!r} is not a part of a data id", fix="Write run=2008 subrun=3.")
+            safe_name(value, what=f"value of {dimension[:80]}")
             items.append((dimension, int(value) if _is_number(value) else value))
         return cls(tuple(items))
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from p3s_prefect.core import dag
 from p3s_prefect.core.experiment import Order, Pipeline, Stage
@@ -40,6 +41,15 @@ class Decisions:
     transitions: tuple[Transition, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Backlog:
+    """What waits for a slot."""
+
+    queued: int
+    oldest_taken_at: float | None
+    """When the oldest data among them were taken; None if nothing waits."""
+
+
 class Dispatcher:
     """Decides for each stage run: start, wait or expire; and what follows for its descendants."""
 
@@ -64,9 +74,10 @@ class Dispatcher:
         """Stage runs that it holds because their sub-job is open."""
         return len(self._runs)
 
-    def queued(self) -> Counter[str]:
-        """Number of queued stage runs by pipeline; walks over all that is open."""
-        return Counter(run.sub_job.pipeline for run in self._runs.values() if run.state is StageState.QUEUED)
+    def backlog(self) -> Backlog:
+        """What waits for a slot; walks over all that is open."""
+        taken = [run.sub_job.fact.taken_at for run in self._runs.values() if run.state is StageState.QUEUED]
+        return Backlog(queued=len(taken), oldest_taken_at=min(taken, default=None))
 
     def set_slots(self, slots: int) -> None:
         """Tell how many pilot slots there are."""
@@ -75,17 +86,15 @@ class Dispatcher:
     def add(self, fact: SubJobFact) -> list[Transition]:
         """Take an open sub-job, new or found at the start, in whatever states its stage runs are.
 
-        A sub-job of a group may be added once no further unit of its pass can come.
+        A sub-job of a group may be added once no further unit of its pass can come; at the start, units go before
+        groups.
         """
         plan = self._plans[fact.pipeline]
-        deadlines = {stage.stage: plan.deadline(stage.stage, fact.taken_at) for stage in fact.stages}
-        sub_job = _SubJob(fact=fact, plan=plan)
-        sub_job.runs = {
-            stage.stage: _Run(
-                id=stage.id, stage=stage.stage, sub_job=sub_job, state=stage.state, deadline=deadlines[stage.stage]
-            )
-            for stage in fact.stages
-        }
+        sub_job = _SubJob(fact=fact, plan=plan, started=any(stage.state in _BEGUN for stage in fact.stages))
+        for stage in fact.stages:
+            deadline = plan.deadline(stage.stage, fact.taken_at)
+            run = _Run(id=stage.id, stage=stage.stage, sub_job=sub_job, state=stage.state, deadline=deadline)
+            sub_job.runs[stage.stage] = run
         self._runs |= {run.id: run for run in sub_job.runs.values()}
         self._passes[fact.pass_id].add(sub_job)
         for run in sub_job.runs.values():
@@ -114,11 +123,9 @@ class Dispatcher:
     def decide(self, now: float) -> Decisions:
         """What to start and what to give up, now."""
         changes: list[Transition] = []
-        self._wake(now)
-        for late in list(self._overdue(now)):
-            self._expire(late, f"its deadline passed {now - late.deadline:.1f} s ago", changes)
         starts: list[Start] = []
-        while self.in_flight < self.capacity and (run := self._next()) is not None:
+        self._wake(now)
+        while (run := self._next(now, changes)) is not None:
             late_s = now + self._fastest_s.get((run.sub_job.pipeline, run.stage), 0.0) - run.deadline
             if late_s > 0:
                 self._expire(run, f"even the fastest so far would end {late_s:.1f} s after its deadline", changes)
@@ -138,34 +145,34 @@ class Dispatcher:
     def _enter(self, run: _Run, state: StageState) -> None:
         if run.in_flight:
             self._running[run.sub_job.pipeline] -= 1
+        self._passes[run.sub_job.fact.pass_id].moved(run, state)
         run.in_flight = state is StageState.RUNNING
         run.state = state
+        run.rank = None
         if state is StageState.RUNNING:
             self._running[run.sub_job.pipeline] += 1
             run.sub_job.started = True
         elif state is StageState.QUEUED:
             self._queue(run)
-        elif state.is_terminal:
-            self._passes[run.sub_job.fact.pass_id].settled(run)
 
     def _queue(self, run: _Run) -> None:
         if run.deadline < math.inf:
-            heapq.heappush(self._deadlines, (run.deadline, run.id))
-            self._compact()
+            self._push(self._deadlines, (run.deadline, run.id), lambda entry: self._is_queued(entry[1]))
         if run.not_before > 0:
-            heapq.heappush(self._later, (run.not_before, run.id))
+            self._push(self._later, (run.not_before, run.id), lambda entry: self._is_queued(entry[1]))
         else:
-            self._push(run)
+            self._make_ready(run)
 
-    def _push(self, run: _Run) -> None:
+    def _make_ready(self, run: _Run) -> None:
         run.rank = run.make_rank()
-        heapq.heappush(self._ready[run.sub_job.pipeline], (run.rank, run))
+        self._push(self._ready[run.sub_job.pipeline], (run.rank, run), _is_ready)
 
-    def _compact(self) -> None:
-        # Settled runs leave their deadline behind; without this the heap would grow with the history.
-        if len(self._deadlines) > 64 + 2 * len(self._runs):
-            self._deadlines = [entry for entry in self._deadlines if self._is_queued(entry[1])]
-            heapq.heapify(self._deadlines)
+    def _push(self, heap: list[_Entry], entry: _Entry, is_live: Callable[[_Entry], bool]) -> None:
+        # What was settled otherwise leaves its entry behind; without this the heaps would grow with the history.
+        if len(heap) > 64 + 2 * len(self._runs):
+            heap[:] = filter(is_live, heap)
+            heapq.heapify(heap)
+        heapq.heappush(heap, entry)
 
     def _is_queued(self, stage_run_id: int) -> bool:
         run = self._runs.get(stage_run_id)
@@ -174,32 +181,42 @@ class Dispatcher:
     def _wake(self, now: float) -> None:
         while self._later and self._later[0][0] <= now:
             _, stage_run_id = heapq.heappop(self._later)
-            if self._is_queued(stage_run_id):
-                self._push(self._runs[stage_run_id])
+            if self._is_queued(stage_run_id) and self._runs[stage_run_id].not_before <= now:
+                self._make_ready(self._runs[stage_run_id])
 
-    def _overdue(self, now: float) -> Iterator[_Run]:
-        while self._deadlines and self._deadlines[0][0] < now:
-            _, stage_run_id = heapq.heappop(self._deadlines)
+    def _expire_overdue(self, now: float, changes: list[Transition]) -> None:
+        while self._deadlines and self._deadlines[0][0] <= now:
+            deadline, stage_run_id = heapq.heappop(self._deadlines)
             if self._is_queued(stage_run_id):
-                yield self._runs[stage_run_id]
+                self._expire(self._runs[stage_run_id], f"its deadline passed {now - deadline:.1f} s ago", changes)
 
-    def _next(self) -> _Run | None:
-        heads = [run for name in self._ready if (run := self._head(name)) is not None]
+    def _next(self, now: float, changes: list[Transition]) -> _Run | None:
+        """The stage run to start next, taken from its queue, if a slot is free; first expires what is overdue."""
+        self._expire_overdue(now, changes)
+        if self.in_flight >= self.capacity:
+            return None
+        heads = [head for name in self._ready if (head := self._head(name)) is not None]
         if not heads:
             return None
-        best = min(heads)
+        best = min(heads, key=self._turn)[1]
         heapq.heappop(self._ready[best.sub_job.pipeline])
         return best
 
-    def _head(self, pipeline: str) -> _Run | None:
+    def _turn(self, head: tuple[_Rank, _Run]) -> tuple[int, bool, int, _Rank]:
+        # Freshest and oldest first cannot be compared with each other: between pipelines of the same priority, the
+        # one with fewer stage runs in flight goes first, so that none starves another.
+        rank, run = head
+        return rank[0], rank[1], self._running[run.sub_job.pipeline], rank
+
+    def _head(self, pipeline: str) -> tuple[_Rank, _Run] | None:
         """The first of a pipeline's queue, unless the pipeline is at its limit."""
         limit = self._plans[pipeline].pipeline.limit
         if limit is not None and self._running[pipeline] >= limit:
             return None
         heap = self._ready[pipeline]
-        while heap and not (heap[0][1].state is StageState.QUEUED and heap[0][0] is heap[0][1].rank):
+        while heap and not _is_ready(heap[0]):
             heapq.heappop(heap)
-        return heap[0][1] if heap else None
+        return heap[0] if heap else None
 
     def _expire(self, run: _Run, reason: str, changes: list[Transition]) -> None:
         self._change(run, StageState.EXPIRED, reason, changes)
@@ -231,12 +248,15 @@ class Dispatcher:
             cause = dead.cause or f"{dead.stage} is {dead.state}"
             run.cause = cause
             self._change(run, StageState.BLOCKED, cause, changes)
-        elif all(parent.state is StageState.DONE for parent in own) and self._units_settled(run, parents):
+        elif all(parent.state is StageState.DONE for parent in own) and self._units_settled(run):
             self._change(run, StageState.QUEUED, "", changes)
 
-    def _units_settled(self, run: _Run, parents: list[str]) -> bool:
+    def _units_settled(self, run: _Run) -> bool:
+        # Ancestors, not parents alone: a parent that is blocked may have another ancestor that still runs, and what
+        # is gathered must not depend on which of the two ends first.
         units = self._passes[run.sub_job.fact.pass_id]
-        return run.sub_job.fact.per == "unit" or not any(units.open[parent] for parent in parents)
+        before = run.sub_job.plan.ancestors[run.stage]
+        return run.sub_job.fact.per == "unit" or not any(units.open[stage] for stage in before)
 
     def _forget(self, sub_job: _SubJob) -> None:
         for run in sub_job.runs.values():
@@ -248,6 +268,8 @@ class Dispatcher:
 
 
 _Rank = tuple[int, bool, float, int]
+_Entry = TypeVar("_Entry", bound=tuple[Any, Any])
+_BEGUN = frozenset({StageState.RUNNING, StageState.DONE, StageState.FAILED})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,10 +278,12 @@ class _Plan:
 
     pipeline: Pipeline
     order: tuple[str, ...]
+    ancestors: Mapping[str, frozenset[str]]
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> _Plan:
-        return cls(pipeline=pipeline, order=dag.topological_order(pipeline))
+        order = dag.topological_order(pipeline)
+        return cls(pipeline=pipeline, order=order, ancestors={name: dag.ancestors(pipeline, name) for name in order})
 
     @property
     def stages(self) -> Mapping[str, Stage]:
@@ -297,6 +321,7 @@ class _Run:
     cause: str = ""
     in_flight: bool = False
     rank: _Rank | None = None
+    """While it is ready to start, the rank in its entry of the queue; an entry with another one is stale."""
 
     @property
     def priority(self) -> int:
@@ -309,8 +334,9 @@ class _Run:
         freshest = self.sub_job.plan.pipeline.order is Order.FRESHEST_FIRST
         return (-self.priority, not self.sub_job.started, -taken_at if freshest else taken_at, self.id)
 
-    def __lt__(self, other: _Run) -> bool:
-        return (self.rank or self.make_rank()) < (other.rank or other.make_rank())
+
+def _is_ready(entry: tuple[_Rank, _Run]) -> bool:
+    return entry[0] is entry[1].rank
 
 
 @dataclass(slots=True)
@@ -320,6 +346,7 @@ class _Pass:
     units: set[int] = field(default_factory=set)
     groups: dict[int, _SubJob] = field(default_factory=dict)
     open: Counter[str] = field(default_factory=Counter)
+    """Number of its units of which this stage is not settled, by stage."""
 
     @property
     def empty(self) -> bool:
@@ -330,12 +357,11 @@ class _Pass:
             self.groups[sub_job.fact.id] = sub_job
             return
         self.units.add(sub_job.fact.id)
-        # Terminal ones are counted too: entering their state takes them out again.
-        self.open.update(sub_job.runs)
+        self.open.update(run.stage for run in sub_job.runs.values() if not run.state.is_terminal)
 
-    def settled(self, run: _Run) -> None:
+    def moved(self, run: _Run, state: StageState) -> None:
         if run.sub_job.fact.per == "unit":
-            self.open[run.stage] -= 1
+            self.open[run.stage] += run.state.is_terminal - state.is_terminal
 
     def remove(self, sub_job: _SubJob) -> None:
         self.units.discard(sub_job.fact.id)

@@ -15,6 +15,7 @@
     │   ├── ObjectMissing       no object under that key
     │   ├── ObjectExists        an object is already there, and objects never change
     │   └── ChecksumMismatch    the bytes are not those that were recorded
+    ├── InputMissing            a stage reads what was never made
     ├── InputChanged            a file is no longer the one that arrived
     ├── PayloadError            a step's own code
     │   ├── PayloadFailed       it raised, or exited with another code than 0
@@ -110,6 +111,10 @@ class ObjectExists(StoreError):
 
 class ChecksumMismatch(StoreError):
     """The bytes are not those that were recorded."""
+
+
+class InputMissing(P3sError):
+    """A stage reads something that was never made."""
 
 
 class InputChanged(P3sError):

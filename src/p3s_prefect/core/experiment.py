@@ -123,7 +123,7 @@ class Step(_Model):
     python: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
     """A Python payload as ``package.module:function``."""
     command: Annotated[list[str], Field(min_length=1)] | None = None
-    """A program and its arguments. No shell reads it."""
+    """A program and its arguments. No shell reads it. A word that begins with ``./`` is a path below the home."""
     inputs: dict[Name, Name] = {}
     """Name of each input -> its dataset type."""
     outputs: dict[Name, Name] = {}

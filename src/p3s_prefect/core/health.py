@@ -6,15 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-# A listing may take a while; three missed periods mean that it no longer happens.
+# One listing may fall into a busy moment; when three in a row are missing, listing has stopped.
 LATE_LISTINGS = 3
-# A unit is usually done in seconds. Waits of a minute are seen as delay by a shift crew.
+# Units are usually done in seconds; a wait of a minute is noticed by people who look at the pictures.
 LONG_WAIT_S = 60.0
-# Half of the pilots gone still processes; beyond that, data are lost at usual rates.
-# A commit takes 2 to 20 ms on a local disk; at 500 ms the disk or its host is in trouble.
+# A commit takes 2 to 20 ms on a local disk; at half a second the disk, or what shares it, is in trouble.
 SLOW_COMMIT_S = 0.5
-# Room for about an hour of pictures and tables at 30 MB/s.
-LOW_SPACE_BYTES = 100 * 10**9 // 10**3 * 10**3 // 100
+# About ten minutes of results at 10 MB/s: enough to call somebody.
+LOW_SPACE_BYTES = 6 * 10**9
 
 
 class Status(StrEnum):
@@ -22,9 +21,9 @@ class Status(StrEnum):
 
     OK = "ok"
     DEGRADED = "degraded"
-    """Something is slower, or less, than it should be."""
+    """Something is slower, or less, than it should be; data are still processed."""
     DOWN = "down"
-    """It does not work at all."""
+    """It does not work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,3 +36,216 @@ class HealthRow:
     status: Status
     cause: str = ""
     action: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFacts:
+    """A stream's source as the station sees it."""
+
+    stream: str
+    directory: str
+    list_every_s: float
+    """Period of the full listing as it is now."""
+    listed_at: float | None
+    """End of the last full listing; None before the first."""
+    incomplete: int = 0
+    """Files that are seen but not complete, such as those without their marker."""
+    problem: str = ""
+    """Why it cannot be listed; empty if it can."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StationFacts:
+    """What the station knows about itself at one moment. `*_at` is UTC in seconds since 1970."""
+
+    at: float
+    started_at: float
+    version: str
+    state: str = "running"
+    """``running`` or ``stopping``."""
+    slots_nominal: int
+    """Pilot slots that the experiment file asks for; 0 where an outer cluster decides."""
+    slots_actual: int
+    running: int
+    """Stage runs that are with the pilots."""
+    queued: int
+    """Stage runs that wait for a slot."""
+    oldest_queued_at: float | None = None
+    """Since when the longest waiting of them waits; None if there is none."""
+    sources: tuple[SourceFacts, ...] = ()
+    store_url: str
+    store_problem: str = ""
+    """Why the store cannot be written or read; empty if it can."""
+    store_free_bytes: int | None = None
+    """Room on its disk; None where that has no meaning."""
+    commit_s: float | None = None
+    """A typical (median) duration of the latest ledger commits; None before the first."""
+    ledger_problem: str = ""
+    """Why the ledger cannot be written; empty if it can."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptOut:
+    """Files that were seen and kept out, counted over `window_s`."""
+
+    refused: int
+    conflicts: int
+    window_s: float
+
+
+def health_rows(facts: StationFacts, kept_out: KeptOut) -> tuple[HealthRow, ...]:
+    """All rows, in the order in which they are shown."""
+    return (
+        pilots(facts),
+        *(source(facts, stream) for stream in facts.sources),
+        backlog(facts),
+        store(facts),
+        ledger(facts),
+        arrivals(kept_out),
+    )
+
+
+def overall(rows: Iterable[HealthRow]) -> Status:
+    """The worst of them."""
+    order = list(Status)
+    return max((row.status for row in rows), key=order.index, default=Status.OK)
+
+
+def station_down(reason: str) -> HealthRow:
+    """The row that stands for a station that does not answer."""
+    return HealthRow(
+        name="station",
+        nominal="answers",
+        actual="down",
+        status=Status.DOWN,
+        cause=reason,
+        action="Start it with `p3s up`. What arrives meanwhile is found by its first listing.",
+    )
+
+
+def pilots(facts: StationFacts) -> HealthRow:
+    """Slots that are there, against those that were asked for."""
+    row = HealthRow(
+        name="pilots",
+        nominal=f"{facts.slots_nominal} slots" if facts.slots_nominal else "at least 1 slot",
+        actual=f"{facts.slots_actual} slots, {facts.running} stages with them",
+        status=Status.OK,
+    )
+    missing = facts.slots_nominal - facts.slots_actual
+    if facts.slots_actual == 0:
+        action = "Look at the pilots' log (`p3s up` restarts pilots that die); units wait until one is back."
+        return _bad(row, Status.DOWN, "no pilot is connected to the scheduler", action)
+    if missing > 0:
+        cause = f"{missing} pilot slot{'s are' if missing > 1 else ' is'} missing"
+        return _bad(row, Status.DEGRADED, cause, "Look at the pilots' log; work goes on with the rest.")
+    return row
+
+
+def source(facts: StationFacts, stream: SourceFacts) -> HealthRow:
+    """Whether the stream's place is still being listed."""
+    age_s = None if stream.listed_at is None else facts.at - stream.listed_at
+    seen = "not listed yet" if age_s is None else f"listed {duration(age_s)} ago"
+    row = HealthRow(
+        name=f"source {stream.stream}",
+        nominal=f"listed every {duration(stream.list_every_s)}",
+        actual=f"{seen}, {stream.incomplete} incomplete" if stream.incomplete else seen,
+        status=Status.OK,
+    )
+    if stream.problem:
+        return _bad(row, Status.DOWN, stream.problem, f"Make {stream.directory} readable; listing goes on by itself.")
+    waited_s = facts.at - facts.started_at if age_s is None else age_s
+    if waited_s > LATE_LISTINGS * stream.list_every_s + 1:
+        action = f"Look whether the file system of {stream.directory} hangs (`ls` it)."
+        return _bad(row, Status.DEGRADED, "the listing takes too long or hangs", action)
+    return row
+
+
+def backlog(facts: StationFacts) -> HealthRow:
+    """How long the longest waiting stage run waits."""
+    waited_s = 0.0 if facts.oldest_queued_at is None else facts.at - facts.oldest_queued_at
+    row = HealthRow(
+        name="backlog",
+        nominal=f"waits below {duration(LONG_WAIT_S)}",
+        actual=f"{facts.queued} queued, oldest waits {duration(waited_s)}" if facts.queued else "nothing queued",
+        status=Status.OK,
+    )
+    if facts.queued and waited_s > LONG_WAIT_S:
+        action = "Nothing is lost yet. If it grows: add pilots, or lower a prescale in the experiment file."
+        return _bad(row, Status.DEGRADED, "work arrives faster than the pilots do it", action)
+    return row
+
+
+def store(facts: StationFacts) -> HealthRow:
+    """Whether results can be kept."""
+    free = facts.store_free_bytes
+    row = HealthRow(
+        name="store",
+        nominal="writable",
+        actual="writable" if free is None else f"{size(free)} free",
+        status=Status.OK,
+    )
+    if facts.store_problem:
+        action = f"Make {facts.store_url} writable; publication is tried again."
+        return _bad(row, Status.DOWN, facts.store_problem, action)
+    if free is not None and free < LOW_SPACE_BYTES:
+        return _bad(row, Status.DEGRADED, "the store's disk is nearly full", "Make room, or move the store.")
+    return row
+
+
+def ledger(facts: StationFacts) -> HealthRow:
+    """Whether the books can be kept, and how fast."""
+    commit_s = facts.commit_s
+    row = HealthRow(
+        name="ledger",
+        nominal=f"commits in less than {duration(SLOW_COMMIT_S)}",
+        actual="no commit yet" if commit_s is None else f"commits in {duration(commit_s)}",
+        status=Status.OK,
+    )
+    if facts.ledger_problem:
+        action = "Look whether its disk is full or read-only; the station tries again."
+        return _bad(row, Status.DOWN, facts.ledger_problem, action)
+    if commit_s is not None and commit_s > SLOW_COMMIT_S:
+        return _bad(row, Status.DEGRADED, "the ledger's disk is slow", "Find out what else writes to that disk.")
+    return row
+
+
+def arrivals(kept_out: KeptOut) -> HealthRow:
+    """Files that were refused, or that contradict one that was taken."""
+    within = f"in {duration(kept_out.window_s)}"
+    row = HealthRow(
+        name="arrivals",
+        nominal=f"none kept out {within}",
+        actual=f"{kept_out.refused} refused, {kept_out.conflicts} conflicting {within}",
+        status=Status.OK,
+    )
+    if kept_out.refused or kept_out.conflicts:
+        action = "See the list of files that were kept out: each has its reason (`p3s list arrivals --kept-out`)."
+        return _bad(row, Status.DEGRADED, "files arrived that cannot be processed as they are", action)
+    return row
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: ``12 ms``, ``3.4 s``, ``5 min``, ``2 h``, ``3 d``."""
+    if seconds < 1:
+        return f"{max(0.0, seconds) * 1000:.0f} ms"
+    if seconds < 10:
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
+    for limit, divisor, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / divisor:.0f} {name}"
+    return f"{seconds / 86_400:.0f} d"
+
+
+def size(size_bytes: float) -> str:
+    """A size for people, in decimal units: ``12.3 GB``."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} PB"
+
+
+def _bad(row: HealthRow, status: Status, cause: str, action: str) -> HealthRow:
+    return HealthRow(
+        name=row.name, nominal=row.nominal, actual=row.actual, status=status, cause=cause, action=action
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -25,10 +25,11 @@ def processing_day(at: float, day: Day) -> date:
     A day that rolls at noon or later bears the date on which its night begins; one that rolls earlier, the date of
     its morning. Where clocks change, the roll follows the wall clock.
     """
-    local = datetime.fromtimestamp(at, tz=UTC).astimezone(ZoneInfo(day.zone))
-    if local.strftime("%H:%M") >= day.rolls_at:
-        return local.date()
-    return local.date() - timedelta(days=1)
+    zone = ZoneInfo(day.zone)
+    today = datetime.fromtimestamp(at, tz=UTC).astimezone(zone).date()
+    # Compared as moments: where clocks are set back, the wall clock passes the roll twice, and the day rolls once.
+    rolls_at = datetime.combine(today, time.fromisoformat(day.rolls_at), zone).timestamp()
+    return today if at >= rolls_at else today - timedelta(days=1)
 
 
 def configuration(

@@ -2,11 +2,13 @@
 
 A **command** finds in its environment ``P3S_INPUT_<NAME>`` and ``P3S_OUTPUT_<NAME>`` (paths), ``P3S_UNIT`` (the data
 id as text) and ``P3S_PARAMS`` (JSON); it runs in a working directory of its own, without a shell, and exits with 0 if
-all is well. In a stage per group, an input's path is a directory with one file for each unit, named by its data id.
+all is well. In a stage per group, an input's path is a directory with one file for each unit, named by its data id, and
+``P3S_COVERAGE`` (JSON) tells how many of the group's units are in which state.
 
 A **Python payload** is a function called with its inputs and parameters as keyword arguments, and with ``unit`` (a
-`DataId`) if it has a parameter of that name. It returns a mapping of output names to values. In a stage per group an
-input is a mapping of data id to value, in the order of the data ids. A value's Python form follows its format:
+`DataId`) and ``coverage`` (a mapping of state to number of units) if it has parameters of these names. It returns a
+mapping of output names to values. In a stage per group an input is a mapping of data id to value, in the order of the
+data ids. A value's Python form follows its format:
 
 ====================  ==========================================================
 ``npz``               a mapping of names to numpy arrays (read without pickle)
@@ -27,10 +29,11 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from pathlib import PurePosixPath
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from p3s_prefect.core.data_id import safe_name
 from p3s_prefect.core.errors import BadName, BadProducts
@@ -40,12 +43,34 @@ _T = TypeVar("_T")
 SUMMARY_FILE = "summary.json"
 PRODUCTS_FILE = "products.json"
 RESERVED_OUTPUTS = ("summary", "products")
+_LONGEST_TEXT = 1000
 
 
-def _finite(value: float | int | str | bool) -> float | int | str | bool:
+def _readable(text: str) -> str:
+    # Terminals obey control characters, PostgreSQL refuses NUL, and half a surrogate pair cannot be written as UTF-8.
+    if any(unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t" for character in text):
+        raise ValueError("must not hold control characters or lone surrogates")
+    return text
+
+
+def _scalar(value: object) -> object:
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError("must be a number, a truth value or a text")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be finite; leave out what could not be computed")
-    return value
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("must fit into 64 bits; write it as a float")
+    if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+        raise ValueError(f"must have at most {_LONGEST_TEXT} characters")
+    return _readable(value) if isinstance(value, str) else value
+
+
+def _each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)[:80]!a} is given twice")
+    return found
 
 
 def _plain_file(text: str) -> str:
@@ -64,14 +89,18 @@ def _plain_key(text: str) -> str:
         raise ValueError(f"{error.what}. {error.fix}") from error
 
 
+_Readable = Annotated[str, AfterValidator(_readable)]
+_Text = Annotated[_Readable, Field(max_length=_LONGEST_TEXT)]
+
+
 class SummaryValue(BaseModel):
     """One scalar that describes a unit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    value: Annotated[bool | int | float | Annotated[str, Field(max_length=1000)], AfterValidator(_finite)]
+    value: Annotated[bool | int | float | _Text, BeforeValidator(_scalar)]
     """The value: a finite number, a truth value or a short text."""
-    unit: Annotated[str, Field(max_length=40)] = ""
+    unit: Annotated[_Readable, Field(max_length=40)] = ""
     """Its unit, such as ADC; empty for a pure number or a text."""
 
 
@@ -80,13 +109,13 @@ class Product(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    category: Annotated[str, Field(min_length=1, max_length=80)]
+    category: Annotated[_Readable, Field(min_length=1, max_length=80)]
     """Heading under which pages show it."""
-    title: Annotated[str, Field(min_length=1, max_length=120)]
+    title: Annotated[_Readable, Field(min_length=1, max_length=120)]
     """Title."""
     file: Annotated[str, AfterValidator(_plain_file)]
     """Name of the file in the working directory."""
-    shows: Annotated[str, Field(max_length=1000)] = ""
+    shows: _Text = ""
     """What it shows, for somebody who sees it for the first time."""
 
 
@@ -120,12 +149,14 @@ def schemas() -> dict[str, object]:
 
 def _read(adapter: TypeAdapter[_T], text: str | bytes, file: str) -> _T:
     try:
-        return adapter.validate_python(json.loads(text), strict=True)
+        return adapter.validate_python(json.loads(text, object_pairs_hook=_each_key_once), strict=True)
     except (ValueError, RecursionError) as error:
         if isinstance(error, ValidationError):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
+            what = first["msg"].removeprefix("Value error, ")
             raise BadProducts(
-                f"{file}: {where}: {first['msg']}", fix="`p3s check-products --schema` prints the schema."
+                f"{file}: {where[:120]!a}: {what}" if where else f"{file}: {what}",
+                fix="`p3s check-products --schema` prints the schema.",
             ) from error
-        raise BadProducts(f"{file} is not JSON: {error}", fix="Write it with a JSON library.") from error
+        raise BadProducts(f"{file} cannot be read as JSON: {error}", fix="Write it with a JSON library.") from error

@@ -60,6 +60,9 @@ def stage_kinds(name: str, pipeline: Pipeline) -> Iterator[Finding]:
                 what="a stage per group waits for stages of every unit, but `after` names none",
                 fix="Write `after: [<the stage whose results it gathers>]`.",
             )
+        if stage.per == "group" and stage.prescale < 1:
+            fix = "Remove it; prescale the stages per unit, or the stream."
+            yield Finding(where=(*where, "prescale"), what="a stage per group is never prescaled", fix=fix)
         for index, parent in enumerate(stage.after if stage.per == "unit" else []):
             if parent in pipeline.stages and pipeline.stages[parent].per == "group":
                 yield Finding(

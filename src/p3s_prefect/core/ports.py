@@ -74,15 +74,19 @@ class ObjectStore(Protocol):
         ...
 
 
-class PilotLost(Exception):  # noqa: N818 -- an event that the dispatcher deals with, not an error
-    """The pilot that ran a stage is gone, or was given up."""
+class PilotLost(Exception):
+    """The pilot that ran a stage is gone, or was given up; with `by_stage` the stage may have been the cause."""
+
+    def __init__(self, reason: str, *, by_stage: bool) -> None:
+        super().__init__(reason)
+        self.by_stage = by_stage
 
 
 class PilotPool(Protocol):
     """Slots that run stages handed to them just in time."""
 
-    async def run(self, order: StageOrder, *, priority: int) -> StageReport:
-        """Runs one attempt of a stage on some pilot.
+    async def run(self, order: StageOrder, *, priority: int, patience_s: float) -> StageReport:
+        """Runs one attempt of a stage on some pilot, which is given up if it has not answered after `patience_s`.
 
         Raises:
             PilotLost: the pilot died, or did not answer in time. Whether the stage had ended is not known.
@@ -102,6 +106,7 @@ class PilotPool(Protocol):
 class Refusal:
     """A file that cannot be a unit, and why."""
 
+    stream: str
     key: str
     path: str
     size: int
@@ -123,6 +128,6 @@ Seen = Arrival | Refusal | MarkerSeen
 class ArrivalSource(Protocol):
     """Where data arrive."""
 
-    def arrivals(self) -> AsyncIterator[list[Seen]]:
-        """Batches of what is new or was not settled yet; what has been told may be told again."""
+    def arrivals(self) -> AsyncIterator[Seen]:
+        """What is new or was not settled yet; what has been told may be told again."""
         ...

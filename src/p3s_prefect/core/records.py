@@ -69,10 +69,6 @@ class StageFact:
     id: int
     stage: str
     state: StageState
-    failures: int = 0
-    """Attempts that failed by themselves."""
-    losses: int = 0
-    """Attempts whose pilot was lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +110,8 @@ class InputFile:
     mtime_ns: int | None = None
     sha256: str | None = None
     dataset_id: int | None = None
+    is_gathered: bool = False
+    """Whether it is one unit's file among those that a stage per group gathers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +131,8 @@ class StageOrder:
     """Format of every dataset type that the steps name."""
     inputs: tuple[InputFile, ...]
     store_url: str
+    coverage: Mapping[str, int]
+    """For a stage per group: the number of its units by state; empty for a unit."""
     stop_at: float | None = None
     """Killed at this moment, where the stage is stopped at its deadline."""
 
@@ -197,6 +197,7 @@ class Manifest(_Wire):
     products: list[ProductObject]
     summary: Summary
     lineage: list[Lineage]
+    coverage: dict[str, int]
     steps: list[StepTime]
     log: PublishedObject | None
     pilot: str

@@ -107,6 +107,14 @@ class UnitRow:
     stages: tuple[StageRow, ...]
 
     @property
+    def activity(self) -> str:
+        """What is going on: its state, or while it is open that of the stage that is furthest."""
+        if self.settled_at is not None:
+            return self.state
+        states = {stage.state for stage in self.stages}
+        return next((state for state in ("running", "queued", "held", "waiting") if state in states), self.state)
+
+    @property
     def path(self) -> str:
         """As part of an address: ``pipeline/pass/run=2008/subrun=3``."""
         return f"{self.pipeline}/{self.pass_number}/{self.data_id.replace(' ', '/')}"
@@ -326,29 +334,23 @@ def phases(unit: UnitRow, now: float) -> tuple[Phase, ...]:
 
 
 def stage_phases(stage: StageRow, end: float) -> Iterator[Phase]:
-    """What one stage's attempts did: their steps, what lay around them, and publication; `end` closes what is open."""
+    """What the attempts of one stage did: steps, what lay around them, publication. `end` closes what is open."""
     for attempt in stage.attempts:
-        if attempt.started_at is None:
-            continue
+        # Until its report is in, the ledger knows only when an attempt was handed out.
+        started_at = attempt.started_at if attempt.started_at is not None else attempt.opened_at
         ended_at = attempt.ended_at if attempt.ended_at is not None else end
-        steps = attempt.steps or (StepSpan(step="", started_at=attempt.started_at, ended_at=ended_at),)
-        for step in steps:
-            label = f"{stage.stage}: {step.step}" if step.step else stage.stage
-            yield Phase(kind=PhaseKind.RUNNING, label=label, started_at=step.started_at, ended_at=step.ended_at)
-        # Around the steps: inputs are fetched, outputs checked and stored by the pilot.
-        around = Phase(
-            kind=PhaseKind.RUNNING,
-            label=f"{stage.stage}: inputs and outputs",
-            started_at=attempt.started_at,
-            ended_at=ended_at,
-        )
-        yield around
-        if attempt.published_at is not None:
+        for step in attempt.steps:
+            label = f"{stage.stage}: {step.step}"
             yield Phase(
-                kind=PhaseKind.PUBLISHING,
-                label=f"{stage.stage}: published",
-                started_at=ended_at,
-                ended_at=attempt.published_at,
+                kind=PhaseKind.RUNNING, label=label, started_at=step.started_at, ended_at=step.ended_at
+            )
+        # Around its steps, the pilot fetches inputs, and checks and stores outputs.
+        label = f"{stage.stage}: inputs and outputs" if attempt.steps else f"{stage.stage}: {attempt.state}"
+        yield Phase(kind=PhaseKind.RUNNING, label=label, started_at=started_at, ended_at=ended_at)
+        if attempt.published_at is not None:
+            label = f"{stage.stage}: published"
+            yield Phase(
+                kind=PhaseKind.PUBLISHING, label=label, started_at=ended_at, ended_at=attempt.published_at
             )
 
 

@@ -61,10 +61,10 @@ class YamlDocument:
         return self.lines.get(where, 1)
 
     def mistake(self, where: Where, what: str, fix: str, *, line: int = 0) -> None:
-        """Note a mistake at a place."""
-        self.mistakes.append(
-            ExperimentFileError(what, file=self.file, line=line or self.line(where), key=dotted(where), fix=fix)
-        )
+        """Note a mistake at a place. What the file says is shown without its control characters."""
+        what, key, fix = (_printable(text) for text in (what, dotted(where), fix))
+        place = line or self.line(where)
+        self.mistakes.append(ExperimentFileError(what, file=self.file, line=place, key=key, fix=fix))
 
     def read(self, node: Node, where: Where = ()) -> Any:
         """The plain value of a node. What is wrong in it is noted and left out."""
@@ -131,6 +131,10 @@ class YamlDocument:
         return value
 
 
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def read_yaml(text: str, *, file: str, environment: Mapping[str, str]) -> YamlDocument:
     """The document in `text`, with the mistakes that are already plain, such as a key given twice.
 
@@ -154,7 +158,10 @@ def read_yaml(text: str, *, file: str, environment: Mapping[str, str]) -> YamlDo
             return document
         if not document.mistakes:
             fix = "Begin with `experiment: <name>`; `p3s init` writes a complete starter."
-            document.mistake((), "the file is empty" if node is None else "the file is not a mapping of keys", fix)
+            what, line = (
+                ("the file is not a mapping of keys", node.start_mark.line + 1) if node else ("the file is empty", 1)
+            )
+            document.mistake((), what, fix, line=line)
     raise ExperimentFileErrors(document.mistakes)
 
 

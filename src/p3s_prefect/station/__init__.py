@@ -1,0 +1,1 @@
+"""The data plane: one long-lived service a site that takes arrivals, decides, and hands out work. No Prefect."""

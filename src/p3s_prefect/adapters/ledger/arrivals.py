@@ -76,13 +76,13 @@ def known(connection: Connection, stream: str, keys: Sequence[str]) -> set[Ident
     return {Identity(key=row.key, size=row.size, mtime_ns=row.mtime_ns) for row in rows}
 
 
-def refuse(connection: Connection, stream: str, refusal: Refusal, now: float) -> bool:
+def refuse(connection: Connection, refusal: Refusal, now: float) -> bool:
     """Records a file that cannot be a unit; False if that was done before."""
     identity = Identity(key=refusal.key, size=refusal.size, mtime_ns=refusal.mtime_ns)
-    if identity in known(connection, stream, [refusal.key]):
+    if identity in known(connection, refusal.stream, [refusal.key]):
         return False
-    _insert_arrival(connection, stream, identity, refusal.path, Verdict.REFUSED, refusal.reason, now)
-    journal.write(connection, now, "arrival.refused", stream, key=refusal.key, reason=refusal.reason)
+    _insert_arrival(connection, refusal.stream, identity, refusal.path, Verdict.REFUSED, refusal.reason, now)
+    journal.write(connection, now, "arrival.refused", refusal.stream, key=refusal.key, reason=refusal.reason)
     return True
 
 

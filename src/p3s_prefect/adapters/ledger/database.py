@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -103,8 +103,16 @@ class Ledger:
             yield connection
 
 
-def acquire(connection: Connection, *, namespace: str, holder: str, lease_s: float, now: float) -> Lease:
-    """Takes the lease if it is free or has run out.
+def acquire(
+    connection: Connection,
+    *,
+    namespace: str,
+    holder: str,
+    lease_s: float,
+    now: float,
+    is_gone: Callable[[str], bool] = lambda _: False,
+) -> Lease:
+    """Takes the lease if it is free or has run out, or if its holder is known to be gone.
 
     Raises:
         LeaseLost: another holder's lease has not run out; the message says until when.
@@ -115,7 +123,7 @@ def acquire(connection: Connection, *, namespace: str, holder: str, lease_s: flo
             schema.lease.insert().values(namespace=namespace, holder=holder, token=1, expires_at=now + lease_s)
         )
         return Lease(namespace=namespace, holder=holder, token=1)
-    if row.expires_at > now:
+    if row.expires_at > now and not is_gone(row.holder):
         raise LeaseLost(
             f"{row.holder} holds the lease on {namespace!r} for another {row.expires_at - now:.1f} s",
             fix="Stop it (`p3s down`), or wait until its lease has run out.",
@@ -129,7 +137,12 @@ def acquire(connection: Connection, *, namespace: str, holder: str, lease_s: flo
 
 
 def renew(connection: Connection, lease: Lease, *, expires_at: float) -> None:
-    """Says that the holder is alive: nobody may take over before `expires_at`. A moment that has passed releases it."""
+    """Says that the holder is alive: nobody may take over before `expires_at`. A moment that has passed releases it.
+
+    Raises:
+        LeaseLost: somebody else has taken it.
+    """
+    check_lease(connection, lease)
     connection.execute(
         schema.lease.update().where(schema.lease.c.namespace == lease.namespace).values(expires_at=expires_at)
     )

@@ -23,7 +23,7 @@ from p3s_prefect.adapters.ledger.schema import (
     summary_value,
 )
 from p3s_prefect.core.data_id import DataId
-from p3s_prefect.core.errors import Conflict
+from p3s_prefect.core.errors import Conflict, NoSuchRecord
 from p3s_prefect.core.naming import attempt_prefix
 from p3s_prefect.core.records import Manifest, StageFact, StageReport, SubJobFact, Transition
 from p3s_prefect.core.states import StageState, SubJobState, may_move, sub_job_state
@@ -87,8 +87,6 @@ def _fact(connection: Connection, row: Row[Any]) -> SubJobFact:
                 id=stage.id,
                 stage=stage.stage,
                 state=StageState(stage.state),
-                failures=stage.failures,
-                losses=stage.losses,
             )
             for stage in stages
         ),
@@ -105,7 +103,8 @@ def apply(connection: Connection, transitions: Iterable[Transition], now: float)
     for change in transitions:
         values: dict[str, Any] = {"queued_at": now} if change.new is StageState.QUEUED else {}
         row = _move(connection, change.stage_run_id, change.old, change.new, change.reason, now, **values)
-        if change.new.is_terminal:
+        # A retry opens a sub-job that had settled.
+        if change.new.is_terminal or change.old.is_terminal:
             touched[row.sub_job_id] = None
     for sub_job_id in touched:
         settle_sub_job(connection, sub_job_id, now)
@@ -116,6 +115,7 @@ def start(connection: Connection, stage_run_id: int, now: float) -> Attempt:
 
     Raises:
         Conflict: it is not queued.
+        NoSuchRecord: there is no such stage run.
     """
     row = connection.execute(
         select(
@@ -137,7 +137,9 @@ def start(connection: Connection, stage_run_id: int, now: float) -> Attempt:
         .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
         .join(job, job.c.id == production_pass.c.job_id)
         .where(stage_run.c.id == stage_run_id)
-    ).one()
+    ).one_or_none()
+    if row is None:
+        raise _no_such("stage run", stage_run_id)
     _move(connection, stage_run_id, StageState.QUEUED, StageState.RUNNING, "", now, journaled=False)
     data_id = DataId.parse(row.data_id)
     prefix = attempt_prefix(row.run_collection, data_id, row.stage, row.number)
@@ -177,10 +179,13 @@ def publish(connection: Connection, manifest: Manifest, now: float) -> None:
 
     Raises:
         Conflict: the attempt was given up meanwhile, or another attempt has published one of these datasets.
+        NoSuchRecord: this ledger never opened the attempt.
     """
     row = connection.execute(
         select(attempt.c.state, attempt.c.stage_run_id, attempt.c.execution).where(attempt.c.id == manifest.attempt_id)
-    ).one()
+    ).one_or_none()
+    if row is None:
+        raise _no_such("attempt", manifest.attempt_id)
     if row.state == "done" and row.execution == manifest.execution:
         return
     if row.state != "running":
@@ -201,6 +206,7 @@ def publish(connection: Connection, manifest: Manifest, now: float) -> None:
             ended_at=manifest.ended_at,
             published_at=now,
             steps=[step.model_dump() for step in manifest.steps],
+            coverage=manifest.coverage or None,
             log_key=manifest.log.key if manifest.log else None,
         )
     )
@@ -249,6 +255,14 @@ def give_up(
     row = _move(connection, stage_run_id, StageState.RUNNING, next_state, reason, now, attempt=attempt_id, **counts)
     if next_state.is_terminal:
         settle_sub_job(connection, row.sub_job_id, now)
+
+
+def counts(connection: Connection, stage_run_id: int) -> tuple[int, int]:
+    """How many attempts of a stage run have failed by themselves, and how many were lost with their pilot."""
+    row = connection.execute(
+        select(stage_run.c.failures, stage_run.c.losses).where(stage_run.c.id == stage_run_id)
+    ).one()
+    return row.failures, row.losses
 
 
 def settle_sub_job(connection: Connection, sub_job_id: int, now: float) -> SubJobState:
@@ -332,6 +346,10 @@ def _move(
         told = {name: value for name, value in detail.items() if value not in ("", None)}
         journal.write(connection, now, f"stage.{new}", subject, **told)
     return row
+
+
+def _no_such(what: str, number: int) -> NoSuchRecord:
+    return NoSuchRecord(f"there is no {what} {number} in this ledger", fix="Look whether this is the right ledger.")
 
 
 def _insert_outputs(connection: Connection, manifest: Manifest) -> None:

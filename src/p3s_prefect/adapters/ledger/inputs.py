@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, select
 
@@ -11,7 +12,6 @@ from p3s_prefect.adapters.ledger.schema import (
     arrival,
     attempt,
     dataset,
-    job,
     production_pass,
     stage_run,
     sub_job,
@@ -22,7 +22,9 @@ from p3s_prefect.core.records import InputFile
 from p3s_prefect.core.wiring import Wire
 
 
-def find(connection: Connection, opened: Attempt, wires: Sequence[Wire], raw_format: Format) -> list[InputFile]:
+def find(
+    connection: Connection, opened: Attempt, wires: Sequence[Wire], formats: Mapping[str, Format]
+) -> list[InputFile]:
     """The files that an attempt reads; those of a stage per group in the order of their data ids.
 
     What is not there is not in the answer: the caller knows what it asked for.
@@ -30,25 +32,26 @@ def find(connection: Connection, opened: Attempt, wires: Sequence[Wire], raw_for
     found: list[InputFile] = []
     for wire in wires:
         if wire.producer is None:
-            found += _arrived(connection, opened, wire, raw_format)
+            found += _arrived(connection, opened, wire, formats[wire.dataset_type])
         else:
             found += _published(connection, opened, wire)
     return found
 
 
 def _arrived(connection: Connection, opened: Attempt, wire: Wire, raw_format: Format) -> list[InputFile]:
-    chosen = select(arrival).where(arrival.c.dataset_type == wire.dataset_type)
+    chosen = select(arrival).where(arrival.c.dataset_type == wire.dataset_type).distinct()
     if opened.arrival_id is not None:
         chosen = chosen.where(arrival.c.id == opened.arrival_id)
     else:
         chosen = (
             chosen.join(sub_job, sub_job.c.arrival_id == arrival.c.id)
             .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
-            .where(production_pass.c.job_id == opened.job_id)
+            .where(production_pass.c.job_id == opened.job_id, production_pass.c.number <= opened.pass_number)
         )
     files = [
         InputFile(
             dataset_type=wire.dataset_type,
+            is_gathered=wire.is_gathered,
             format=raw_format,
             data_id=DataId.parse(row.data_id),
             path=row.path,
@@ -81,6 +84,7 @@ def _published(connection: Connection, opened: Attempt, wire: Wire) -> list[Inpu
     newest = {
         row.data_id: InputFile(
             dataset_type=wire.dataset_type,
+            is_gathered=wire.is_gathered,
             format=Format(row.format),
             data_id=DataId.parse(row.data_id),
             key=row.key,
@@ -91,6 +95,22 @@ def _published(connection: Connection, opened: Attempt, wire: Wire) -> list[Inpu
         for row in connection.execute(chosen)
     }
     return sorted(newest.values(), key=_order)
+
+
+def coverage(connection: Connection, opened: Attempt) -> dict[str, int]:
+    """How many units of an attempt's group are in which state; of a unit in several passes, the newest counts."""
+    rows = connection.execute(
+        select(sub_job.c.data_id, sub_job.c.state)
+        .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
+        .where(
+            production_pass.c.job_id == opened.job_id,
+            production_pass.c.number <= opened.pass_number,
+            sub_job.c.per == "unit",
+        )
+        .order_by(production_pass.c.number)
+    )
+    newest = {row.data_id: row.state for row in rows}
+    return dict(Counter(newest.values()))
 
 
 def _order(file: InputFile) -> tuple[tuple[str, bool, str], ...]:

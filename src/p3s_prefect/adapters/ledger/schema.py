@@ -134,7 +134,8 @@ sub_job = Table(
     Column("settled_at", Double),
     _one_of("state", [state.value for state in SubJobState]),
     _one_of("per", ["unit", "group"]),
-    UniqueConstraint("pass_id", "data_id"),
+    # A group of one unit may have the unit's own data id.
+    UniqueConstraint("pass_id", "per", "data_id"),
     Index(
         "ix_sub_job_open", "state", sqlite_where=text("settled_at IS NULL"), postgresql_where=text("settled_at IS NULL")
     ),
@@ -175,10 +176,12 @@ attempt = Table(
     Column("ended_at", Double),
     Column("published_at", Double),
     Column("steps", JSON, comment="[{step, started_at, ended_at}]"),
+    Column("coverage", JSON, comment="of a stage per group: number of units by state"),
     Column("log_key", String(1000)),
     Column("is_recorded", Boolean, nullable=False, comment="whether its commit record is in the store"),
     _one_of("state", ["running", "done", "failed", "lost", "stopped", "expired"]),
     UniqueConstraint("stage_run_id", "number"),
+    UniqueConstraint("prefix"),
     Index(
         "ix_attempt_open", "state", sqlite_where=text("state = 'running'"), postgresql_where=text("state = 'running'")
     ),

@@ -12,14 +12,24 @@ from p3s_prefect.core.payload import Summary
 from p3s_prefect.core.records import Lineage, ProductObject, StageOrder, StepTime
 
 
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """By what a change of a file is noticed; sizes in bytes, times in ns since 1970."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+
 @dataclass(slots=True)
 class Execution:
     """Dask may execute an order twice, so each execution has an id, and a prefix in the store, of its own."""
 
     order: StageOrder
-    directory: Path
+    scratch: Path
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     files: dict[str, StepInput] = field(default_factory=dict)
+    arrived: dict[Path, Signature] = field(default_factory=dict)
     outputs: list[tuple[str, str, StepOutput]] = field(default_factory=list)
     products: list[ProductObject] = field(default_factory=list)
     summary: Summary = field(default_factory=dict)
@@ -29,9 +39,18 @@ class Execution:
     stopped: bool = False
 
     @property
+    def directory(self) -> Path:
+        """Where its files are until they are in the store; removed with it."""
+        return self.scratch / f"{self.order.attempt_id}-{self.id}"
+
+    @property
     def log(self) -> Path:
         """What the steps have printed."""
         return self.directory / "log.txt"
+
+    def step_directory(self, step: str) -> Path:
+        """The working directory of a step, apart from what else is here, whatever the step's name."""
+        return self.directory / "steps" / step
 
     @property
     def prefix(self) -> str:

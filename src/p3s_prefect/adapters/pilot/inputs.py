@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from p3s_prefect.adapters.directory_store import file_sha256
-from p3s_prefect.adapters.pilot.execution import Execution, suffix
+from p3s_prefect.adapters.pilot.execution import Execution, Signature, suffix
 from p3s_prefect.adapters.pilot.step import StepInput
 from p3s_prefect.core.errors import InputChanged
 from p3s_prefect.core.ports import ObjectStore
@@ -16,7 +16,7 @@ def gather(execution: Execution, store: ObjectStore) -> dict[str, StepInput]:
     """Fetches and verifies what the stage reads from outside, by dataset type, and notes the lineage."""
     by_type: dict[str, list[tuple[InputFile, Path]]] = {}
     for file in execution.order.inputs:
-        path, sha256 = _arrived(file) if file.key is None else (_stored(file, store, execution), str(file.sha256))
+        path, sha256 = _arrived(file, execution) if file.key is None else _stored(file, store, execution)
         by_type.setdefault(file.dataset_type, []).append((file, path))
         execution.lineage.append(
             Lineage(
@@ -26,30 +26,43 @@ def gather(execution: Execution, store: ObjectStore) -> dict[str, StepInput]:
     return {name: _input(execution, name, files) for name, files in by_type.items()}
 
 
-def _stored(file: InputFile, store: ObjectStore, execution: Execution) -> Path:
-    return store.fetch(str(file.key), execution.directory, str(file.sha256))
+def confirm(execution: Execution) -> None:
+    """Makes sure that the steps have read the bytes whose checksums stand in the lineage.
+
+    Raises:
+        InputChanged: a file as it arrived has changed since it was gathered.
+    """
+    for path, seen in execution.arrived.items():
+        if not path.exists() or _signature(path) != seen:
+            raise InputChanged(f"{path.name} changed while it was read", fix="Files must not change in place.")
 
 
-def _arrived(file: InputFile) -> tuple[Path, str]:
-    """A file as it arrived, with its checksum; it must be the one that was taken, before and after it is read."""
+def _stored(file: InputFile, store: ObjectStore, execution: Execution) -> tuple[Path, str]:
+    return store.fetch(str(file.key), execution.directory, str(file.sha256)), str(file.sha256)
+
+
+def _arrived(file: InputFile, execution: Execution) -> tuple[Path, str]:
+    """A file as it arrived, with its checksum; it must be the one that was taken."""
     path = Path(str(file.path))
     try:
-        _same(file, path)
+        seen = _signature(path)
+        # Where the checksum is known it decides: the same bytes may have been touched, or brought again.
+        if file.size != seen.size or (file.sha256 is None and file.mtime_ns != seen.mtime_ns) or not path.is_file():
+            raise InputChanged(f"{path.name} is no longer the file that arrived", fix="Files must not change in place.")
         sha256 = file_sha256(path)
-        _same(file, path)
     except FileNotFoundError as error:
         raise InputChanged(f"{path.name} is gone", fix="Bring it back under a new name.") from error
     except OSError as error:
         raise InputChanged(f"{path.name} cannot be read: {error.strerror}", fix="Mend its permissions.") from error
     if file.sha256 is not None and sha256 != file.sha256:
-        raise InputChanged(f"{path.name} does not have the checksum of its manifest", fix="Transfer it again.")
+        raise InputChanged(f"{path.name} no longer has the checksum {file.sha256[:12]}…", fix="Transfer it again.")
+    execution.arrived[path] = seen
     return path, sha256
 
 
-def _same(file: InputFile, path: Path) -> None:
+def _signature(path: Path) -> Signature:
     stat = path.lstat()
-    if (stat.st_size, stat.st_mtime_ns) != (file.size, file.mtime_ns):
-        raise InputChanged(f"{path.name} is no longer the file that arrived", fix="Files must not change in place.")
+    return Signature(size=stat.st_size, mtime_ns=stat.st_mtime_ns, inode=stat.st_ino)
 
 
 def _input(execution: Execution, name: str, files: list[tuple[InputFile, Path]]) -> StepInput:
@@ -65,4 +78,4 @@ def _input(execution: Execution, name: str, files: list[tuple[InputFile, Path]])
 
 
 def _is_gathered(order: StageOrder, files: list[tuple[InputFile, Path]]) -> bool:
-    return order.per == "group" and any(file.data_id != order.data_id for file, _ in files)
+    return order.per == "group" and any(file.is_gathered or file.data_id != order.data_id for file, _ in files)

@@ -24,13 +24,13 @@ def collect(execution: Execution, store: ObjectStore, step: Step, call: StepCall
         execution.files[made] = StepInput(path=output.path, format=output.format)
         execution.outputs.append((made, step.name, output))
     summary = _small_file(call.directory, SUMMARY_FILE)
-    values = read_summary(summary) if summary else {}
+    values = {} if summary is None else read_summary(summary)
     twice = sorted(set(values) & set(execution.summary))
     if twice:
         raise BadProducts(f"two steps give the summary value {twice[0]!r}", fix="Give each value one name.")
     execution.summary |= values
     products = _small_file(call.directory, PRODUCTS_FILE)
-    for found in read_products(products) if products else []:
+    for found in [] if products is None else read_products(products):
         path = call.directory / found.file
         _must_be_file(path, call.directory, f"step {step.name} names a product {found.file!r} that it did not write")
         stored = store.put_file(f"{execution.prefix}/{step.name}/{found.file}", path)

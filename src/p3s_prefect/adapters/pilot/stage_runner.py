@@ -5,19 +5,22 @@ from __future__ import annotations
 import platform
 import shutil
 import time
-import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 from p3s_prefect.adapters.pilot.execution import Execution, suffix
-from p3s_prefect.adapters.pilot.inputs import gather
+from p3s_prefect.adapters.pilot.inputs import confirm, gather
 from p3s_prefect.adapters.pilot.outputs import collect, store_log, store_output
 from p3s_prefect.adapters.pilot.payload_process import PayloadProcess, PayloadProcesses
-from p3s_prefect.adapters.pilot.step import StepCall, StepOutput
+from p3s_prefect.adapters.pilot.step import StepCall, StepInput, StepOutput
 from p3s_prefect.adapters.stores import open_store
 from p3s_prefect.core.errors import (
     ChecksumMismatch,
     InputChanged,
+    InputMissing,
     ObjectMissing,
     P3sError,
     PayloadError,
@@ -55,34 +58,44 @@ class StageRunner:
         self._scratch = scratch
         self._pilot = pilot or platform.node()
         self._observer = observer
-        self._executions: dict[int, Execution] = {}
+        # By their own ids: an attempt may be executed twice, even at the same time.
+        self._executions: dict[str, Execution] = {}
+        self._lock = Lock()
 
     def run(self, order: StageOrder) -> StageReport:
         """Runs an order; whatever goes wrong stands in the report."""
-        execution = Execution(order=order, directory=self._scratch / f"{order.attempt_id}-{uuid.uuid4().hex[:8]}")
-        execution.directory.mkdir(parents=True)
-        self._executions[order.attempt_id] = execution
-        store = open_store(order.store_url)
         started_at = time.time()
+        execution = Execution(order=order, scratch=self._scratch)
+        self._executions[execution.id] = execution
         try:
-            try:
-                manifest = self._produce(execution, store, started_at)
-            except Exception as error:
-                return self._failure(execution, store, started_at, error)
-            return self._report(execution, started_at, manifest=manifest, log=manifest.log)
+            return self._attempt(execution, started_at)
         finally:
-            del self._executions[order.attempt_id]
+            del self._executions[execution.id]
             shutil.rmtree(execution.directory, ignore_errors=True)
 
     def stop(self, attempt_id: int) -> None:
         """Kills an attempt's payload, if it is running here."""
-        execution = self._executions.get(attempt_id)
-        if execution is not None:
-            execution.stopped = True
-            if execution.process is not None:
-                execution.process.kill()
+        for execution in list(self._executions.values()):
+            if execution.order.attempt_id == attempt_id:
+                # Under the lock, as the process is somebody else's once this stage has given it back.
+                with self._lock:
+                    execution.stopped = True
+                    if execution.process is not None:
+                        execution.process.kill()
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    def _attempt(self, execution: Execution, started_at: float) -> StageReport:
+        try:
+            store = open_store(execution.order.store_url)
+            execution.directory.mkdir(parents=True)
+        except (P3sError, OSError) as error:
+            return self._report(execution, started_at, failure=Failure.STORE, reason=_reason(error))
+        try:
+            manifest = self._produce(execution, store, started_at)
+        except Exception as error:
+            return self._failure(execution, store, started_at, error)
+        return self._report(execution, started_at, manifest=manifest, log=manifest.log)
 
     def _report(
         self,
@@ -110,11 +123,10 @@ class StageRunner:
 
     def _produce(self, execution: Execution, store: ObjectStore, started_at: float) -> Manifest:
         execution.files = gather(execution, store)
-        with self._processes.borrow() as process:
-            execution.process = process
+        with self._processes.borrow() as process, self._stoppable(execution, process):
             for step in execution.order.steps:
                 self._run_step(execution, store, step, process)
-            execution.process = None
+        confirm(execution)
         manifest = Manifest(
             attempt_id=execution.order.attempt_id,
             execution=execution.id,
@@ -125,6 +137,7 @@ class StageRunner:
             products=execution.products,
             summary=execution.summary,
             lineage=execution.lineage,
+            coverage=dict(execution.order.coverage),
             steps=execution.steps,
             log=store_log(execution, store),
             pilot=self._pilot,
@@ -134,14 +147,27 @@ class StageRunner:
         store.put_bytes(f"{execution.prefix}/manifest.json", manifest.model_dump_json().encode())
         return manifest
 
+    @contextmanager
+    def _stoppable(self, execution: Execution, process: PayloadProcess) -> Iterator[None]:
+        execution.process = process
+        try:
+            yield
+        finally:
+            with self._lock:
+                execution.process = None
+
     def _run_step(self, execution: Execution, store: ObjectStore, step: Step, process: PayloadProcess) -> None:
         call = _call(execution, step)
+        if execution.stopped:
+            raise _Stopped("it was stopped")
         if self._observer is not None:
             self._observer.step_begins(call)
         begun = time.time()
         left_s = (execution.order.stop_at or float("inf")) - begun
+        if left_s <= 0:
+            raise _DeadlinePassed(f"step {step.name} was not begun, as the deadline had passed")
         try:
-            complaint = process.run(call, max(0.0, min(step.timeout_s, left_s)))
+            complaint = process.run(call, min(step.timeout_s, left_s))
         except PayloadTimeout as error:
             if left_s < step.timeout_s:
                 raise _DeadlinePassed(f"step {step.name} was killed at the deadline") from error
@@ -159,13 +185,18 @@ class StageRunner:
         collect(execution, store, step, call)
 
     def _failure(self, execution: Execution, store: ObjectStore, started_at: float, error: Exception) -> StageReport:
-        reason = error.what if isinstance(error, P3sError) else str(error) or type(error).__name__
+        reason, log = _reason(error), None
         try:
             log = store_log(execution, store)
-        except P3sError as lost:
-            log = None
-            reason += f" (its log is lost: {lost.what})"
-        return self._report(execution, started_at, failure=_kind(error), reason=reason[:2000], log=log)
+        except (P3sError, OSError) as lost:
+            reason += f" (its log is lost: {_reason(lost)})"
+        return self._report(execution, started_at, failure=_kind(error), reason=reason, log=log)
+
+
+def _reason(error: Exception) -> str:
+    text = error.what if isinstance(error, P3sError) else str(error) or type(error).__name__
+    # It may quote a payload, whose half surrogate pairs no database takes, and PostgreSQL no NUL.
+    return text[:2000].encode(errors="backslashreplace").decode().replace("\0", "\\x00")
 
 
 def _kind(error: Exception) -> Failure:
@@ -176,7 +207,7 @@ def _kind(error: Exception) -> Failure:
             return Failure.DEADLINE
         case PayloadTimeout():
             return Failure.TIMEOUT
-        case InputChanged() | ObjectMissing() | ChecksumMismatch():
+        case InputChanged() | InputMissing() | ObjectMissing() | ChecksumMismatch():
             return Failure.INPUT
         case PayloadError():
             return Failure.PAYLOAD
@@ -185,13 +216,14 @@ def _kind(error: Exception) -> Failure:
 
 
 def _call(execution: Execution, step: Step) -> StepCall:
-    directory = execution.directory / step.name
-    directory.mkdir()
+    directory = execution.step_directory(step.name)
+    directory.mkdir(parents=True)
     formats = execution.order.formats
     return StepCall(
         step=step,
         data_id=execution.order.data_id,
-        inputs={name: execution.files[needed] for name, needed in step.inputs.items()},
+        coverage=execution.order.coverage,
+        inputs={name: _found(execution, step, needed) for name, needed in step.inputs.items()},
         outputs={
             name: StepOutput(path=directory / f"{name}{suffix(formats[made])}", format=formats[made])
             for name, made in step.outputs.items()
@@ -199,3 +231,11 @@ def _call(execution: Execution, step: Step) -> StepCall:
         directory=directory,
         log=execution.log,
     )
+
+
+def _found(execution: Execution, step: Step, dataset_type: str) -> StepInput:
+    if dataset_type not in execution.files:
+        raise InputMissing(
+            f"step {step.name} reads {dataset_type}, which nothing has made", fix="See why its producers gave none."
+        )
+    return execution.files[dataset_type]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import inspect
 import json
@@ -12,21 +11,18 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from p3s_prefect.adapters.pilot import formats
+from p3s_prefect.adapters.pilot.keeper import end_descendants
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import P3sError, PayloadFailed
 from p3s_prefect.core.experiment import Format, Step
 from p3s_prefect.core.payload import PRODUCTS_FILE, RESERVED_OUTPUTS, SUMMARY_FILE
-
-PR_SET_PDEATHSIG = 1
-PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +48,24 @@ class StepCall:
 
     step: Step
     data_id: DataId
+    coverage: Mapping[str, int]
     inputs: Mapping[str, StepInput]
     outputs: Mapping[str, StepOutput]
     directory: Path
     log: Path
 
 
-def become_payload_process() -> None:
-    """Sets this process up: it dies with its pilot, and what its payloads leave behind stays its child."""
-    os.setsid()
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+def serve(descriptor: int) -> None:
+    """The payload process's life: runs one step after the other, until the pilot closes the connection."""
+    connection = Connection(descriptor)
+    warm(connection.recv())
+    connection.send(True)
+    while True:
+        try:
+            call = connection.recv()
+        except EOFError:
+            return
+        connection.send(execute(call))
 
 
 def warm(modules: tuple[str, ...]) -> None:
@@ -70,33 +73,34 @@ def warm(modules: tuple[str, ...]) -> None:
     for module in modules:
         try:
             importlib.import_module(module)
-        except Exception:
+        except BaseException:
             traceback.print_exc()
 
 
 def execute(call: StepCall) -> str:
     """Runs a step; the answer is empty if it went well, and otherwise says in a line what went wrong."""
-    try:
-        with _inside(call.directory), _logged(call.log):
-            try:
-                _run_python(call) if call.step.python else _run_command(call)
-            except P3sError as error:
-                print(error, file=sys.stderr)  # noqa: T201 -- this is the step's log
-                return error.what
-            except BaseException as error:
-                traceback.print_exc()
-                return f"{type(error).__name__}: {error}"[:500]
-            return ""
-    finally:
-        _end_children()
+    with _as_before(), _logged(call.log):
+        os.chdir(call.directory)
+        try:
+            _run_python(call) if call.step.python else _run_command(call)
+        except P3sError as error:
+            print(error, file=sys.stderr)  # noqa: T201 -- this is the step's log
+            return error.what
+        except BaseException as error:
+            traceback.print_exc()
+            return _line(error)
+        finally:
+            end_descendants()
+        return ""
 
 
 def _run_python(call: StepCall) -> None:
     module, _, name = str(call.step.python).partition(":")
     function = getattr(importlib.import_module(module), name)
     arguments = {name: _value(found) for name, found in call.inputs.items()} | call.step.params
-    if "unit" in inspect.signature(function).parameters:
-        arguments["unit"] = call.data_id
+    wanted = inspect.signature(function).parameters
+    told = {"unit": call.data_id, "coverage": dict(call.coverage)}
+    arguments |= {name: value for name, value in told.items() if name in wanted}
     returned = function(**arguments)
     _write_returned(call, {} if returned is None else dict(returned))
 
@@ -126,73 +130,87 @@ def _run_command(call: StepCall) -> None:
     environment |= {f"P3S_INPUT_{_variable(name)}": str(found.path) for name, found in call.inputs.items()}
     environment |= {f"P3S_OUTPUT_{_variable(name)}": str(out.path) for name, out in call.outputs.items()}
     environment |= {"P3S_UNIT": str(call.data_id), "P3S_PARAMS": json.dumps(call.step.params)}
+    if call.coverage:
+        environment["P3S_COVERAGE"] = json.dumps(dict(call.coverage))
     command = list(call.step.command or ())
     try:
-        # The payload process has one thread, so running code between fork and exec is safe.
         ended = subprocess.run(  # noqa: S603 -- running the experiment's programs is what a pilot is for
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            check=False,
-            preexec_fn=_die_with_parent,
+            command, env=environment, stdin=subprocess.DEVNULL, check=False
         )
     except OSError as error:
         raise PayloadFailed(
             f"{command[0]} cannot be run: {error.strerror}", fix="Give its full path, and make it executable."
         ) from error
     if ended.returncode < 0:
-        raise PayloadFailed(f"{command[0]} was ended by {signal.Signals(-ended.returncode).name}", fix="See its log.")
+        raise PayloadFailed(f"{command[0]} was ended by {signal_name(-ended.returncode)}", fix="See its log.")
     if ended.returncode:
         raise PayloadFailed(f"{command[0]} exited with {ended.returncode}", fix="See its log.")
+
+
+def signal_name(number: int) -> str:
+    """The name of a signal; real-time signals have numbers only."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _variable(name: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in name).upper()
 
 
+def _line(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"[:500]
+    except BaseException:
+        # Its own text is code of the payload too.
+        return type(error).__name__
+
+
 @contextmanager
-def _inside(directory: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(directory)
+def _as_before() -> Iterator[None]:
+    """What a payload changes for its whole process is undone: the next unit's step must not see it."""
+    directory, environment, signals = Path.cwd(), dict(os.environ), _handlers()
     try:
         yield
     finally:
-        os.chdir(before)
+        os.chdir(directory)
+        os.environ.clear()
+        os.environ.update(environment)
+        signal.alarm(0)
+        for number, handler in signals.items():
+            signal.signal(number, handler)
+
+
+def _handlers() -> dict[signal.Signals, Any]:
+    return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
 
 
 @contextmanager
 def _logged(log: Path) -> Iterator[None]:
     """Everything that is written to standard output and error goes to the log, from native code and children too."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    streams = sys.stdout, sys.stderr
+    _flush(*streams)
     saved = os.dup(1), os.dup(2)
     with log.open("ab", buffering=0) as target:
         os.dup2(target.fileno(), 1)
         os.dup2(target.fileno(), 2)
+    # New ones for each step: a payload may close them, and what it prints need not be UTF-8.
+    sys.stdout, sys.stderr = (
+        os.fdopen(number, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+        for number in (1, 2)
+    )
     try:
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush(sys.stdout, sys.stderr)
+        sys.stdout, sys.stderr = streams
         for descriptor, number in zip(saved, (1, 2), strict=True):
             os.dup2(descriptor, number)
             os.close(descriptor)
 
 
-def _end_children() -> None:
-    """Ends what a payload has left running; as this process is their reaper, all of them are its descendants."""
-    children = psutil.Process().children(recursive=True)
-    for child in children:
-        try:
-            child.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(children, timeout=5)
-
-
-def _die_with_parent() -> None:
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _prctl(option: int, value: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+def _flush(*streams: Any) -> None:
+    for stream in streams:
+        with suppress(Exception):
+            stream.flush()

@@ -2,7 +2,7 @@
 
 The positions are those of the real camera, from the geometry file of the LST collaboration's own event source (see
 ``data/README.md``). That the pixel ids of the sample mean the same pixels was checked: its list of modules and pixels
-and the geometry file's agree for all 1855 (``tests/instruments/lst1/test_camera.py``).
+and the geometry file's agree for all 1855 (``tests/instruments/lst1/test_lst1_sample.py``).
 """
 
 from __future__ import annotations

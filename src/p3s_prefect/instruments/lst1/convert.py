@@ -12,6 +12,7 @@ import sys
 from datetime import UTC, datetime
 from importlib.resources import as_file
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -29,7 +30,7 @@ def read_original(path: Path) -> Subrun:
     from protozfits import File
 
     with File(str(path)) as file:
-        config = next(iter(file.CameraConfig)) if hasattr(file.CameraConfig, "__iter__") else file.CameraConfig
+        config = file.CameraConfig[0]
         order = np.argsort(config.expected_pixels_id)
         events = [_event(event, order) for event in file.Events]
     ids, seconds, quarters, status, waveform = zip(*events, strict=True)
@@ -45,7 +46,7 @@ def read_original(path: Path) -> Subrun:
     )
 
 
-def _event(event: object, order: np.ndarray) -> tuple[int, int, int, np.ndarray, np.ndarray]:
+def _event(event: Any, order: np.ndarray) -> tuple[int, int, int, np.ndarray, np.ndarray]:
     waveform = np.array(event.waveform, dtype=np.uint16).reshape(WAVEFORM_SHAPE)[:, order]
     status = np.array(event.pixel_status, dtype=np.uint8)[order]
     return int(event.event_id), int(event.trigger_time_s), int(event.trigger_time_qns), status, waveform

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from p3s_prefect.instruments.lst1.camera import GAINS, geometry
-from p3s_prefect.instruments.lst1.pixels import PULSE_SIGMA, PixelStatistics
+from p3s_prefect.instruments.lst1.pixels import PULSE_SIGMA, PULSE_WINDOW, PixelStatistics
 from p3s_prefect.instruments.lst1.subruns import Subrun, event_time, read_subrun
 
 MAX_PNG_BYTES = 100_000
@@ -29,11 +29,12 @@ _DPI = 100
 _PANEL_INCH = (5.0, 4.7)
 # Together with the greys of the texts these fit into the palette of a PNG.
 _LEVELS = 64
-# The mean pulse of the sample peaks in sample 24 and is above a tenth of its height from 20 to 29. A longer window adds
-# drifts of the baseline, which then decide which event is the brightest.
-CHARGE_WINDOW = (20, 30)
+# A flash of the whole camera makes a pulse 6 ns wide at half its height; showers come anywhere in the pulse window.
+CHARGE_SAMPLES = 8
 # The shares of the pixels at which the colour scale ends: single hot pixels would darken all others.
 _CLIP_PERCENT = (1.0, 99.0)
+# Arrows of a colour bar, by whether there are values below and above it.
+_EXTEND = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,7 +43,7 @@ class Panel:
 
     title: str
     values: np.ndarray
-    """Shape (1855,), by pixel id; NaN is drawn grey."""
+    """Shape (1855,), by pixel id, finite."""
     label: str
     """What the colours mean, with its unit."""
     cmap: str
@@ -79,10 +80,10 @@ def save_png(figure: Figure, path: Path) -> None:
 
 def _draw_camera(axes: Axes, colours: Axes, panel: Panel) -> None:
     hexagons = geometry().hexagons()
-    low, high = (float(value) for value in np.nanpercentile(panel.values, panel.clip_percent))
+    low, high = (float(value) for value in np.percentile(panel.values, panel.clip_percent))
     cmap = colormaps[panel.cmap].resampled(_LEVELS)
     # Smoothed edges would leave hairlines between the hexagons.
-    pixels = PolyCollection(hexagons, array=panel.values, cmap=cmap, linewidths=0, antialiased=False)
+    pixels = PolyCollection(list(hexagons), array=panel.values, cmap=cmap, linewidths=0, antialiased=False)
     pixels.set_clim(low, high)
     axes.add_collection(pixels)
     _ring(axes, hexagons, panel.dead, "white")
@@ -91,17 +92,16 @@ def _draw_camera(axes: Axes, colours: Axes, panel: Panel) -> None:
     axes.yaxis.labelpad = -4
     axes.set_title(panel.title, fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    extend = _EXTEND[bool(np.nanmin(panel.values) < low), bool(np.nanmax(panel.values) > high)]
+    extend = _EXTEND[bool(panel.values.min() < low), bool(panel.values.max() > high)]
     axes.figure.colorbar(pixels, cax=colours, label=panel.label, extend=extend)
-
-
-_EXTEND = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}
 
 
 def _ring(axes: Axes, hexagons: np.ndarray, which: np.ndarray | None, colour: str) -> None:
     if which is not None and which.any():
         for width, edge in ((3.0, "black"), (1.6, colour)):
-            axes.add_collection(PolyCollection(hexagons[which], facecolors="none", edgecolors=edge, linewidths=width))
+            axes.add_collection(
+                PolyCollection(list(hexagons[which]), facecolors="none", edgecolors=edge, linewidths=width)
+            )
 
 
 def pedestal_display(path: Path, heading: str, statistics: PixelStatistics) -> dict[str, str]:
@@ -156,15 +156,18 @@ def noise_display(path: Path, heading: str, statistics: PixelStatistics) -> dict
 def brightest_event(subrun: Subrun, statistics: PixelStatistics) -> tuple[int, np.ndarray]:
     """Index of the event with the most light in the high gain, and its charges.
 
-    A pixel's charge is the sum of the samples of `CHARGE_WINDOW` above its pedestal and above the camera's common
-    baseline shift in that window. The shift (20 counts at times, as large as a small shower) is the same in both gains,
-    and is measured as the median over the pixels of the low one, where light counts 17 times less. An event's light is the sum of the charges
-    that stand more than `PULSE_SIGMA` times their noise above zero. Charges are float64 (2, 1855), ADC counts.
+    A pixel's charge is its largest sum of `CHARGE_SAMPLES` consecutive samples in `PULSE_WINDOW` above its pedestal and
+    above the camera's common baseline. That moves from sample to sample (by 20 counts at times, as much as a small
+    shower) in the same way in both gains; it is measured as the median over the pixels of the low one, where light
+    counts 17 times less. An event's light is the sum of the charges that stand more than `PULSE_SIGMA` times their
+    noise above zero. Charges are float64 (2, 1855), ADC counts; without light they are positive on average, because the
+    largest sum is taken.
     """
-    above = subrun.waveform[..., slice(*CHARGE_WINDOW)] - statistics.pedestal[:, :, None]
-    shift = np.median(above[:, 1].mean(axis=-1), axis=-1)
-    charge = (above - shift[:, None, None, None]).sum(axis=-1)
-    least = PULSE_SIGMA * statistics.noise[0] * np.sqrt(above.shape[-1])
+    above = subrun.waveform[..., slice(*PULSE_WINDOW)] - statistics.pedestal[:, :, None]
+    above -= np.median(above[:, 1], axis=-2)[:, None, None, :]
+    sums = np.cumsum(above, axis=-1)
+    charge = (sums[..., CHARGE_SAMPLES:] - sums[..., :-CHARGE_SAMPLES]).max(axis=-1)
+    least = PULSE_SIGMA * statistics.noise[0] * np.sqrt(CHARGE_SAMPLES)
     index = int(np.where(charge[:, 0] > least, charge[:, 0], 0.0).sum(axis=-1).argmax())
     return index, charge[index]
 
@@ -176,7 +179,7 @@ def event_display(path: Path, heading: str, subrun: Subrun, statistics: PixelSta
         Panel(
             title=f"{name} gain, brightest pixel {charge[gain].argmax()}",
             values=charge[gain],
-            label="charge [ADC counts summed over 10 ns]",
+            label="charge [ADC counts summed over 8 ns]",
             cmap="inferno",
             clip_percent=(1.0, 100.0),
         )
@@ -189,9 +192,9 @@ def event_display(path: Path, heading: str, subrun: Subrun, statistics: PixelSta
         "category": "Event",
         "title": f"Brightest event, {heading}",
         "file": path.name,
-        "shows": "Charge of each pixel in the event with the most light. A shower is a compact ellipse, a muon an arc or "
-        "a ring, a calibration flash an even camera. Holes are dead pixels; a single bright pixel far from the "
-        "image is noise. Charges are above the camera's common baseline and may be negative.",
+        "shows": "Charge of each pixel in the event with the most light. A shower is a compact ellipse, a muon an arc "
+        "or a ring, a calibration flash an even camera. Holes are dead pixels; a single bright pixel far from the "
+        "image is noise. A charge is the largest sum of 8 samples above the camera's common baseline.",
     }
 
 

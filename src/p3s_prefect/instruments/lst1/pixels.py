@@ -8,7 +8,7 @@ With :math:`x_{es}` the baseline samples of one pixel and gain, E events of S sa
 - its RMS: :math:`\\sqrt{\\sum (x_{es} - m)^2 / (E S)}`, so drifts of the baseline between events are in it;
 - noise: :math:`\\sqrt{\\sum (x_{es} - \\bar x_e)^2 / (E (S - 1))}`, the spread inside an event's own waveform, which
   such drifts leave alone (the analysis of variance calls its square the mean square within groups). The whole camera's
-  baseline moves by 10 counts RMS from event to event in the sample, more than the low gain's noise of 6.
+  baseline moves by 9 counts RMS from event to event in the sample, more than the low gain's noise of 6.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from p3s_prefect.core.data_id import DataId
 from p3s_prefect.instruments.lst1.camera import FULL_SCALE_ADC, GAINS, PIXELS
 from p3s_prefect.instruments.lst1.subruns import read_subrun
 
@@ -80,7 +81,9 @@ class PixelStatistics:
     def arrays(self) -> dict[str, np.ndarray]:
         """As named arrays, with ``noisy``, ``dead``, ``occupancy`` and the pixel ids for readers."""
         derived = {"occupancy": self.occupancy, "noisy": self.noisy(), "dead": self.dead()}
-        return {name: np.asarray(value) for name, value in asdict(self).items()} | derived | {"pixel": np.arange(PIXELS)}
+        return (
+            {name: np.asarray(value) for name, value in asdict(self).items()} | derived | {"pixel": np.arange(PIXELS)}
+        )
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
@@ -176,13 +179,19 @@ def merge(parts: Sequence[PixelStatistics]) -> PixelStatistics:
 
 def statistics(
     events: Path,
+    unit: DataId,
     *,
     baseline: Sequence[int] = BASELINE,
     pulse_sigma: float = PULSE_SIGMA,
     saturation_adc: int = FULL_SCALE_ADC,
 ) -> dict[str, Any]:
-    """Payload: a subrun file in, ``pixel_statistics`` (npz) and summary values out."""
-    found = pixel_statistics(
-        read_subrun(events).waveform, baseline=baseline, pulse_sigma=pulse_sigma, saturation_adc=saturation_adc
-    )
+    """Payload: a subrun file in, ``pixel_statistics`` (npz) and summary values out.
+
+    Raises:
+        ValueError: the file is damaged, or is of another subrun than `unit`, which its name was read as.
+    """
+    subrun = read_subrun(events)
+    if (subrun.run, subrun.subrun) != (unit["run"], unit["subrun"]):
+        raise ValueError(f"{events.name} holds run={subrun.run} subrun={subrun.subrun}, but arrived as {unit}")
+    found = pixel_statistics(subrun.waveform, baseline=baseline, pulse_sigma=pulse_sigma, saturation_adc=saturation_adc)
     return {"pixel_statistics": found.arrays(), "summary": found.summary()}

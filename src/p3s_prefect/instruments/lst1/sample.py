@@ -29,18 +29,24 @@ NOISE_ADC = 300.0
 
 @lru_cache(maxsize=1)
 def sample() -> Subrun:
-    """All fifty real events, as subrun 0 of run 2008."""
+    """All fifty real events, as subrun 0 of run 2008; the arrays cannot be written to."""
     with as_file(DATA / "sample.fits") as path, fits.open(path, memmap=False) as hdus:
         events, header = hdus["EVENTS"].data, hdus["WAVEFORM"].header
         return Subrun(
             run=int(header["RUN"]),
             subrun=0,
             taken=datetime.fromisoformat(header["DATE-OBS"]).replace(tzinfo=UTC),
-            event_id=np.array(events["EVENT_ID"], dtype=np.int64),
-            time_s=np.array(events["TIME"], dtype=np.float64),
-            pixel_status=np.array(events["PIXEL_STATUS"], dtype=np.uint8),
-            waveform=np.array(hdus["WAVEFORM"].data, dtype=np.uint16),
+            event_id=_shared(events["EVENT_ID"], np.int64),
+            time_s=_shared(events["TIME"], np.float64),
+            pixel_status=_shared(events["PIXEL_STATUS"], np.uint8),
+            waveform=_shared(hdus["WAVEFORM"].data, np.uint16),
         )
+
+
+def _shared(array: np.ndarray, dtype: type[np.generic]) -> np.ndarray:
+    copy = np.array(array, dtype=dtype)
+    copy.setflags(write=False)
+    return copy
 
 
 def sample_subrun(run: int, subrun: int, *, noisy_pixel: int | None = None, seed: int = 0) -> Subrun:

@@ -24,7 +24,9 @@ def run_totals(pixel_statistics: Mapping[DataId, Mapping[str, np.ndarray]], unit
     Raises:
         ValueError: no subrun of the run has statistics.
     """
-    parts = {int(data_id["subrun"]): PixelStatistics.from_arrays(arrays) for data_id, arrays in pixel_statistics.items()}
+    parts = {
+        int(data_id["subrun"]): PixelStatistics.from_arrays(arrays) for data_id, arrays in pixel_statistics.items()
+    }
     if not parts:
         raise ValueError(f"no subrun of {unit} has statistics")
     total = merge(list(parts.values()))
@@ -56,7 +58,9 @@ def trend_display(path: Path, heading: str, parts: Mapping[int, PixelStatistics]
     figure = Figure(figsize=(8, 4.6), dpi=100)
     figure.suptitle(f"Trend · {heading}", fontsize=12, fontweight="bold", y=0.97)
     subruns = sorted(parts)
-    for place, (name, label) in enumerate((("pedestal", "median pedestal [ADC]"), ("noise", "median noise, RMS [ADC]"))):
+    for place, (name, label) in enumerate(
+        (("pedestal", "median pedestal [ADC]"), ("noise", "median noise, RMS [ADC]"))
+    ):
         axes = figure.add_axes((0.1, 0.52 - 0.41 * place, 0.73, 0.36))
         for gain, gain_name in enumerate(GAINS):
             values = [float(np.median(getattr(parts[subrun], name)[gain])) for subrun in subruns]

@@ -1,0 +1,148 @@
+"""The pilot pool: Dask workers with a `slot` resource, handed one stage at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from typing import Any
+
+import distributed
+from dask.utils import parse_timedelta
+from distributed.scheduler import KilledWorker
+
+from p3s_prefect.adapters.pilot import worker
+from p3s_prefect.core.ports import PilotLost
+from p3s_prefect.core.records import StageOrder, StageReport
+
+log = logging.getLogger(__name__)
+
+SLOT = "slot"
+_RECONNECT_S = 1.0
+_COUNT_SLOTS_S = 0.5
+
+
+class DaskPilots:
+    """A Dask cluster's workers as pilots. The scheduler may come and go: meanwhile there are no slots."""
+
+    def __init__(self, address: str, modules: tuple[str, ...] = ()) -> None:
+        self.address = address
+        self._modules = modules
+        self._client: distributed.Client | None = None
+        self._slots = 0
+        self._keeper: asyncio.Task[None] | None = None
+        self.changed = asyncio.Event()
+
+    async def __aenter__(self) -> DaskPilots:
+        """Begins to look for the scheduler, and goes on as long as it is entered."""
+        self._keeper = asyncio.create_task(self._keep_connected())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Leaves the cluster; what still runs there is no longer ours."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+        await self._disconnect()
+
+    def slots(self) -> int:
+        """See `PilotPool.slots`."""
+        return self._slots
+
+    async def run(self, order: StageOrder, *, priority: int, patience_s: float) -> StageReport:
+        """See `PilotPool.run`."""
+        if self._client is None:
+            raise PilotLost("the scheduler cannot be reached", by_stage=False)
+        key = f"{order.stage}-{order.attempt_id}-{uuid.uuid4().hex[:8]}"
+        future = self._client.submit(
+            worker.run_stage, order, key=key, priority=priority, resources={SLOT: 1}, retries=0, pure=False
+        )
+        try:
+            return await asyncio.wait_for(_result(future), patience_s)
+        except TimeoutError:
+            await self._abandon(key)
+            raise PilotLost(f"its pilot did not answer within {patience_s:g} s, and was ended", by_stage=True) from None
+        finally:
+            future.release()
+
+    async def stop(self, attempt_id: int) -> None:
+        """See `PilotPool.stop`."""
+        if self._client is not None:
+            await self._client.run(worker.stop_attempt, attempt_id, on_error="ignore")
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    async def _keep_connected(self) -> None:
+        while True:
+            try:
+                await self._connect()
+                while self._client is not None and self._client.status == "running":
+                    self._set_slots(await self._client.run_on_scheduler(_count_slots))
+                    await asyncio.sleep(_COUNT_SLOTS_S)
+            except (OSError, TimeoutError) as error:
+                log.info("scheduler %s: %s", self.address, error)
+            self._set_slots(0)
+            await self._disconnect()
+            await asyncio.sleep(_RECONNECT_S)
+
+    async def _connect(self) -> None:
+        self._client = await distributed.Client(
+            self.address, asynchronous=True, timeout=parse_timedelta("5s"), set_as_default=False, name="p3s-station"
+        )
+        await self._client.register_plugin(_PilotPlugin(self._modules), name="p3s-pilot")
+
+    async def _disconnect(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(OSError, TimeoutError):
+                await client.close(timeout=1)
+
+    def _set_slots(self, slots: int) -> None:
+        if slots != self._slots:
+            self._slots = slots
+            self.changed.set()
+
+    async def _abandon(self, key: str) -> None:
+        """Ends the worker that does not answer; it is started anew by whoever keeps the pilots running."""
+        client = self._client
+        if client is None:
+            return
+        address = await client.run_on_scheduler(_where_processed, key=key)
+        if address is not None:
+            with contextlib.suppress(OSError):
+                await client.run(worker.leave, workers=[address], wait=False, on_error="ignore")
+
+
+class _PilotPlugin(distributed.WorkerPlugin):
+    """Makes a worker a pilot: its stage runner is there, and has imported the payloads, before its first stage."""
+
+    def __init__(self, modules: tuple[str, ...]) -> None:
+        self._modules = modules
+
+    def setup(self, worker: Any) -> None:
+        """Called by Dask in the worker."""
+        del worker
+        from p3s_prefect.adapters.pilot.worker import stage_runner
+
+        stage_runner(self._modules)
+
+
+async def _result(future: distributed.Future[StageReport]) -> StageReport:
+    try:
+        report: StageReport = await future
+    except KilledWorker as error:
+        raise PilotLost("its pilot was lost", by_stage=True) from error
+    except (distributed.client.FutureCancelledError, OSError) as error:
+        raise PilotLost(f"the scheduler was lost: {error}", by_stage=False) from error
+    return report
+
+
+def _count_slots(dask_scheduler: Any) -> int:
+    return int(sum(state.resources.get(SLOT, 0) for state in dask_scheduler.workers.values()))
+
+
+def _where_processed(key: str, dask_scheduler: Any) -> str | None:
+    task = dask_scheduler.tasks.get(key)
+    return task.processing_on.address if task is not None and task.processing_on is not None else None

@@ -1,0 +1,251 @@
+"""A watched directory: notifications are hints, the listing is the truth (P2), and only complete files count (P3)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import stat
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import watchfiles
+
+from p3s_prefect.adapters.directory_store import file_sha256
+from p3s_prefect.core.data_id import DataId
+from p3s_prefect.core.experiment import Instrument, Stream
+from p3s_prefect.core.file_names import FilePattern, is_excluded
+from p3s_prefect.core.ports import Clock, MarkerSeen, Refusal, Seen
+from p3s_prefect.core.records import Arrival, Identity
+
+log = logging.getLogger(__name__)
+
+_BATCH = 500
+# A listing may take a tenth of the time: with 100,000 files it lasts seconds, and would else leave no core free.
+_LISTING_SHARE = 0.1
+# The notifier waits this long for more of the same event; its default of 50 ms would be half of our latency.
+_NOTIFY_STEP_MS = 5
+_MOST_KEY = 1000
+
+
+class DirectorySource:
+    """One stream's directory.
+
+    `known` says which identities under some keys are settled, `is_open` whether a group can be closed; both are the
+    ledger's knowledge, so that the source keeps nothing for each file.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stream: Stream,
+        instrument: Instrument,
+        home: Path,
+        *,
+        clock: Clock,
+        known: Callable[[str, Sequence[str]], Awaitable[set[Identity]]],
+        is_open: Callable[[DataId], bool],
+    ) -> None:
+        self.name = name
+        self.root = (home / stream.directory).resolve()
+        self._stream = stream
+        self._clock = clock
+        self._known = known
+        self._is_open = is_open
+        self._pattern = FilePattern(stream.pattern, instrument.dimensions)
+        marker = instrument.closing.marker
+        group = {name: instrument.dimensions[name] for name in instrument.group}
+        self._marker = FilePattern(marker, group) if marker is not None else None
+        self._hints: asyncio.Queue[str] = asyncio.Queue(maxsize=10_000)
+        self.period_s = stream.list_every_s
+        self.listed_at: float | None = None
+        self.incomplete = 0
+        self.trouble = ""
+
+    async def arrivals(self) -> AsyncIterator[Seen]:
+        """See `ArrivalSource.arrivals`; it never ends."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        watcher = asyncio.create_task(self._watch()) if self._stream.notify else None
+        try:
+            markers: set[DataId] = set()
+            while True:
+                # A marker that stood there before a listing began has all of its group's files in that listing.
+                before = {group for group in markers if self._is_open(group)}
+                markers = set()
+                async for seen in self._list(markers):
+                    yield seen
+                for group in before:
+                    yield MarkerSeen(group=group, name=str(group))
+                if any(self._is_open(group) for group in markers - before):
+                    continue
+                async for seen in self._hinted_until(time.monotonic() + self.period_s):
+                    yield seen
+        finally:
+            if watcher is not None:
+                watcher.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await watcher
+
+    # --- listing ------------------------------------------------------------------------------------------------
+
+    async def _list(self, markers: set[DataId]) -> AsyncIterator[Seen]:
+        begun = time.monotonic()
+        self.incomplete = 0
+        paths = self._walk()
+        try:
+            while batch := await asyncio.to_thread(lambda: list(islice(paths, _BATCH))):
+                found = await asyncio.to_thread(self._examine_all, batch, markers)
+                for seen in await self._unknown(found):
+                    yield seen
+            self.listed_at, self.trouble = self._clock.now(), ""
+        except OSError as error:
+            self.trouble = f"{self.root} cannot be listed: {error.strerror or error}"
+            log.warning("%s", self.trouble)
+        self.period_s = max(self._stream.list_every_s, (time.monotonic() - begun) / _LISTING_SHARE)
+
+    def _walk(self) -> Iterator[Path]:
+        """All files below the root; symbolic links to directories are not followed."""
+        pending = [self.root]
+        while pending:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        if not is_excluded(entry.name, self._stream.exclude):
+                            pending.append(Path(entry.path))
+                    else:
+                        yield Path(entry.path)
+
+    def _examine_all(self, paths: list[Path], markers: set[DataId]) -> list[Arrival | Refusal]:
+        found = []
+        for path in paths:
+            group = self._marker.match(path.name) if self._marker is not None else None
+            if group is not None:
+                markers.add(group)
+            elif (seen := self._examine(path)) is not None:
+                found.append(seen)
+        return found
+
+    async def _unknown(self, found: list[Arrival | Refusal]) -> list[Arrival | Refusal]:
+        if not found:
+            return []
+        known = await self._known(self.name, [_identity(seen).key for seen in found])
+        return [seen for seen in found if _identity(seen) not in known]
+
+    # --- hints --------------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                async for changes in watchfiles.awatch(
+                    self.root, watch_filter=None, step=_NOTIFY_STEP_MS, debounce=4 * _NOTIFY_STEP_MS, recursive=True
+                ):
+                    for _, path in changes:
+                        with contextlib.suppress(asyncio.QueueFull):  # the listing will find it
+                            self._hints.put_nowait(path)
+            except (OSError, RuntimeError) as error:
+                log.warning("no notifications for %s: %s; the listing goes on", self.root, error)
+            await asyncio.sleep(self._stream.list_every_s)
+
+    async def _hinted_until(self, moment: float) -> AsyncIterator[Seen]:
+        """What notifications point to, until the next listing is due or a marker asks for it."""
+        while (left_s := moment - time.monotonic()) > 0:
+            try:
+                path = Path(await asyncio.wait_for(self._hints.get(), left_s))
+            except TimeoutError:
+                return
+            if self._marker is not None and (group := self._marker.match(path.name)) is not None:
+                if self._is_open(group):
+                    return
+                continue
+            seen = await asyncio.to_thread(self._examine, self._data_file(path))
+            if seen is not None:
+                yield seen
+
+    def _data_file(self, path: Path) -> Path:
+        """The file that a hint is about: a marker or manifest of a file speaks for the file beside it."""
+        complete = self._stream.complete
+        if complete.by != "name" and path.name.endswith(complete.suffix):
+            return path.with_name(path.name.removesuffix(complete.suffix))
+        return path
+
+    # --- one file -----------------------------------------------------------------------------------------------
+
+    def _examine(self, path: Path) -> Arrival | Refusal | None:
+        """What a file is; None if it is not there, temporary, somebody's companion, or not complete yet."""
+        if is_excluded(path.name, self._stream.exclude) or self._is_companion(path):
+            return None
+        try:
+            found = path.lstat()
+            data_id = self._pattern.match(path.name)
+            if stat.S_ISDIR(found.st_mode):
+                return None
+            if not stat.S_ISREG(found.st_mode):
+                return self._refusal(path, found, "it is not a plain file")
+            if data_id is None:
+                return self._refusal(path, found, f"its name does not fit {self._stream.pattern}")
+            sha256 = self._manifest_sha256(path)
+            if not self._is_complete(path, sha256):
+                self.incomplete += 1
+                return None
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self.trouble = f"{path.name} cannot be read: {error.strerror or error}"
+            return None
+        return Arrival(
+            stream=self.name,
+            dataset_type=self._stream.dataset_type,
+            path=str(path),
+            identity=Identity(key=self._key(path), size=found.st_size, mtime_ns=found.st_mtime_ns),
+            data_id=data_id,
+            arrived_at=self._clock.now(),
+            sha256=sha256,
+        )
+
+    def _is_companion(self, path: Path) -> bool:
+        complete = self._stream.complete
+        return complete.by != "name" and path.name.endswith(complete.suffix)
+
+    def _manifest_sha256(self, path: Path) -> str | None:
+        if self._stream.complete.by != "manifest":
+            return None
+        companion = path.with_name(path.name + self._stream.complete.suffix)
+        with contextlib.suppress(FileNotFoundError, UnicodeDecodeError, IndexError):
+            return companion.read_bytes()[:4096].decode("ascii").split()[0].lower()
+        return None
+
+    def _is_complete(self, path: Path, sha256: str | None) -> bool:
+        match self._stream.complete.by:
+            case "name":
+                return True
+            case "marker":
+                return path.with_name(path.name + self._stream.complete.suffix).is_file()
+            case "manifest":
+                return sha256 is not None and sha256 == file_sha256(path)
+
+    def _refusal(self, path: Path, found: os.stat_result, reason: str) -> Refusal:
+        return Refusal(
+            stream=self.name,
+            key=self._key(path), path=_text(path), size=found.st_size, mtime_ns=found.st_mtime_ns, reason=reason
+        )
+
+    def _key(self, path: Path) -> str:
+        key = _text(path.relative_to(self.root))
+        if len(key) <= _MOST_KEY:
+            return key
+        return f"{key[: _MOST_KEY - 65]}…{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def _text(path: Path) -> str:
+    # Names on disk are bytes; what is not text must still be shown, and stored, without harm.
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _identity(seen: Arrival | Refusal) -> Identity:
+    if isinstance(seen, Arrival):
+        return seen.identity
+    return Identity(key=seen.key, size=seen.size, mtime_ns=seen.mtime_ns)

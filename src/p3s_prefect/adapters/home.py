@@ -1,0 +1,77 @@
+"""The experiment's home: where its file, its ledger, its store and its running services are."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from sqlalchemy import make_url
+
+from p3s_prefect.adapters.directory_store import DirectoryStore
+from p3s_prefect.adapters.experiment_file import read_experiment
+from p3s_prefect.adapters.ledger.database import Ledger
+from p3s_prefect.core.experiment import Experiment
+
+
+@dataclass(frozen=True, kw_only=True)
+class StationAddress:
+    """Where a running station is found."""
+
+    url: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class Home:
+    """A directory with an ``experiment.yaml``; everything relative in that file is relative to it."""
+
+    path: Path
+
+    @property
+    def experiment_file(self) -> Path:
+        """The experiment file."""
+        return self.path / "experiment.yaml"
+
+    @property
+    def run(self) -> Path:
+        """Where running services keep their addresses, configuration and logs."""
+        return self.path / "run"
+
+    def read(self) -> Experiment:
+        """The experiment (see `read_experiment`)."""
+        return read_experiment(self.experiment_file)
+
+    def store(self, experiment: Experiment) -> DirectoryStore:
+        """The central store."""
+        return DirectoryStore(self.path / experiment.store.directory)
+
+    def ledger(self, experiment: Experiment) -> Ledger:
+        """The ledger, not migrated yet."""
+        url = make_url(experiment.ledger.url)
+        file = self.path.resolve() / str(url.database)
+        return Ledger(url.set(database=str(file)).render_as_string(hide_password=False))
+
+    def announce_station(self, url: str) -> None:
+        """Leaves this process's address for those who look for the station."""
+        self.run.mkdir(parents=True, exist_ok=True)
+        hidden = self.run / ".station.json"
+        hidden.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+        hidden.replace(self.run / "station.json")
+
+    def withdraw_station(self) -> None:
+        """Takes the address away, if it is this process's."""
+        found = self.station()
+        if found is not None and found.pid == os.getpid():
+            (self.run / "station.json").unlink(missing_ok=True)
+
+    def station(self) -> StationAddress | None:
+        """The running station's address; None if there is none."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads((self.run / "station.json").read_text())
+            if psutil.pid_exists(int(found["pid"])):
+                return StationAddress(url=str(found["url"]), pid=int(found["pid"]))
+        return None

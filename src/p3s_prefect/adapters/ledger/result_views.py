@@ -1,0 +1,253 @@
+"""What the ledger shows of results: one unit in full, the latest products, and the trends of summary values."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, and_, select, union
+
+from p3s_prefect.adapters.ledger.schema import (
+    arrival,
+    attempt,
+    data_group,
+    dataset,
+    job,
+    lineage,
+    product,
+    production_pass,
+    stage_run,
+    sub_job,
+    summary_value,
+)
+from p3s_prefect.adapters.ledger.views import as_arrival, journal_rows, select_units, with_coverage, with_stages
+from p3s_prefect.core.errors import NoSuchRecord
+from p3s_prefect.core.views import (
+    DatasetRow,
+    GroupRow,
+    LineageRow,
+    ProductRow,
+    SummaryRow,
+    Trend,
+    UnitDetail,
+    UnitRow,
+)
+
+# How far back the latest results are looked for: attempts, and passes of groups. It bounds the cost of a page.
+RECENT_ATTEMPTS = 400
+RECENT_PASSES = 40
+
+
+def unit(
+    connection: Connection, data_id: str, *, pipeline: str | None = None, pass_number: int | None = None
+) -> UnitDetail:
+    """A unit in full; where pipeline or pass are not given, the newest sub-job of that data id.
+
+    Raises:
+        NoSuchRecord: the ledger has no such unit.
+    """
+    query = select_units().where(sub_job.c.data_id == data_id).order_by(sub_job.c.id.desc())
+    rows = connection.execute(query).all()
+    chosen = next(
+        (
+            row
+            for row in rows
+            if pipeline in (None, row.pipeline) and pass_number in (None, row.pass_number)
+        ),
+        None,
+    )
+    if chosen is None:
+        where = "".join(
+            [f" in pipeline {pipeline}" if pipeline else "", f", pass {pass_number}" if pass_number is not None else ""]
+        )
+        raise NoSuchRecord(
+            f"no unit {data_id}{where}",
+            fix="`p3s list units` shows what there is, `p3s list arrivals` what was seen and not taken.",
+        )
+    first, *others = with_stages(connection, [chosen, *(row for row in rows if row.id != chosen.id)])
+    return _detail(connection, chosen, first, tuple(others))
+
+
+def group(connection: Connection, data_id: str) -> GroupRow:
+    """A group with the coverage of its passes.
+
+    Raises:
+        NoSuchRecord: the ledger has no such group.
+    """
+    rows = connection.execute(select(data_group).where(data_group.c.data_id == data_id)).all()
+    if not rows:
+        raise NoSuchRecord(f"no group {data_id}", fix="`p3s list groups` shows what there is.")
+    return with_coverage(connection, rows)[0]
+
+
+def latest_products(connection: Connection) -> tuple[ProductRow, ...]:
+    """For each pipeline, stage, category and title, the product of the latest data that have it.
+
+    Latest is what was taken last, so that reprocessing old data does not take the place of what is going on now.
+    """
+    latest: dict[tuple[str, ...], ProductRow] = {}
+    rows = connection.execute(_products().where(product.c.attempt_id.in_(_recent())).order_by(product.c.id))
+    for row in map(_product, rows):
+        key = (row.pipeline, row.stage, row.category, row.title)
+        known = latest.get(key)
+        if known is None or (row.taken_at, row.pass_number) >= (known.taken_at, known.pass_number):
+            latest[key] = row
+    # Within a category in the order in which the payload listed them.
+    return tuple(sorted(latest.values(), key=lambda row: (row.pipeline, row.per == "group", row.stage, row.id)))
+
+
+def group_products(connection: Connection, data_id: str) -> tuple[ProductRow, ...]:
+    """Products of a group's own stages, in the newest pass that has them."""
+    query = _products().where(sub_job.c.data_id == data_id).order_by(product.c.id)
+    rows = [_product(row) for row in connection.execute(query)]
+    newest = {row.pipeline: row.pass_number for row in sorted(rows, key=lambda row: row.pass_number)}
+    return tuple(row for row in rows if row.pass_number == newest[row.pipeline])
+
+
+def product_of(connection: Connection, product_id: int) -> ProductRow:
+    """One product.
+
+    Raises:
+        NoSuchRecord: the ledger has no such product.
+    """
+    row = connection.execute(_products().where(product.c.id == product_id)).one_or_none()
+    if row is None:
+        raise NoSuchRecord(f"no product {product_id}", fix="Open the page again: its pictures have other numbers now.")
+    return _product(row)
+
+
+def log_key(connection: Connection, attempt_id: int) -> str:
+    """Where the log of an attempt is in the store.
+
+    Raises:
+        NoSuchRecord: there is no such attempt, or it left no log.
+    """
+    key = connection.scalar(select(attempt.c.log_key).where(attempt.c.id == attempt_id))
+    if key is None:
+        raise NoSuchRecord(
+            f"no log of attempt {attempt_id}",
+            fix="It may still be running, or its pilot was lost with the log; the unit's page tells which.",
+        )
+    return str(key)
+
+
+def datasets(connection: Connection, dataset_type: str, data_id: str) -> tuple[DatasetRow, ...]:
+    """Datasets of this type and data id in all run collections, newest first."""
+    rows = connection.execute(
+        select(dataset)
+        .where(dataset.c.dataset_type == dataset_type, dataset.c.data_id == data_id)
+        .order_by(dataset.c.id.desc())
+    )
+    return tuple(DatasetRow(**row._mapping) for row in rows)
+
+
+def trends(connection: Connection, *, limit: int = 40) -> tuple[Trend, ...]:
+    """Each summary value over the last units of its pipeline, in the order in which their data were taken."""
+    rows = connection.execute(_summaries().where(summary_value.c.attempt_id.in_(_recent())))
+    series: dict[tuple[str, ...], list[SummaryRow]] = defaultdict(list)
+    for row in rows:
+        series[row.pipeline, row.stage, row.name, row.unit].append(SummaryRow(**row._mapping))
+    return tuple(_trend(*key, values, limit) for key, values in sorted(series.items()))
+
+
+def _trend(pipeline: str, stage: str, name: str, unit: str, rows: list[SummaryRow], limit: int) -> Trend:
+    last = sorted(rows, key=lambda row: row.taken_at)[-limit:]
+    return Trend(
+        pipeline=pipeline,
+        stage=stage,
+        name=name,
+        unit=unit,
+        data_ids=tuple(row.data_id for row in last),
+        values=tuple(row.value for row in last),
+    )
+
+
+def _detail(connection: Connection, row: Row[Any], shown: UnitRow, others: tuple[UnitRow, ...]) -> UnitDetail:
+    attempts = [one.id for stage in shown.stages for one in stage.attempts]
+    came = connection.execute(select(arrival).where(arrival.c.id == row.arrival_id)).one_or_none()
+    made = connection.execute(select(dataset).where(dataset.c.attempt_id.in_(attempts)).order_by(dataset.c.id))
+    read = connection.execute(
+        select(*(column for column in lineage.c if column.name != "id"))
+        .where(lineage.c.attempt_id.in_(attempts))
+        .order_by(lineage.c.id)
+    )
+    products = connection.execute(_products().where(product.c.attempt_id.in_(attempts)).order_by(product.c.id))
+    summary = connection.execute(
+        _summaries().where(summary_value.c.attempt_id.in_(attempts)).order_by(summary_value.c.name)
+    )
+    return UnitDetail(
+        unit=shown,
+        run_collection=row.run_collection,
+        arrival=None if came is None else as_arrival(came),
+        also=others,
+        datasets=tuple(DatasetRow(**one._mapping) for one in made),
+        lineage=tuple(LineageRow(**one._mapping) for one in read),
+        products=tuple(_product(one) for one in products),
+        summary=tuple(SummaryRow(**one._mapping) for one in summary),
+        journal=journal_rows(connection, subject=shown.data_id, limit=100),
+    )
+
+
+def _recent() -> Select[Any]:
+    """Ids of the latest attempts that published, and of those of the latest groups' own stages, which are rarer."""
+    done = attempt.c.state == "done"
+    newest = select(attempt.c.id).where(done).order_by(attempt.c.id.desc()).limit(RECENT_ATTEMPTS)
+    passes = (
+        select(production_pass.c.id, production_pass.c.job_id)
+        .order_by(production_pass.c.id.desc())
+        .limit(RECENT_PASSES)
+        .subquery()
+    )
+    of_groups = (
+        select(attempt.c.id)
+        .join(stage_run, stage_run.c.id == attempt.c.stage_run_id)
+        .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
+        .join(passes, passes.c.id == sub_job.c.pass_id)
+        .join(job, job.c.id == passes.c.job_id)
+        .join(data_group, and_(data_group.c.id == job.c.group_id, data_group.c.data_id == sub_job.c.data_id))
+        .where(done)
+    )
+    return select(union(select(newest.subquery()), of_groups).subquery())
+
+
+def _products() -> Select[Any]:
+    return (
+        select(
+            product,
+            job.c.pipeline,
+            production_pass.c.number.label("pass_number"),
+            stage_run.c.stage,
+            sub_job.c.data_id,
+            sub_job.c.per,
+            sub_job.c.taken_at,
+            attempt.c.published_at,
+        )
+        .join(attempt, attempt.c.id == product.c.attempt_id)
+        .join(stage_run, stage_run.c.id == attempt.c.stage_run_id)
+        .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
+        .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
+        .join(job, job.c.id == production_pass.c.job_id)
+    )
+
+
+def _product(row: Row[Any]) -> ProductRow:
+    return ProductRow(**{name: value for name, value in row._mapping.items() if name != "attempt_id"})
+
+
+def _summaries() -> Select[Any]:
+    return (
+        select(
+            job.c.pipeline,
+            stage_run.c.stage,
+            sub_job.c.data_id,
+            summary_value.c.name,
+            summary_value.c.value,
+            summary_value.c.unit,
+            sub_job.c.taken_at,
+        )
+        .join(attempt, attempt.c.id == summary_value.c.attempt_id)
+        .join(stage_run, stage_run.c.id == attempt.c.stage_run_id)
+        .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
+        .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
+        .join(job, job.c.id == production_pass.c.job_id)
+    )

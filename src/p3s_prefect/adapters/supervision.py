@@ -1,0 +1,214 @@
+"""Keeping scheduler, pilots and station running, by supervisord, whose configuration is written here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from p3s_prefect.adapters.home import Home, StationAddress
+from p3s_prefect.core.errors import ServiceError
+from p3s_prefect.core.experiment import Experiment
+
+# Dask must not try again by itself: the dispatcher does, and counts. A pilot that hangs as a whole is given up when
+# it has been silent for so long.
+_DASK_SETTINGS = {
+    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
+    "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "30s",
+}
+_STOP_MARGIN_S = 15
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """One program that is kept running; `copies` of it."""
+
+    name: str
+    command: tuple[str, ...]
+    order: int
+    copies: int = 1
+    stop_wait_s: int = 5
+
+
+class Services:
+    """The services of one home."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._run = home.run.resolve()
+
+    def start(self, experiment: Experiment) -> subprocess.Popen[bytes]:
+        """Starts everything in a session of its own; it goes on when this process ends.
+
+        Raises:
+            ServiceError: it is running already.
+        """
+        if (pid := self.pid()) is not None:
+            raise ServiceError(f"the services of this home run already (process {pid})", fix="Stop them: p3s down")
+        (self._run / "logs").mkdir(parents=True, exist_ok=True)
+        self._complaint.unlink(missing_ok=True)
+        configuration = self._run / "supervisord.conf"
+        configuration.write_text(self._configuration(programs(self._home, experiment)))
+        with (self._run / "logs" / "supervisord.out").open("wb") as out:
+            return subprocess.Popen(
+                [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(configuration)],
+                env=os.environ | _DASK_SETTINGS,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd=self._run,
+            )
+
+    def wait_for_station(self, timeout_s: float, tick: Callable[[], None] = lambda: None) -> StationAddress:
+        """Waits until the station answers.
+
+        Raises:
+            ServiceError: it cannot start, and says why; or it did not answer in time.
+        """
+        until = time.monotonic() + timeout_s
+        while time.monotonic() < until:
+            if self._complaint.exists():
+                raise ServiceError(self._complaint.read_text().strip())
+            station = self._home.station()
+            if station is not None:
+                return station
+            tick()
+            time.sleep(_POLL_S)
+        raise ServiceError(
+            f"the station did not answer within {timeout_s:g} s", fix=f"Read {self._run / 'logs' / 'station.log'}"
+        )
+
+    def stop(self, timeout_s: float = 60.0) -> bool:
+        """Stops everything, gracefully; False if nothing ran."""
+        pid = self.pid()
+        if pid is None:
+            return False
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+        process.send_signal(signal.SIGTERM)
+        _, alive = psutil.wait_procs(family, timeout=timeout_s)
+        for left in alive:
+            left.kill()
+        psutil.wait_procs(alive, timeout=5)
+        self._pid_file.unlink(missing_ok=True)
+        return True
+
+    def pid(self) -> int | None:
+        """The supervisor's process; None if it does not run."""
+        try:
+            process = psutil.Process(int(self._pid_file.read_text()))
+            ours = str(self._run / "supervisord.conf") in process.cmdline()
+        except (OSError, ValueError, psutil.Error):
+            return None
+        return process.pid if ours and process.status() != psutil.STATUS_ZOMBIE else None
+
+    def complain(self, text: str) -> None:
+        """Leaves word of why the station cannot start, for whoever waits for it."""
+        self._run.mkdir(parents=True, exist_ok=True)
+        self._complaint.write_text(text)
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    @property
+    def _pid_file(self) -> Path:
+        return self._run / "supervisord.pid"
+
+    @property
+    def _complaint(self) -> Path:
+        return self._run / "complaint.txt"
+
+    def _configuration(self, kept: list[Program]) -> str:
+        sections = [
+            {
+                "": "supervisord",
+                "logfile": self._run / "logs" / "supervisord.log",
+                "pidfile": self._pid_file,
+                "childlogdir": self._run / "logs",
+            }
+        ]
+        for program in kept:
+            number = "-%(process_num)d" if program.copies > 1 else ""
+            log = str(self._run / "logs" / program.name).replace("%", "%%") + f"{number}.log"
+            sections.append(
+                {
+                    "": f"program:{program.name}",
+                    "command": _quoted(program.command),
+                    "process_name": f"%(program_name)s{number}",
+                    "numprocs": program.copies,
+                    "priority": program.order,
+                    "autorestart": "unexpected",
+                    "exitcodes": COMPLAINED,
+                    # A program that dies at once is tried again and again: what it waits for may come back.
+                    "startsecs": 0,
+                    "stopwaitsecs": program.stop_wait_s,
+                    "killasgroup": "true",
+                    "redirect_stderr": "true",
+                    "stdout_logfile": log,
+                    "stdout_logfile_maxbytes": "10MB",
+                    "stdout_logfile_backups": 2,
+                }
+            )
+        return "\n".join(_section(section) for section in sections)
+
+
+# A station that cannot start because of what it was told exits so, and is not started again.
+COMPLAINED = 3
+
+
+def programs(home: Home, experiment: Experiment) -> list[Program]:
+    """What is kept running for an experiment: the station, and, unless another cluster serves it, Dask."""
+    address, dask = experiment.pilots.address, []
+    if address is None:
+        port = _free_port()
+        address = f"tcp://127.0.0.1:{port}"
+        dask = [_scheduler(port), _pilots(home, address, experiment.pilots.workers)]
+    station = Program(
+        name="station",
+        command=(sys.executable, "-m", "p3s_prefect.cli", "station", address, "--home", str(home.path.resolve())),
+        order=30,
+        stop_wait_s=int(experiment.station.grace_s) + _STOP_MARGIN_S,
+    )
+    return [*dask, station]
+
+
+def _scheduler(port: int) -> Program:
+    command = (sys.executable, "-m", "dask", "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
+    return Program(name="scheduler", command=command, order=10)
+
+
+def _pilots(home: Home, address: str, workers: int) -> Program:
+    options = {
+        "--nthreads": "1",
+        "--resources": "slot=1",
+        "--memory-limit": "0",
+        "--death-timeout": "30",
+        "--local-directory": str(home.run.resolve() / "pilots"),
+        "--host": "127.0.0.1",
+    }
+    flat = [word for option in options.items() for word in option]
+    command = (sys.executable, "-m", "dask", "worker", address, "--no-nanny", "--no-dashboard", *flat)
+    return Program(name="pilot", command=command, order=20, copies=workers)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+def _quoted(command: tuple[str, ...]) -> str:
+    return " ".join('"' + word.replace("%", "%%").replace('"', '\\"') + '"' for word in command)
+
+
+def _section(section: dict[str, object]) -> str:
+    lines = [f"[{section.pop('')}]", *(f"{name}={value}" for name, value in section.items())]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,121 @@
+"""`p3s up | down | demo | station`: running the services."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.supervision import COMPLAINED, Services
+from p3s_prefect.cli.init import write_home
+from p3s_prefect.cli.options import HomeOption
+from p3s_prefect.cli.replay import play
+from p3s_prefect.core.errors import P3sError
+from p3s_prefect.settings import Settings
+
+_START_TIMEOUT_S = 90.0
+
+
+def up(home: HomeOption = Path()) -> None:
+    """Start scheduler, pilots and station, and keep them running until `p3s down`."""
+    console = Console(soft_wrap=True)
+    url = start(Home(home), console)
+    console.print(f"Running. The page is at [bold]{url}[/bold]; `p3s status` tells the same, `p3s down` stops it.")
+
+
+def down(home: HomeOption = Path()) -> None:
+    """Stop everything: what runs may finish within the grace time, the rest goes back to the queue."""
+    console = Console(soft_wrap=True)
+    with console.status("stopping; running stages may finish"):
+        stopped = Services(Home(home)).stop()
+    console.print("Stopped." if stopped else "Nothing was running here.")
+
+
+def demo(
+    directory: Annotated[Path, typer.Argument(help="Home of the demonstration; made if absent.")] = Path("demo"),
+    rate: Annotated[float, typer.Option(help="Subruns a second.", min=0.01, max=100)] = 1.0,
+    runs: Annotated[int | None, typer.Option(help="Stop after so many runs. Default: go on until Ctrl-C.", min=1)] = None,
+) -> None:
+    """Set up the LST-1 camera, play its real events into it, and show the page. Ctrl-C stops everything."""
+    console = Console(soft_wrap=True)
+    home = Home(directory)
+    if not home.experiment_file.exists():
+        write_home(directory, "lst1")
+    signal.signal(signal.SIGTERM, _interrupt)
+    services = Services(home)
+    try:
+        url = start(home, console)
+        console.print(Text.assemble("\n  The page is at ", (url, "bold green"), "   (Ctrl-C stops everything)\n"))
+        play(home, console, instrument="lst1", rate=rate, runs=runs)
+        if runs is not None:
+            console.print("The replay has ended; the page stays up until Ctrl-C.")
+            while True:
+                time.sleep(3600)
+    except KeyboardInterrupt:
+        console.print("\nStopping.")
+    finally:
+        with _uninterrupted():
+            services.stop()
+    console.print(f"Stopped. Results and books stay in {directory}/; `p3s list units --home {directory}` reads them.")
+
+
+def station(
+    scheduler: Annotated[str, typer.Argument(help="Address of the Dask scheduler, such as tcp://127.0.0.1:8786.")],
+    home: HomeOption = Path(),
+) -> None:
+    """Run the station itself in the foreground; `p3s up` does this for you."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # Imported here: Dask and the web take a second that no other command should pay.
+    from p3s_prefect.station.service import serve
+
+    at = Home(home)
+    try:
+        asyncio.run(serve(at, Settings(), scheduler))
+    except P3sError as error:
+        logging.getLogger("p3s").error("%s", error)
+        Services(at).complain(str(error))
+        raise typer.Exit(COMPLAINED) from error
+
+
+def start(home: Home, console: Console) -> str:
+    """Starts the services of a home, with progress, and returns the page's address."""
+    services = Services(home)
+    experiment = home.read()
+    with console.status("starting scheduler, pilots and station") as progress:
+        begun = time.monotonic()
+
+        def tick() -> None:
+            progress.update(f"starting scheduler, pilots and station: {time.monotonic() - begun:.0f} s")
+
+        services.start(experiment)
+        try:
+            return services.wait_for_station(_START_TIMEOUT_S, tick).url
+        except (P3sError, KeyboardInterrupt):
+            services.stop()
+            raise
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+class _uninterrupted:  # noqa: N801 -- reads as the statement that it is
+    """A second Ctrl-C must not leave half of the services running."""
+
+    def __enter__(self) -> None:
+        self._before: list[Any] = [
+            signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)
+        ]
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in zip((signal.SIGINT, signal.SIGTERM), self._before, strict=True):
+            signal.signal(number, before)

@@ -1,0 +1,130 @@
+"""The station's only writer: what waits while one ledger commit is under way goes into the next, all in one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
+
+from p3s_prefect.adapters.ledger.database import Ledger, Lease
+from p3s_prefect.core.errors import LeaseLost
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_RETRY_S = 1.0
+
+
+@dataclass(slots=True)
+class _Operation:
+    write: Callable[[Connection], Any]
+    done: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Committer:
+    """Commits operations in the order in which they were handed in.
+
+    Each stands in a savepoint of its own, so that one that raises is undone alone. A ledger that cannot be written is
+    tried again until it can; `trouble` says so meanwhile.
+    """
+
+    def __init__(self, ledger: Ledger, lease: Lease) -> None:
+        self._ledger = ledger
+        self.lease = lease
+        self._waiting: list[_Operation] = []
+        self._wake = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._task: asyncio.Task[None] | None = None
+        self.trouble = ""
+        self.latency_s = 0.0
+        self.lost: LeaseLost | None = None
+
+    async def __aenter__(self) -> Committer:
+        """Begins to commit."""
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Ends; whoever waits for an operation has waited, so nothing is under way."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        self._thread.shutdown()
+
+    async def do(self, write: Callable[[Connection], _T]) -> _T:
+        """Runs `write` inside the next transaction, and returns its answer when that is durable.
+
+        Raises:
+            LeaseLost: another station has taken over.
+            Exception: whatever `write` raised; nothing of it was written.
+        """
+        if self.lost is not None:
+            raise self.lost
+        operation = _Operation(write)
+        self._waiting.append(operation)
+        self._wake.set()
+        answer: _T = await operation.done
+        return answer
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self.lost is None:
+            await self._wake.wait()
+            self._wake.clear()
+            batch, self._waiting = self._waiting, []
+            try:
+                answers = await self._commit_until_done(loop, batch)
+            except LeaseLost as error:
+                self.lost = error
+                batch += self._waiting
+                answers = [error] * len(batch)
+            for operation, answer in zip(batch, answers, strict=True):
+                _resolve(operation.done, answer)
+
+    async def _commit_until_done(self, loop: asyncio.AbstractEventLoop, batch: list[_Operation]) -> list[Any]:
+        while True:
+            begun = time.perf_counter()
+            try:
+                answers = await loop.run_in_executor(self._thread, self._commit, batch)
+            except OperationalError as error:
+                self.trouble = f"the ledger cannot be written: {error.orig}"
+                log.error("%s; trying again", self.trouble)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                self.trouble, self.latency_s = "", time.perf_counter() - begun
+                return answers
+
+    def _commit(self, batch: list[_Operation]) -> list[Any]:
+        with self._ledger.transaction(self.lease) as connection:
+            return [self._one(connection, operation) for operation in batch]
+
+    def _one(self, connection: Connection, operation: _Operation) -> Any:
+        savepoint = connection.begin_nested()
+        try:
+            answer = operation.write(connection)
+        except OperationalError:
+            # Not the operation's fault: the whole batch is tried again.
+            raise
+        except Exception as error:
+            savepoint.rollback()
+            return error
+        savepoint.commit()
+        return answer
+
+
+def _resolve(done: asyncio.Future[Any], answer: Any) -> None:
+    if done.cancelled():
+        return
+    if isinstance(answer, Exception):
+        done.set_exception(answer)
+    else:
+        done.set_result(answer)

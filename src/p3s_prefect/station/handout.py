@@ -1,0 +1,230 @@
+"""From decisions to results: what the dispatcher starts goes to a pilot, and its outcome into the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection
+
+from p3s_prefect.adapters.ledger import execution
+from p3s_prefect.core.dispatcher import Dispatcher, Start
+from p3s_prefect.core.errors import Conflict, InputMissing
+from p3s_prefect.core.ports import Clock, PilotLost, PilotPool
+from p3s_prefect.core.records import Failure, Manifest, StageOrder, StageReport, SubJobFact, Transition
+from p3s_prefect.core.retry import NextState, after_failure, after_loss
+from p3s_prefect.core.states import StageState
+
+if TYPE_CHECKING:
+    from p3s_prefect.station.catalogue import Catalogue
+    from p3s_prefect.station.committer import Committer
+    from p3s_prefect.station.feed import Feed
+    from p3s_prefect.station.recorder import Recorder
+
+log = logging.getLogger(__name__)
+
+# Beyond the budgets of a stage and of one that may stand before it at its pilot: for fetching and publishing.
+_PATIENCE_S = 60.0
+
+# What was killed has this long to say so; what does not is found again when the next station starts.
+_STOP_S = 5.0
+
+_ENDED_AS: dict[Failure, execution.AttemptState] = {Failure.DEADLINE: "expired", Failure.STOPPED: "stopped"}
+
+
+class Handout:
+    """Runs what the dispatcher decides."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        committer: Committer,
+        pilots: PilotPool,
+        recorder: Recorder,
+        feed: Feed,
+        clock: Clock,
+    ) -> None:
+        self.dispatcher = Dispatcher(catalogue.experiment.pipelines)
+        self._catalogue = catalogue
+        self._committer = committer
+        self._pilots = pilots
+        self._recorder = recorder
+        self._feed = feed
+        self._clock = clock
+        self._wake = asyncio.Event()
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._orders: dict[int, StageOrder] = {}
+        self._stopping = False
+        budgets = [
+            sum(step.timeout_s for step in stage.steps)
+            for pipeline in catalogue.experiment.pipelines.values()
+            for stage in pipeline.stages.values()
+        ]
+        self._patience_s = max(budgets) + _PATIENCE_S
+
+    def wake(self) -> None:
+        """Something changed: decide again."""
+        self._wake.set()
+
+    async def add(self, fact: SubJobFact) -> None:
+        """Takes a sub-job that the ledger has let in."""
+        if all(stage.state.is_terminal for stage in fact.stages):
+            return
+        await self._apply(self.dispatcher.add(fact))
+        self.wake()
+
+    async def run(self) -> None:
+        """Decides whenever something changed or is due, until cancelled or stopped."""
+        async with asyncio.TaskGroup() as tasks:
+            while not self._stopping:
+                self._wake.clear()
+                self.dispatcher.set_slots(self._pilots.slots())
+                decided = self.dispatcher.decide(self._clock.now())
+                await self._apply(list(decided.transitions))
+                for start in decided.starts:
+                    self._running[start.stage_run_id] = tasks.create_task(self._run_one(start))
+                await self._until_due()
+
+    async def stop(self, grace_s: float) -> None:
+        """Starts nothing more; what runs gets `grace_s` to end, and goes back to the queue then (V22)."""
+        self._stopping = True
+        self.wake()
+        if self._running:
+            await asyncio.wait(self._running.values(), timeout=grace_s)
+        for order in list(self._orders.values()):
+            await self._pilots.stop(order.attempt_id)
+        if self._running:
+            await asyncio.wait(self._running.values(), timeout=_STOP_S)
+        for task in self._running.values():
+            task.cancel()
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    async def _until_due(self) -> None:
+        due_at = self.dispatcher.wake_at()
+        wait_s = None if math.isinf(due_at) else max(0.0, due_at - self._clock.now())
+        try:
+            await asyncio.wait_for(self._wake.wait(), wait_s)
+        except TimeoutError:
+            return
+
+    async def _apply(self, changes: list[Transition]) -> None:
+        if changes:
+            now = self._clock.now()
+            await self._committer.do(lambda connection: execution.apply(connection, changes, now))
+            self._feed.tell("stages", number=len(changes))
+
+    async def _run_one(self, start: Start) -> None:
+        try:
+            order = await self._open(start)
+            if order is not None:
+                self._orders[start.stage_run_id] = order
+                await self._attempt(order, start.priority)
+        finally:
+            self._orders.pop(start.stage_run_id, None)
+            self._running.pop(start.stage_run_id, None)
+            self.wake()
+
+    async def _open(self, start: Start) -> StageOrder | None:
+        now = self._clock.now()
+        try:
+            return await self._committer.do(
+                lambda connection: self._catalogue.open_attempt(connection, start.stage_run_id, now)
+            )
+        except InputMissing as error:
+            blocked = Transition(
+                stage_run_id=start.stage_run_id, old=StageState.QUEUED, new=StageState.BLOCKED, reason=error.what
+            )
+            await self._apply([blocked])
+            await self._settle(start.stage_run_id, NextState(state=StageState.BLOCKED))
+            return None
+
+    async def _attempt(self, order: StageOrder, priority: int) -> None:
+        self._feed.tell("running", data_id=str(order.data_id), stage=order.stage)
+        try:
+            report = await self._pilots.run(order, priority=priority, patience_s=order.budget_s + self._patience_s)
+        except PilotLost as lost:
+            await self._lost(order, lost)
+        else:
+            if report.manifest is not None:
+                await self._publish(order, report, report.manifest)
+            else:
+                await self._failed(order, report)
+
+    async def _publish(self, order: StageOrder, report: StageReport, manifest: Manifest) -> None:
+        now = self._clock.now()
+
+        def write(connection: Connection) -> dict[str, object]:
+            execution.publish(connection, manifest, now)
+            return execution.commit_record(connection, order.attempt_id)
+
+        try:
+            record = await self._committer.do(write)
+        except Conflict as conflict:
+            log.error("%s", conflict)
+            await self._failed(order, report, Failure.INPUT, conflict.what)
+            return
+        self._recorder.add(record)
+        await self._settle(
+            order.stage_run_id, NextState(state=StageState.DONE), service_s=report.ended_at - report.started_at
+        )
+
+    async def _failed(
+        self, order: StageOrder, report: StageReport, failure: Failure | None = None, reason: str = ""
+    ) -> None:
+        kind = failure or report.failure or Failure.STORE
+        stage = self._catalogue.stage(order.pipeline, order.stage)
+        await self._give_up(
+            order,
+            ended_as=_ENDED_AS.get(kind, "failed"),
+            reason=reason or report.reason,
+            judge=lambda failures, _: after_failure(stage, kind, failures + 1),
+            report=report,
+        )
+
+    async def _lost(self, order: StageOrder, lost: PilotLost) -> None:
+        if lost.by_stage:
+            await self._give_up(
+                order, ended_as="lost", reason=str(lost), judge=lambda _, losses: after_loss(losses + 1)
+            )
+        else:
+            again = NextState(state=StageState.QUEUED)
+            await self._give_up(order, ended_as="stopped", reason=str(lost), judge=lambda *_: again)
+
+    async def _give_up(
+        self,
+        order: StageOrder,
+        *,
+        ended_as: execution.AttemptState,
+        reason: str,
+        judge: Callable[[int, int], NextState],
+        report: StageReport | None = None,
+    ) -> None:
+        now = self._clock.now()
+
+        def write(connection: Connection) -> NextState:
+            after = judge(*execution.counts(connection, order.stage_run_id))
+            execution.give_up(
+                connection,
+                attempt_id=order.attempt_id,
+                stage_run_id=order.stage_run_id,
+                ended_as=ended_as,
+                next_state=after.state,
+                reason=reason,
+                now=now,
+                report=report,
+            )
+            return after
+
+        after = await self._committer.do(write)
+        log.warning("%s of %s %s: %s; now %s", order.stage, order.data_id, ended_as, reason, after.state)
+        await self._settle(order.stage_run_id, after)
+
+    async def _settle(self, stage_run_id: int, after: NextState, service_s: float | None = None) -> None:
+        not_before = self._clock.now() + after.delay_s if after.delay_s else 0.0
+        changes = self.dispatcher.settle(stage_run_id, after.state, not_before=not_before, service_s=service_s)
+        await self._apply(changes)
+        self._feed.tell("settled", state=after.state)

@@ -1,0 +1,160 @@
+"""From arrivals to sub-jobs, and from open groups to closed ones."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from p3s_prefect.adapters.directory_store import file_sha256
+from p3s_prefect.adapters.ledger import arrivals, groups
+from p3s_prefect.core.closing import GroupFact, closes_by_count, quiet_at
+from p3s_prefect.core.data_id import DataId
+from p3s_prefect.core.ports import ArrivalSource, Clock, MarkerSeen, Refusal
+from p3s_prefect.core.records import Arrival, Verdict
+
+if TYPE_CHECKING:
+    from p3s_prefect.station.catalogue import Catalogue
+    from p3s_prefect.station.committer import Committer
+    from p3s_prefect.station.feed import Feed
+    from p3s_prefect.station.handout import Handout
+
+log = logging.getLogger(__name__)
+
+# Ingested at once, so that one commit takes many; few enough that a burst does not fill the memory.
+_MOST_AT_ONCE = 64
+
+
+class Intake:
+    """Takes what the sources tell, once each, and closes groups by the experiment's rule."""
+
+    def __init__(self, catalogue: Catalogue, committer: Committer, handout: Handout, feed: Feed, clock: Clock) -> None:
+        self._catalogue = catalogue
+        self._committer = committer
+        self._handout = handout
+        self._feed = feed
+        self._clock = clock
+        self._closing = catalogue.experiment.instrument.closing
+        self._groups: dict[DataId, GroupFact] = {}
+        self._wake = asyncio.Event()
+
+    def is_open(self, group: DataId) -> bool:
+        """Whether a group can be closed."""
+        return group in self._groups
+
+    def resume(self, open_groups: list[GroupFact]) -> None:
+        """Takes over the groups that were open when the last station ended."""
+        self._groups = {group.data_id: group for group in open_groups}
+
+    async def follow(self, source: ArrivalSource) -> None:
+        """Takes everything that a source tells, in batches, until cancelled."""
+        room = asyncio.Semaphore(_MOST_AT_ONCE)
+        async with asyncio.TaskGroup() as tasks:
+            async for seen in source.arrivals():
+                if isinstance(seen, MarkerSeen):
+                    await _all_free(room)
+                    await self._close(self._groups.get(seen.group), f"marker {seen.name}")
+                else:
+                    await room.acquire()
+                    tasks.create_task(self._take_one(seen, room))
+
+    async def close_when_quiet(self) -> None:
+        """Closes groups to which nothing more comes, until cancelled."""
+        while True:
+            now = self._clock.now()
+            due = [group for group in self._groups.values() if quiet_at(self._closing, group) <= now]
+            for group in due:
+                await self._close(group, f"quiet for {self._closing.quiet_s:g} s")
+            next_at = min((quiet_at(self._closing, group) for group in self._groups.values()), default=math.inf)
+            self._wake.clear()
+            wait_s = None if math.isinf(next_at) else max(0.0, next_at - self._clock.now())
+            try:
+                await asyncio.wait_for(self._wake.wait(), wait_s)
+            except TimeoutError:
+                continue
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    async def _take_one(self, seen: Arrival | Refusal, room: asyncio.Semaphore) -> None:
+        try:
+            if isinstance(seen, Refusal):
+                await self._refuse(seen)
+            else:
+                await self._take(seen)
+        finally:
+            room.release()
+
+    async def _refuse(self, seen: Refusal) -> None:
+        now = self._clock.now()
+        if await self._committer.do(lambda connection: arrivals.refuse(connection, seen, now)):
+            log.warning("refused %s: %s", seen.key, seen.reason)
+            self._feed.tell("arrival", verdict=Verdict.REFUSED)
+
+    async def _take(self, seen: Arrival) -> None:
+        intake, collections = self._catalogue.intake(seen), self._catalogue.collections
+        taken = await self._committer.do(lambda connection: arrivals.take(connection, seen, intake, collections))
+        if taken.rival is not None:
+            taken = await self._compare(seen, taken.rival)
+        if taken.verdict is None:
+            return
+        if taken.verdict is Verdict.CONFLICT:
+            log.warning("conflict %s: %s", seen.identity.key, taken.reason)
+        for sub_job in taken.sub_jobs:
+            await self._handout.add(sub_job)
+        if taken.group is not None:
+            self._groups[taken.group.data_id] = taken.group
+            if reason := closes_by_count(self._closing, taken.group):
+                await self._close(taken.group, reason)
+            self._wake.set()
+        self._feed.tell("arrival", verdict=taken.verdict, data_id=str(seen.data_id))
+
+    async def _compare(self, seen: Arrival, rival: arrivals.Rival) -> arrivals.Taken:
+        """Compares the bytes with those that were taken before; both may be large, so not in this thread."""
+        try:
+            sha256 = await asyncio.to_thread(file_sha256, Path(seen.path))
+        except OSError:
+            return arrivals.Taken()  # gone or changed again: the next listing tells
+        rival_sha256 = await asyncio.to_thread(_checksum_if_same, rival)
+        compared = Arrival(**{**vars(seen), "sha256": sha256})
+        intake = self._catalogue.intake(seen)
+        return await self._committer.do(
+            lambda connection: arrivals.take(
+                connection, compared, intake, self._catalogue.collections, rival_sha256=rival_sha256
+            )
+        )
+
+    async def _close(self, group: GroupFact | None, reason: str) -> None:
+        if group is None or self._groups.pop(group.data_id, None) is None:
+            return
+        now = self._clock.now()
+        sub_jobs = await self._committer.do(
+            lambda connection: groups.close(connection, group, reason, self._catalogue.group_admissions, now)
+        )
+        log.info("group %s closed: %s", group.data_id, reason)
+        for sub_job in sub_jobs:
+            await self._handout.add(sub_job)
+        self._feed.tell("group", group=str(group.data_id))
+
+
+async def _all_free(room: asyncio.Semaphore) -> None:
+    """Waits until everything that was taken before is in the ledger."""
+    for _ in range(_MOST_AT_ONCE):
+        await room.acquire()
+    for _ in range(_MOST_AT_ONCE):
+        room.release()
+
+
+def _checksum_if_same(rival: arrivals.Rival) -> str | None:
+    """The checksum of the file that was taken before, if it still is that file."""
+    if rival.sha256 is not None:
+        return rival.sha256
+    try:
+        found = os.lstat(rival.path)
+        if (found.st_size, found.st_mtime_ns) != (rival.identity.size, rival.identity.mtime_ns):
+            return None
+        return file_sha256(Path(rival.path))
+    except OSError:
+        return None

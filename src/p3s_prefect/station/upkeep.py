@@ -1,0 +1,66 @@
+"""What the station does besides: it keeps its lease, and sweeps the store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+from functools import partial
+
+import psutil
+
+from p3s_prefect.adapters.directory_store import DirectoryStore
+from p3s_prefect.adapters.ledger.database import Lease, Ledger, acquire, renew
+from p3s_prefect.core.errors import LeaseLost
+from p3s_prefect.core.ports import Clock
+from p3s_prefect.station.committer import Committer
+from p3s_prefect.station.sweeper import sweep
+
+log = logging.getLogger(__name__)
+
+_ASK_AGAIN_S = 1.0
+# Three signs of life a lease: two may be late before anybody takes over.
+_RENEWALS = 3
+_SWEEPS_PER_AGE = 4
+
+
+async def take_lease(ledger: Ledger, namespace: str, lease_s: float, clock: Clock) -> Lease:
+    """Waits for the lease and takes it; whose holder's process is gone from this machine is taken over at once."""
+    while True:
+        try:
+            with ledger.transaction() as connection:
+                return acquire(
+                    connection,
+                    namespace=namespace,
+                    holder=f"{platform.node()}:{os.getpid()}",
+                    lease_s=lease_s,
+                    now=clock.now(),
+                    is_gone=_is_gone,
+                )
+        except LeaseLost as error:
+            log.warning("waiting: %s", error.what)
+            await asyncio.sleep(_ASK_AGAIN_S)
+
+
+async def keep_lease(committer: Committer, lease: Lease, lease_s: float, clock: Clock) -> None:
+    """Renews the lease until cancelled."""
+    while True:
+        await asyncio.sleep(lease_s / _RENEWALS)
+        await committer.do(partial(renew, lease=lease, expires_at=clock.now() + lease_s))
+
+
+async def keep_swept(ledger: Ledger, store: DirectoryStore, after_s: float, clock: Clock) -> None:
+    """Sweeps the store from time to time until cancelled."""
+    while True:
+        older_than = clock.now() - after_s
+        removed = await asyncio.to_thread(sweep, ledger, store, older_than)
+        unfinished = await asyncio.to_thread(store.sweep_unfinished, older_than)
+        if removed or unfinished:
+            log.info("swept %d orphans and %d unfinished objects", len(removed), unfinished)
+        await asyncio.sleep(after_s / _SWEEPS_PER_AGE)
+
+
+def _is_gone(holder: str) -> bool:
+    host, _, pid = holder.rpartition(":")
+    return host == platform.node() and pid.isdigit() and not psutil.pid_exists(int(pid))

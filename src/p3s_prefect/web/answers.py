@@ -1,0 +1,111 @@
+"""JSON for programs. Every answer is a mapping; times are UTC in seconds since 1970."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from p3s_prefect.adapters.ledger import result_views, views
+from p3s_prefect.core.data_id import DataId
+from p3s_prefect.core.health import Status, overall
+from p3s_prefect.core.views import plain
+from p3s_prefect.web.face import face_of, page, unit_filters, whole
+
+
+async def healthz(request: Request) -> JSONResponse:
+    """Whether data are processed: 200, or 503 where something is down. Why, is told to those who may look."""
+    face = face_of(request)
+    facts = face.facts()
+    rows = await face.read(face.health, facts)
+    status = overall(rows)
+    code = 503 if status is Status.DOWN else 200
+    told: dict[str, Any] = {"status": status}
+    if request.scope["p3s_known"]:
+        told["rows"] = _plain(rows)
+    return JSONResponse(told, code)
+
+
+async def status(request: Request) -> JSONResponse:
+    """The station's facts, its health rows and the account."""
+    face = face_of(request)
+    facts = face.facts()
+
+    def read(connection: Connection) -> dict[str, Any]:
+        stages, sub_jobs = face.account(connection)
+        rows = face.health(connection, facts)
+        return {
+            "experiment": face.experiment.experiment,
+            "instrument": face.experiment.instrument.name,
+            "station": plain(facts),
+            "status": overall(rows),
+            "health": _plain(rows),
+            "account": _plain(stages),
+            "sub_jobs": _plain(sub_jobs),
+        }
+
+    return JSONResponse(await face.read(read))
+
+
+async def units(request: Request) -> JSONResponse:
+    """Units, newest first; ``state``, ``pipeline``, ``group``, ``limit``, and ``before`` for the next page."""
+    rows = await face_of(request).read(views.units, **unit_filters(request))
+    return JSONResponse({"units": _plain(rows), "before": rows[-1].id if rows else None})
+
+
+async def unit(request: Request) -> JSONResponse:
+    """One unit in full."""
+    found = await face_of(request).read(result_views.unit, **named_unit(request))
+    return JSONResponse(plain(found))
+
+
+async def groups(request: Request) -> JSONResponse:
+    """Groups with the coverage of their passes, newest first."""
+    rows = await face_of(request).read(views.groups, **page(request))
+    return JSONResponse({"groups": _plain(rows), "before": rows[-1].id if rows else None})
+
+
+async def arrivals(request: Request) -> JSONResponse:
+    """Files that were seen, newest first; ``?verdict=refused`` (several times) selects."""
+    chosen = request.query_params.getlist("verdict") or None
+    rows = await face_of(request).read(views.arrivals, verdicts=chosen, **page(request))
+    return JSONResponse({"arrivals": _plain(rows), "before": rows[-1].id if rows else None})
+
+
+async def journal(request: Request) -> JSONResponse:
+    """Lines of the journal, newest first; ``subject`` selects."""
+    subject = request.query_params.get("subject")
+    rows = await face_of(request).read(views.journal_rows, subject=subject, **page(request))
+    return JSONResponse({"journal": _plain(rows), "before": rows[-1].number if rows else None})
+
+
+async def account(request: Request) -> JSONResponse:
+    """The account (P7), counted now; ``pipeline`` and ``group`` select."""
+    chosen = {name: request.query_params.get(name) for name in ("pipeline", "group")}
+
+    def read(connection: Connection) -> dict[str, Any]:
+        stages = views.account(connection, **chosen)
+        return {"account": _plain(stages), "sub_jobs": _plain(views.sub_job_account(connection, **chosen))}
+
+    return JSONResponse(await face_of(request).read(read))
+
+
+def named_unit(request: Request) -> dict[str, Any]:
+    """The unit that an address names, as keyword arguments of `result_views.unit`.
+
+    Raises:
+        BadName: the address names none.
+    """
+    parts = request.path_params
+    return {
+        "data_id": str(DataId.parse(parts["data_id"])),
+        "pipeline": parts["pipeline"],
+        "pass_number": whole("pass", parts["number"]),
+    }
+
+
+def _plain(rows: Iterable[Any]) -> list[dict[str, Any]]:
+    return [plain(row) for row in rows]

@@ -1,0 +1,114 @@
+"""What every page and answer of the station needs: the experiment, the ledger, the store, and the station's facts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import anyio
+from anyio import to_thread
+from sqlalchemy import Connection
+from starlette.requests import Request
+
+from p3s_prefect.adapters.ledger import views
+from p3s_prefect.adapters.ledger.database import Ledger
+from p3s_prefect.core.errors import BadName
+from p3s_prefect.core.experiment import Experiment
+from p3s_prefect.core.health import HealthRow, StationFacts, health_rows
+from p3s_prefect.core.ports import ObjectStore
+from p3s_prefect.core.views import AccountRow
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+# However many people look, the ledger's connections and this machine's cores are there for the data first.
+READERS = 2
+# The account walks over the whole ledger: it may take this share of the time, and is shown as of its last count.
+ACCOUNT_SHARE = 0.05
+
+Account = tuple[tuple[AccountRow, ...], tuple[AccountRow, ...]]
+
+
+@dataclass(kw_only=True)
+class Face:
+    """The station as its pages see it. It keeps nothing for each unit."""
+
+    experiment: Experiment
+    ledger: Ledger
+    store: ObjectStore
+    facts: Callable[[], StationFacts]
+    events: Callable[[], AsyncIterator[dict[str, Any]]]
+    _readers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(READERS))
+    _counting: threading.Lock = field(default_factory=threading.Lock)
+    _account: Account | None = None
+    _count_again_at: float = 0.0
+
+    async def read(
+        self, view: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **keywords: _P.kwargs
+    ) -> _T:
+        """The answer of a view, read in a thread: the event loop serves the data plane too."""
+        return await self.in_thread(partial(self._read, view, *args, **keywords))
+
+    async def in_thread(self, call: Callable[[], _T]) -> _T:
+        """Something that blocks, in one of a few threads."""
+        return await to_thread.run_sync(call, limiter=self._readers)
+
+    def _read(self, view: Callable[..., _T], *args: Any, **keywords: Any) -> _T:
+        with self.ledger.reading() as connection:
+            return view(connection, *args, **keywords)
+
+    def account(self, connection: Connection) -> Account:
+        """The account of stages and of sub-jobs, counted again when the last count is old enough for its cost."""
+        with self._counting:
+            if self._account is None or time.monotonic() >= self._count_again_at:
+                began = time.monotonic()
+                self._account = views.account(connection), views.sub_job_account(connection)
+                ended = time.monotonic()
+                self._count_again_at = ended + (ended - began) / ACCOUNT_SHARE
+            return self._account
+
+    def health(self, connection: Connection, facts: StationFacts) -> tuple[HealthRow, ...]:
+        """The health rows at the moment of `facts`."""
+        return health_rows(facts, views.kept_out(connection, now=facts.at))
+
+
+def face_of(request: Request) -> Face:
+    """The face that `create_app` was given."""
+    face: Face = request.app.state.face
+    return face
+
+
+def unit_filters(request: Request) -> dict[str, Any]:
+    """The query parameters that select units, as keyword arguments of `views.units`.
+
+    Raises:
+        BadName: a number is none.
+    """
+    chosen: dict[str, Any] = {
+        name: request.query_params[name] for name in ("state", "pipeline", "group") if request.query_params.get(name)
+    }
+    return chosen | page(request)
+
+
+def page(request: Request) -> dict[str, int]:
+    """The query parameters `before` and `limit`, where they are given.
+
+    Raises:
+        BadName: one is no whole number.
+    """
+    return {name: whole(name, request.query_params[name]) for name in ("before", "limit") if name in request.query_params}
+
+
+def whole(name: str, text: str) -> int:
+    """A whole number that the ledger can hold.
+
+    Raises:
+        BadName: it is none.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise BadName(f"{name}={text[:40]!r} is no whole number", fix=f"Write {name} in digits.")
+    return int(text)
