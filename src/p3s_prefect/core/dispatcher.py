@@ -103,6 +103,10 @@ class Dispatcher:
         self._follow(sub_job, changes)
         return changes
 
+    def returned(self, stage_run_id: int) -> None:
+        """A pilot has given a stage run back; its slot is free, though what came of it is not in the ledger yet."""
+        self._leave_pilot(self._runs[stage_run_id])
+
     def settle(
         self, stage_run_id: int, state: StageState, *, not_before: float = 0.0, service_s: float | None = None
     ) -> list[Transition]:
@@ -154,6 +158,11 @@ class Dispatcher:
             run.sub_job.started = True
         elif state is StageState.QUEUED:
             self._queue(run)
+
+    def _leave_pilot(self, run: _Run) -> None:
+        if run.in_flight:
+            run.in_flight = False
+            self._running[run.sub_job.pipeline] -= 1
 
     def _queue(self, run: _Run) -> None:
         if run.deadline < math.inf:

@@ -22,7 +22,10 @@
     │   ├── PayloadTimeout      it was killed at its limit
     │   ├── OutputMissing       it ended well but did not write what it declared
     │   └── BadProducts         its summary.json or products.json breaks the schema
-    └── ServiceError            scheduler, pilots or station are absent, or refuse
+    ├── ServiceError            scheduler, pilots or station are absent, or refuse
+    └── ProductionError         the plain road
+        ├── BadSelection        files that cannot be processed; nothing was begun
+        └── StageFailed         a stage gave no results
 
 Each says what happened, to which data id where there is one, and what to do about it.
 """
@@ -143,3 +146,19 @@ class BadProducts(PayloadError):
 
 class ServiceError(P3sError):
     """Scheduler, pilots or station are absent, or refuse."""
+
+
+class ProductionError(P3sError):
+    """A production on the plain road went wrong."""
+
+
+class BadSelection(ProductionError):
+    """Files that cannot be processed; nothing was begun."""
+
+
+class StageFailed(ProductionError):
+    """A stage gave no results; `may_try_again` says whether the ledger has it back in its queue."""
+
+    def __init__(self, what: str, *, may_try_again: bool = False, fix: str = "", data_id: object = None) -> None:
+        self.may_try_again = may_try_again
+        super().__init__(what, fix=fix, data_id=data_id)

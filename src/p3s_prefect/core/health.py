@@ -127,8 +127,8 @@ def pilots(facts: StationFacts) -> HealthRow:
     """Slots that are there, against those that were asked for."""
     row = HealthRow(
         name="pilots",
-        nominal=f"{facts.slots_nominal} slots" if facts.slots_nominal else "at least 1 slot",
-        actual=f"{facts.slots_actual} slots, {facts.running} stages with them",
+        nominal=_slots(facts.slots_nominal) if facts.slots_nominal else "at least 1 slot",
+        actual=f"{_slots(facts.slots_actual)}, {facts.running} in flight",
         status=Status.OK,
     )
     missing = facts.slots_nominal - facts.slots_actual
@@ -178,10 +178,11 @@ def backlog(facts: StationFacts) -> HealthRow:
 def store(facts: StationFacts) -> HealthRow:
     """Whether results can be kept."""
     free = facts.store_free_bytes
+    room = "writable" if free is None else f"{size(free)} free"
     row = HealthRow(
         name="store",
         nominal="writable",
-        actual="writable" if free is None else f"{size(free)} free",
+        actual="fails" if facts.store_problem else room,
         status=Status.OK,
     )
     if facts.store_problem:
@@ -195,10 +196,11 @@ def store(facts: StationFacts) -> HealthRow:
 def ledger(facts: StationFacts) -> HealthRow:
     """Whether the books can be kept, and how fast."""
     commit_s = facts.commit_s
+    speed = "no commit yet" if commit_s is None else f"commits in {duration(commit_s)}"
     row = HealthRow(
         name="ledger",
         nominal=f"commits in less than {duration(SLOW_COMMIT_S)}",
-        actual="no commit yet" if commit_s is None else f"commits in {duration(commit_s)}",
+        actual="fails" if facts.ledger_problem else speed,
         status=Status.OK,
     )
     if facts.ledger_problem:
@@ -245,7 +247,9 @@ def size(size_bytes: float) -> str:
     return f"{size_bytes:.1f} PB"
 
 
+def _slots(count: int) -> str:
+    return f"{count} slot{'' if count == 1 else 's'}"
+
+
 def _bad(row: HealthRow, status: Status, cause: str, action: str) -> HealthRow:
-    return HealthRow(
-        name=row.name, nominal=row.nominal, actual=row.actual, status=status, cause=cause, action=action
-    )
+    return HealthRow(name=row.name, nominal=row.nominal, actual=row.actual, status=status, cause=cause, action=action)

@@ -23,11 +23,11 @@ def processing_day(at: float, day: Day) -> date:
     """The processing day of a moment (UTC, seconds since 1970): it begins at `day.rolls_at` in `day.zone`.
 
     A day that rolls at noon or later bears the date on which its night begins; one that rolls earlier, the date of
-    its morning. Where clocks change, the roll follows the wall clock.
+    its morning. The roll follows the wall clock, but no day comes twice where clocks are set back.
     """
     zone = ZoneInfo(day.zone)
     today = datetime.fromtimestamp(at, tz=UTC).astimezone(zone).date()
-    # Compared as moments: where clocks are set back, the wall clock passes the roll twice, and the day rolls once.
+    # Compared as moments: where clocks are set back, the wall clock passes the roll twice.
     rolls_at = datetime.combine(today, time.fromisoformat(day.rolls_at), zone).timestamp()
     return today if at >= rolls_at else today - timedelta(days=1)
 

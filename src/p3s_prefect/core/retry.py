@@ -32,8 +32,12 @@ def after_failure(stage: Stage, failure: Failure, failures: int) -> NextState:
             return NextState(state=StageState.FAILED)
     if failures > stage.retries:
         return NextState(state=StageState.FAILED)
-    doublings = min(failures - 1, MOST_BACKOFF_DOUBLINGS)
-    return NextState(state=StageState.QUEUED, delay_s=stage.backoff_s * 2**doublings)
+    return NextState(state=StageState.QUEUED, delay_s=backoff_s(stage, failures))
+
+
+def backoff_s(stage: Stage, failures: int) -> float:
+    """How long a stage waits before it is tried again, after so many failures."""
+    return stage.backoff_s * 2 ** min(failures - 1, MOST_BACKOFF_DOUBLINGS)
 
 
 def after_loss(losses: int) -> NextState:

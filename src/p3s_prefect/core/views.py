@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 # --- a unit and its parts -----------------------------------------------------------------------------------------
@@ -341,17 +342,13 @@ def stage_phases(stage: StageRow, end: float) -> Iterator[Phase]:
         ended_at = attempt.ended_at if attempt.ended_at is not None else end
         for step in attempt.steps:
             label = f"{stage.stage}: {step.step}"
-            yield Phase(
-                kind=PhaseKind.RUNNING, label=label, started_at=step.started_at, ended_at=step.ended_at
-            )
+            yield Phase(kind=PhaseKind.RUNNING, label=label, started_at=step.started_at, ended_at=step.ended_at)
         # Around its steps, the pilot fetches inputs, and checks and stores outputs.
         label = f"{stage.stage}: inputs and outputs" if attempt.steps else f"{stage.stage}: {attempt.state}"
         yield Phase(kind=PhaseKind.RUNNING, label=label, started_at=started_at, ended_at=ended_at)
         if attempt.published_at is not None:
             label = f"{stage.stage}: published"
-            yield Phase(
-                kind=PhaseKind.PUBLISHING, label=label, started_at=ended_at, ended_at=attempt.published_at
-            )
+            yield Phase(kind=PhaseKind.PUBLISHING, label=label, started_at=ended_at, ended_at=attempt.published_at)
 
 
 def _timeline(start: float, end: float, spans: list[Phase]) -> Iterator[Phase]:
@@ -360,7 +357,7 @@ def _timeline(start: float, end: float, spans: list[Phase]) -> Iterator[Phase]:
     spans = sorted(spans, key=lambda span: (rank[span.kind], span.seconds))
     edges = sorted({start, end} | {min(max(at, start), end) for s in spans for at in (s.started_at, s.ended_at)})
     last: Phase | None = None
-    for left, right in zip(edges, edges[1:], strict=False):
+    for left, right in pairwise(edges):
         over = next((span for span in spans if span.started_at <= left and span.ended_at >= right), None)
         kind, label = (over.kind, over.label) if over else (PhaseKind.WAITING, "waited")
         if last is not None and (last.kind, last.label) == (kind, label):

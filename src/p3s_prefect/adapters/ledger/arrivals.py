@@ -28,6 +28,9 @@ from p3s_prefect.core.ports import Refusal
 from p3s_prefect.core.records import Arrival, Identity, StageFact, SubJobFact, Verdict
 from p3s_prefect.core.states import StageState, sub_job_state
 
+# SQLite takes 32,766 parameters in a statement, PostgreSQL 65,535.
+_MOST_PARAMETERS = 10_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Collection:
@@ -72,8 +75,12 @@ class Taken:
 def known(connection: Connection, stream: str, keys: Sequence[str]) -> set[Identity]:
     """The identities under these keys that were settled before."""
     columns = select(arrival.c.key, arrival.c.size, arrival.c.mtime_ns)
-    rows = connection.execute(columns.where(arrival.c.stream == stream, arrival.c.key.in_(keys)))
-    return {Identity(key=row.key, size=row.size, mtime_ns=row.mtime_ns) for row in rows}
+    found: set[Identity] = set()
+    for start in range(0, len(keys), _MOST_PARAMETERS):
+        some = keys[start : start + _MOST_PARAMETERS]
+        rows = connection.execute(columns.where(arrival.c.stream == stream, arrival.c.key.in_(some)))
+        found |= {Identity(key=row.key, size=row.size, mtime_ns=row.mtime_ns) for row in rows}
+    return found
 
 
 def refuse(connection: Connection, refusal: Refusal, now: float) -> bool:

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, select, update
+from sqlalchemy.exc import IntegrityError
 
 from p3s_prefect.adapters.ledger import journal
 from p3s_prefect.adapters.ledger.rows import add, add_all
 from p3s_prefect.adapters.ledger.schema import (
-    arrival,
     attempt,
     dataset,
     job,
@@ -21,6 +21,16 @@ from p3s_prefect.adapters.ledger.schema import (
     stage_run,
     sub_job,
     summary_value,
+)
+from p3s_prefect.adapters.ledger.statements import (
+    ATTEMPT,
+    COMMIT_RECORD,
+    END_WELL,
+    MOVE,
+    NOTE_CHECKSUM,
+    SETTLE,
+    STAGES,
+    START,
 )
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import Conflict, NoSuchRecord
@@ -68,10 +78,11 @@ def open_sub_jobs(connection: Connection) -> list[SubJobFact]:
         .where(sub_job.c.settled_at.is_(None))
         .order_by(sub_job.c.per.desc(), sub_job.c.id)
     ).all()
-    return [_fact(connection, row) for row in rows]
+    return [sub_job_fact(connection, row) for row in rows]
 
 
-def _fact(connection: Connection, row: Row[Any]) -> SubJobFact:
+def sub_job_fact(connection: Connection, row: Row[Any]) -> SubJobFact:
+    """A row of `sub_job`, with its pipeline, as core sees it."""
     stages = connection.execute(
         select(stage_run).where(stage_run.c.sub_job_id == row.id).order_by(stage_run.c.position)
     )
@@ -101,8 +112,7 @@ def apply(connection: Connection, transitions: Iterable[Transition], now: float)
     """
     touched: dict[int, None] = {}
     for change in transitions:
-        values: dict[str, Any] = {"queued_at": now} if change.new is StageState.QUEUED else {}
-        row = _move(connection, change.stage_run_id, change.old, change.new, change.reason, now, **values)
+        row = _move(connection, change.stage_run_id, change.old, change.new, change.reason, now)
         # A retry opens a sub-job that had settled.
         if change.new.is_terminal or change.old.is_terminal:
             touched[row.sub_job_id] = None
@@ -117,27 +127,7 @@ def start(connection: Connection, stage_run_id: int, now: float) -> Attempt:
         Conflict: it is not queued.
         NoSuchRecord: there is no such stage run.
     """
-    row = connection.execute(
-        select(
-            stage_run.c.stage,
-            sub_job.c.data_id,
-            sub_job.c.per,
-            sub_job.c.taken_at,
-            sub_job.c.arrival_id,
-            job.c.pipeline,
-            production_pass.c.job_id,
-            production_pass.c.number.label("pass_number"),
-            production_pass.c.run_collection,
-            select(func.coalesce(func.max(attempt.c.number), -1) + 1)
-            .where(attempt.c.stage_run_id == stage_run_id)
-            .scalar_subquery()
-            .label("number"),
-        )
-        .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
-        .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
-        .join(job, job.c.id == production_pass.c.job_id)
-        .where(stage_run.c.id == stage_run_id)
-    ).one_or_none()
+    row = connection.execute(START, {"stage_run_id": stage_run_id}).one_or_none()
     if row is None:
         raise _no_such("stage run", stage_run_id)
     _move(connection, stage_run_id, StageState.QUEUED, StageState.RUNNING, "", now, journaled=False)
@@ -181,9 +171,7 @@ def publish(connection: Connection, manifest: Manifest, now: float) -> None:
         Conflict: the attempt was given up meanwhile, or another attempt has published one of these datasets.
         NoSuchRecord: this ledger never opened the attempt.
     """
-    row = connection.execute(
-        select(attempt.c.state, attempt.c.stage_run_id, attempt.c.execution).where(attempt.c.id == manifest.attempt_id)
-    ).one_or_none()
+    row = connection.execute(ATTEMPT, {"attempt_id": manifest.attempt_id}).one_or_none()
     if row is None:
         raise _no_such("attempt", manifest.attempt_id)
     if row.state == "done" and row.execution == manifest.execution:
@@ -196,19 +184,18 @@ def publish(connection: Connection, manifest: Manifest, now: float) -> None:
         )
     _insert_outputs(connection, manifest)
     connection.execute(
-        update(attempt)
-        .where(attempt.c.id == manifest.attempt_id)
-        .values(
-            state="done",
-            execution=manifest.execution,
-            pilot=manifest.pilot,
-            started_at=manifest.started_at,
-            ended_at=manifest.ended_at,
-            published_at=now,
-            steps=[step.model_dump() for step in manifest.steps],
-            coverage=manifest.coverage or None,
-            log_key=manifest.log.key if manifest.log else None,
-        )
+        END_WELL,
+        {
+            "attempt_id": manifest.attempt_id,
+            "execution": manifest.execution,
+            "pilot": manifest.pilot,
+            "started_at": manifest.started_at,
+            "ended_at": manifest.ended_at,
+            "published_at": now,
+            "steps": [step.model_dump() for step in manifest.steps],
+            "coverage": manifest.coverage or None,
+            "log_key": manifest.log.key if manifest.log else None,
+        },
     )
     moved = _move(
         connection, row.stage_run_id, StageState.RUNNING, StageState.DONE, "", now, attempt=manifest.attempt_id
@@ -247,12 +234,17 @@ def give_up(
     )
     if not ended.rowcount:
         raise Conflict(f"attempt {attempt_id} is not running", fix="Nothing to do: it was ended by somebody else.")
-    counts: dict[str, Any] = {"failures": stage_run.c.failures + 1} if ended_as == "failed" else {}
-    if ended_as == "lost":
-        counts = {"losses": stage_run.c.losses + 1}
-    if next_state is StageState.QUEUED:
-        counts["queued_at"] = now
-    row = _move(connection, stage_run_id, StageState.RUNNING, next_state, reason, now, attempt=attempt_id, **counts)
+    row = _move(
+        connection,
+        stage_run_id,
+        StageState.RUNNING,
+        next_state,
+        reason,
+        now,
+        attempt=attempt_id,
+        failed=int(ended_as == "failed"),
+        lost=int(ended_as == "lost"),
+    )
     if next_state.is_terminal:
         settle_sub_job(connection, row.sub_job_id, now)
 
@@ -267,12 +259,10 @@ def counts(connection: Connection, stage_run_id: int) -> tuple[int, int]:
 
 def settle_sub_job(connection: Connection, sub_job_id: int, now: float) -> SubJobState:
     """Brings a sub-job's state in line with its stage runs."""
-    stages = connection.scalars(
-        select(stage_run.c.state).where(stage_run.c.sub_job_id == sub_job_id).order_by(stage_run.c.position)
-    )
+    stages = connection.scalars(STAGES, {"sub_job_id": sub_job_id})
     state = sub_job_state(StageState(stage) for stage in stages)
     settled_at = None if state is SubJobState.ARRIVED else now
-    connection.execute(update(sub_job).where(sub_job.c.id == sub_job_id).values(state=state, settled_at=settled_at))
+    connection.execute(SETTLE, {"sub_job_id": sub_job_id, "state_": state, "settled": settled_at})
     return state
 
 
@@ -294,25 +284,7 @@ def mark_recorded(connection: Connection, attempt_ids: Sequence[int]) -> None:
 
 def commit_record(connection: Connection, attempt_id: int) -> dict[str, Any]:
     """What the store needs to know so that the ledger can be rebuilt from it; the same at every call."""
-    row = connection.execute(
-        select(
-            attempt.c.prefix,
-            attempt.c.number,
-            attempt.c.execution,
-            attempt.c.published_at,
-            stage_run.c.stage,
-            sub_job.c.data_id,
-            sub_job.c.per,
-            job.c.pipeline,
-            production_pass.c.number.label("pass_number"),
-            production_pass.c.run_collection,
-        )
-        .join(stage_run, stage_run.c.id == attempt.c.stage_run_id)
-        .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
-        .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
-        .join(job, job.c.id == production_pass.c.job_id)
-        .where(attempt.c.id == attempt_id)
-    ).one()
+    row = connection.execute(COMMIT_RECORD, {"attempt_id": attempt_id}).one()
     return {"attempt_id": attempt_id, **row._mapping}
 
 
@@ -326,30 +298,31 @@ def _move(
     *,
     journaled: bool = True,
     attempt: int | None = None,
-    **values: Any,
+    failed: int = 0,
+    lost: int = 0,
 ) -> Row[Any]:
     if not may_move(old, new):
         raise Conflict(f"stage run {stage_run_id} cannot go from {old} to {new}", fix="This is a defect; report it.")
-    row = connection.execute(
-        update(stage_run)
-        .where(stage_run.c.id == stage_run_id, stage_run.c.state == old)
-        .values(state=new, reason=reason, settled_at=now if new.is_terminal else None, **values)
-        .returning(stage_run.c.sub_job_id, stage_run.c.stage)
-    ).one_or_none()
+    values = {
+        "id_": stage_run_id,
+        "old": old,
+        "new": new,
+        "reason_": reason,
+        "settled": now if new.is_terminal else None,
+        "queued": now if new is StageState.QUEUED else None,
+        "failed": failed,
+        "lost": lost,
+    }
+    row = connection.execute(MOVE, values).one_or_none()
     if row is None:
         raise Conflict(
-            f"stage run {stage_run_id} is no longer {old}", fix="Somebody else changed it first; look again."
+            f"stage run {stage_run_id} is no longer {old}", fix="Somebody else changed it first."
         )
     if journaled:
-        subject = connection.scalar(select(sub_job.c.data_id).where(sub_job.c.id == row.sub_job_id))
         detail = {"stage": row.stage, "stage_run": stage_run_id, "reason": reason, "attempt": attempt}
         told = {name: value for name, value in detail.items() if value not in ("", None)}
-        journal.write(connection, now, f"stage.{new}", subject, **told)
+        journal.write(connection, now, f"stage.{new}", row.data_id, **told)
     return row
-
-
-def _no_such(what: str, number: int) -> NoSuchRecord:
-    return NoSuchRecord(f"there is no {what} {number} in this ledger", fix="Look whether this is the right ledger.")
 
 
 def _insert_outputs(connection: Connection, manifest: Manifest) -> None:
@@ -366,8 +339,14 @@ def _insert_outputs(connection: Connection, manifest: Manifest) -> None:
         }
         for output in manifest.outputs
     ]
-    _refuse_taken(connection, manifest)
-    add_all(connection, dataset, datasets)
+    try:
+        add_all(connection, dataset, datasets)
+    except IntegrityError as error:
+        raise Conflict(
+            f"{', '.join(output.dataset_type for output in manifest.outputs)} is already in {manifest.collection}",
+            data_id=manifest.data_id,
+            fix="Datasets are never replaced; reprocess in a new pass.",
+        ) from error
     add_all(
         connection, lineage, [{"attempt_id": manifest.attempt_id, **read.model_dump()} for read in manifest.lineage]
     )
@@ -399,32 +378,10 @@ def _insert_outputs(connection: Connection, manifest: Manifest) -> None:
             _note_checksum(connection, read.dataset_type, read.data_id, read.sha256)
 
 
-def _refuse_taken(connection: Connection, manifest: Manifest) -> None:
-    types = [output.dataset_type for output in manifest.outputs]
-    taken = connection.scalars(
-        select(dataset.c.dataset_type).where(
-            dataset.c.dataset_type.in_(types),
-            dataset.c.data_id == manifest.data_id,
-            dataset.c.run_collection == manifest.collection,
-        )
-    ).all()
-    if taken:
-        raise Conflict(
-            f"{', '.join(taken)} is already in {manifest.collection}",
-            data_id=manifest.data_id,
-            fix="Datasets are never replaced; reprocess in a new pass.",
-        )
-
-
 def _note_checksum(connection: Connection, dataset_type: str, data_id: str, sha256: str) -> None:
     """An arrived file's checksum is known once a pilot has read it."""
-    connection.execute(
-        update(arrival)
-        .where(
-            arrival.c.data_id == data_id,
-            arrival.c.dataset_type == dataset_type,
-            arrival.c.verdict == "taken",
-            arrival.c.sha256.is_(None),
-        )
-        .values(sha256=sha256)
-    )
+    connection.execute(NOTE_CHECKSUM, {"unit": data_id, "type_": dataset_type, "read": sha256})
+
+
+def _no_such(what: str, number: int) -> NoSuchRecord:
+    return NoSuchRecord(f"this ledger has no {what} {number}", fix="Give one that it lists, or open the right ledger.")

@@ -49,11 +49,7 @@ def unit(
     query = select_units().where(sub_job.c.data_id == data_id).order_by(sub_job.c.id.desc())
     rows = connection.execute(query).all()
     chosen = next(
-        (
-            row
-            for row in rows
-            if pipeline in (None, row.pipeline) and pass_number in (None, row.pass_number)
-        ),
+        (row for row in rows if pipeline in (None, row.pipeline) and pass_number in (None, row.pass_number)),
         None,
     )
     if chosen is None:
@@ -147,18 +143,18 @@ def trends(connection: Connection, *, limit: int = 40) -> tuple[Trend, ...]:
     series: dict[tuple[str, ...], list[SummaryRow]] = defaultdict(list)
     for row in rows:
         series[row.pipeline, row.stage, row.name, row.unit].append(SummaryRow(**row._mapping))
-    return tuple(_trend(*key, values, limit) for key, values in sorted(series.items()))
+    return tuple(_trend(sorted(values, key=lambda row: row.taken_at)[-limit:]) for _, values in sorted(series.items()))
 
 
-def _trend(pipeline: str, stage: str, name: str, unit: str, rows: list[SummaryRow], limit: int) -> Trend:
-    last = sorted(rows, key=lambda row: row.taken_at)[-limit:]
+def _trend(rows: list[SummaryRow]) -> Trend:
+    last = rows[-1]
     return Trend(
-        pipeline=pipeline,
-        stage=stage,
-        name=name,
-        unit=unit,
-        data_ids=tuple(row.data_id for row in last),
-        values=tuple(row.value for row in last),
+        pipeline=last.pipeline,
+        stage=last.stage,
+        name=last.name,
+        unit=last.unit,
+        data_ids=tuple(row.data_id for row in rows),
+        values=tuple(row.value for row in rows),
     )
 
 

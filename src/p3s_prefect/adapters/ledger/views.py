@@ -123,17 +123,13 @@ def arrivals(
 
 def kept_out(connection: Connection, *, now: float, window_s: float = 3600) -> KeptOut:
     """How many files were kept out lately."""
-    counts: dict[str, int] = {
-        verdict: count
-        for verdict, count in connection.execute(
-            select(arrival.c.verdict, func.count())
-            .where(arrival.c.verdict.in_(KEPT_OUT), arrival.c.arrived_at > now - window_s)
-            .group_by(arrival.c.verdict)
-        )
-    }
-    return KeptOut(
-        refused=counts.get(Verdict.REFUSED, 0), conflicts=counts.get(Verdict.CONFLICT, 0), window_s=window_s
+    rows = connection.execute(
+        select(arrival.c.verdict, func.count().label("files"))
+        .where(arrival.c.verdict.in_(KEPT_OUT), arrival.c.arrived_at > now - window_s)
+        .group_by(arrival.c.verdict)
     )
+    counts = {row.verdict: row.files for row in rows}
+    return KeptOut(refused=counts.get(Verdict.REFUSED, 0), conflicts=counts.get(Verdict.CONFLICT, 0), window_s=window_s)
 
 
 def journal_rows(
@@ -237,9 +233,7 @@ def _coverage(connection: Connection, group_ids: Sequence[int]) -> dict[int, lis
     )
     for row in rows:
         found[row.group_id].append(
-            Coverage(
-                pipeline=row.pipeline, pass_number=row.pass_number, seen=row.seen, done=row.done, open=row.open
-            )
+            Coverage(pipeline=row.pipeline, pass_number=row.pass_number, seen=row.seen, done=row.done, open=row.open)
         )
     return found
 

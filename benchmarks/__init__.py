@@ -1,0 +1,1 @@
+"""Speed, always as a ratio to a named rival in the same run: `python -m benchmarks` prints the tables."""

@@ -1,0 +1,60 @@
+"""The prompt path: sub-jobs a second, and the time from a visible file to its first step."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks import rig, rivals
+from benchmarks.table import Row, percentile
+
+FILES = 1000
+PACED_FILES = 200
+FILES_PER_S = 5
+
+
+def run() -> list[Row]:
+    """All rows, from one run on one cluster."""
+    with tempfile.TemporaryDirectory(prefix="p3s-bench-") as folder:
+        home = rig.make_home(Path(folder) / "home")
+        for unit in range(FILES):
+            rig.place(home, 0, unit)
+        with rig.cluster(home) as (address, command):
+            in_flight = math.ceil(1.5 * rig.WORKERS)
+            round_trip = asyncio.run(rivals.round_trip_s(address))
+            limited = asyncio.run(rivals.limited_rate(address, FILES, in_flight))
+            bulk = asyncio.run(rivals.bulk_rate(address, FILES))
+            with rig.station(home, command):
+                rate = _station_rate(home)
+                delays = _paced_delays(home)
+    p50, p99 = percentile(delays, 50), percentile(delays, 99)
+    return [
+        Row("sub-jobs a second, station", f"{rate:.0f}/s", ""),
+        Row(f"  against bare submit, {in_flight} in flight", f"{limited:.0f}/s", f"{rate / limited:.2f} (wanted: 0.5)"),
+        Row("  against bulk submit", f"{bulk:.0f}/s", f"{rate / bulk:.2f}"),
+        Row("bare Dask round trip, median", f"{1e3 * round_trip:.1f} ms", ""),
+        Row(f"file visible to first step, p50 at {FILES_PER_S}/s", f"{1e3 * p50:.1f} ms", f"{p50 / round_trip:.1f} (wanted: 6)"),
+        Row("file visible to first step, p99", f"{1e3 * p99:.1f} ms", f"{p99 / round_trip:.1f} (wanted: 25)"),
+    ]
+
+
+def _station_rate(home: rig.Home) -> float:
+    rig.until(lambda: rig.number_done(home) >= FILES, 300)
+    ends = [row[1] for row in rig.published(home)]
+    return (len(ends) - 1) / (ends[-1] - ends[0])
+
+
+def _paced_delays(home: rig.Home) -> list[float]:
+    visible = []
+    begun = time.monotonic()
+    for unit in range(PACED_FILES):
+        time.sleep(max(0.0, begun + unit / FILES_PER_S - time.monotonic()))
+        visible.append(rig.place(home, 1, unit))
+    rig.until(lambda: rig.number_done(home) >= FILES + PACED_FILES, 60)
+    started = sorted(row[0] for row in rig.published(home))[FILES:]
+    return [start - seen for start, seen in zip(started, visible, strict=True)]
+
+

@@ -1,0 +1,136 @@
+"""A scheduler, pilots and a station as `p3s up` runs them, for a benchmark to press on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.supervision import DASK_SETTINGS, programs
+
+WORKERS = 2
+EXPERIMENT = """
+experiment: bench
+instrument:
+  name: bench
+  dimensions: {run: int, unit: int}
+  group: [run]
+  closing: {quiet_s: 3600}
+dataset_types: {raw: {format: file}, out: {format: text}}
+pipelines:
+  copy:
+    order: oldest-first
+    stages:
+      copy:
+        steps:
+          - {name: copy, python: "benchmarks.payloads:kilobyte", inputs: {raw: raw}, outputs: {out: out}, timeout_s: 30}
+streams:
+  files: {directory: incoming, pattern: "r{run:04d}_{unit:06d}.dat", dataset_type: raw, rules: [{pipelines: [copy]}]}
+pilots: {workers: 2}
+station: {port: 0}
+"""
+
+
+def make_home(path: Path) -> Home:
+    """An experiment with one stage that publishes 1 kB."""
+    (path / "incoming").mkdir(parents=True)
+    (path / "experiment.yaml").write_text(EXPERIMENT)
+    return Home(path)
+
+
+def place(home: Home, run: int, unit: int) -> float:
+    """Renames a file into the watched place; returns when it became visible (UTC, seconds since 1970)."""
+    final = home.path / "incoming" / f"r{run:04d}_{unit:06d}.dat"
+    hidden = final.with_name(f".{final.name}.tmp")
+    hidden.write_text(f"{run} {unit}")
+    hidden.replace(final)
+    return time.time()
+
+
+@contextmanager
+def cluster(home: Home) -> Iterator[tuple[str, list[str]]]:
+    """Scheduler and pilots without a station: (the scheduler's address, the command that would start the station)."""
+    *dask, station = programs(home, home.read())
+    commands = [program.command for program in dask for _ in range(program.copies)]
+    running = [_start(command) for command in commands]
+    try:
+        yield station.command[4], list(station.command)
+    finally:
+        _end(running)
+
+
+@contextmanager
+def station(home: Home, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A station that answers."""
+    running = _start(tuple(command))
+    try:
+        until(lambda: home.station() is not None, 60)
+        yield running
+    finally:
+        _end([running])
+
+
+def until(condition, timeout_s: float) -> None:  # type: ignore[no-untyped-def]
+    """Waits for a condition.
+
+    Raises:
+        TimeoutError: it did not come true in time.
+    """
+    end = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"not within {timeout_s:g} s")
+        time.sleep(0.05)
+
+
+def published(home: Home) -> list[tuple[float, float, float]]:
+    """(first step started, published, arrived) of every unit that is done, in the order of publication; UTC seconds."""
+    from p3s_prefect.adapters.ledger.schema import attempt, stage_run, sub_job
+    from sqlalchemy import select
+
+    ledger = home.ledger(home.read())
+    query = (
+        select(attempt.c.steps, attempt.c.published_at, sub_job.c.arrived_at)
+        .join(stage_run, stage_run.c.id == attempt.c.stage_run_id)
+        .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
+        .where(attempt.c.state == "done")
+        .order_by(attempt.c.published_at)
+    )
+    with ledger.reading() as connection:
+        rows = [(row.steps[0]["started_at"], row.published_at, row.arrived_at) for row in connection.execute(query)]
+    ledger.close()
+    return rows
+
+
+def number_done(home: Home) -> int:
+    """How many units are done."""
+    from p3s_prefect.adapters.ledger.schema import stage_run
+    from sqlalchemy import func, select
+
+    ledger = home.ledger(home.read())
+    with ledger.reading() as connection:
+        number = connection.scalar(select(func.count()).where(stage_run.c.state == "done"))
+    ledger.close()
+    return int(number or 0)
+
+
+def _start(command: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    root = str(Path(__file__).parent.parent)
+    environment = os.environ | DASK_SETTINGS | {"PYTHONPATH": root}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _end(running: list[subprocess.Popen[bytes]]) -> None:
+    for process in reversed(running):
+        process.send_signal(signal.SIGTERM)
+    for process in running:
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,109 @@
+"""The sub-jobs that a selection of units asks for, and what became of them: the books of the plain road."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from itertools import islice
+
+from sqlalchemy import Connection, Select, func, select
+
+from p3s_prefect.adapters.ledger.execution import sub_job_fact
+from p3s_prefect.adapters.ledger.schema import arrival, attempt, job, production_pass, stage_run, sub_job
+from p3s_prefect.core.data_id import DataId
+from p3s_prefect.core.records import Arrival, SubJobFact, Verdict
+from p3s_prefect.core.states import StageState
+
+# SQLite takes 32,766 parameters in a statement.
+_MOST_AT_ONCE = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectedStage:
+    """A stage run as it is now."""
+
+    stage_run_id: int
+    data_id: str
+    pipeline: str
+    stage: str
+    state: StageState
+    reason: str
+    seconds: float | None
+    """How long its last attempt ran; None if none has ended."""
+    attempt_id: int | None
+    """Its last attempt."""
+    collection: str
+
+
+def newest_passes(connection: Connection, units: Iterable[DataId], pipelines: Collection[str]) -> set[int]:
+    """The newest pass of each of these units in each pipeline (all, if none is named)."""
+    query = _sub_jobs().where(sub_job.c.per == "unit").order_by(production_pass.c.number)
+    if pipelines:
+        query = query.where(job.c.pipeline.in_(pipelines))
+    found: dict[tuple[str, str], int] = {}
+    names = (str(unit) for unit in units)
+    while some := list(islice(names, _MOST_AT_ONCE)):
+        for row in connection.execute(query.where(sub_job.c.data_id.in_(some))):
+            found[row.data_id, row.pipeline] = row.pass_id
+    return set(found.values())
+
+
+def sub_jobs(connection: Connection, pass_ids: Iterable[int], units: Collection[DataId] = ()) -> list[SubJobFact]:
+    """Of these passes: the sub-jobs of `units`, whatever else is open, and those of the groups; units go first."""
+    wanted = {str(unit) for unit in units}
+    query = _sub_jobs().order_by(sub_job.c.per.desc(), sub_job.c.id)
+    rows = [
+        row for pass_id in sorted(pass_ids) for row in connection.execute(query.where(sub_job.c.pass_id == pass_id))
+    ]
+    chosen = [row for row in rows if row.settled_at is None or row.per == "group" or row.data_id in wanted]
+    return [sub_job_fact(connection, row) for row in chosen]
+
+
+def one_sub_job(connection: Connection, sub_job_id: int) -> SubJobFact:
+    """A sub-job by its id."""
+    return sub_job_fact(connection, connection.execute(_sub_jobs().where(sub_job.c.id == sub_job_id)).one())
+
+
+def verdict(connection: Connection, seen: Arrival) -> tuple[Verdict, str]:
+    """What became of an arrival, and why."""
+    same = [arrival.c.stream == seen.stream, arrival.c.key == seen.identity.key]
+    same += [arrival.c.size == seen.identity.size, arrival.c.mtime_ns == seen.identity.mtime_ns]
+    row = connection.execute(select(arrival.c.verdict, arrival.c.reason).where(*same)).one()
+    return Verdict(row.verdict), row.reason
+
+
+def stages(connection: Connection, stage_run_ids: Iterable[int]) -> list[SelectedStage]:
+    """These stage runs as they are now, in the order of their ids."""
+    last = select(func.max(attempt.c.id)).where(attempt.c.stage_run_id == stage_run.c.id).scalar_subquery()
+    query = (
+        select(
+            stage_run.c.id.label("stage_run_id"),
+            sub_job.c.data_id,
+            job.c.pipeline,
+            stage_run.c.stage,
+            stage_run.c.state,
+            stage_run.c.reason,
+            (attempt.c.ended_at - attempt.c.started_at).label("seconds"),
+            attempt.c.id.label("attempt_id"),
+            production_pass.c.run_collection.label("collection"),
+        )
+        .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
+        .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
+        .join(job, job.c.id == production_pass.c.job_id)
+        .outerjoin(attempt, attempt.c.id == last)
+        .order_by(stage_run.c.id)
+    )
+    found = []
+    ids = iter(stage_run_ids)
+    while some := list(islice(ids, _MOST_AT_ONCE)):
+        for row in connection.execute(query.where(stage_run.c.id.in_(some))):
+            found.append(SelectedStage(**{**row._mapping, "state": StageState(row.state)}))
+    return found
+
+
+def _sub_jobs() -> Select[tuple[object, ...]]:
+    return (
+        select(sub_job, job.c.pipeline)
+        .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
+        .join(job, job.c.id == production_pass.c.job_id)
+    )

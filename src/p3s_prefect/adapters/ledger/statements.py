@@ -1,0 +1,108 @@
+"""The statements of the hot path, made once: every unit runs each of them, and building one costs as much."""
+
+from __future__ import annotations
+
+from sqlalchemy import bindparam, func, select, update
+
+from p3s_prefect.adapters.ledger.schema import (
+    arrival,
+    attempt,
+    job,
+    production_pass,
+    stage_run,
+    sub_job,
+)
+
+START = (
+    select(
+        stage_run.c.stage,
+        sub_job.c.data_id,
+        sub_job.c.per,
+        sub_job.c.taken_at,
+        sub_job.c.arrival_id,
+        job.c.pipeline,
+        production_pass.c.job_id,
+        production_pass.c.number.label("pass_number"),
+        production_pass.c.run_collection,
+        select(func.coalesce(func.max(attempt.c.number), -1) + 1)
+        .where(attempt.c.stage_run_id == stage_run.c.id)
+        .scalar_subquery()
+        .label("number"),
+    )
+    .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
+    .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
+    .join(job, job.c.id == production_pass.c.job_id)
+    .where(stage_run.c.id == bindparam("stage_run_id"))
+)
+MOVE = (
+    update(stage_run)
+    .where(stage_run.c.id == bindparam("id_"), stage_run.c.state == bindparam("old"))
+    .values(
+        state=bindparam("new"),
+        reason=bindparam("reason_"),
+        settled_at=bindparam("settled"),
+        queued_at=func.coalesce(bindparam("queued"), stage_run.c.queued_at),
+        failures=stage_run.c.failures + bindparam("failed"),
+        losses=stage_run.c.losses + bindparam("lost"),
+    )
+    .returning(
+        stage_run.c.sub_job_id,
+        stage_run.c.stage,
+        select(sub_job.c.data_id).where(sub_job.c.id == stage_run.c.sub_job_id).scalar_subquery().label("data_id"),
+    )
+)
+ATTEMPT = select(attempt.c.state, attempt.c.stage_run_id, attempt.c.execution).where(
+    attempt.c.id == bindparam("attempt_id")
+)
+STAGES = (
+    select(stage_run.c.state).where(stage_run.c.sub_job_id == bindparam("sub_job_id")).order_by(stage_run.c.position)
+)
+SETTLE = (
+    update(sub_job)
+    .where(sub_job.c.id == bindparam("sub_job_id"))
+    .values(state=bindparam("state_"), settled_at=bindparam("settled"))
+)
+NOTE_CHECKSUM = (
+    update(arrival)
+    .where(
+        arrival.c.data_id == bindparam("unit"),
+        arrival.c.dataset_type == bindparam("type_"),
+        arrival.c.verdict == "taken",
+        arrival.c.sha256.is_(None),
+    )
+    .values(sha256=bindparam("read"))
+)
+END_WELL = (
+    update(attempt)
+    .where(attempt.c.id == bindparam("attempt_id"))
+    .values(
+        state="done",
+        execution=bindparam("execution"),
+        pilot=bindparam("pilot"),
+        started_at=bindparam("started_at"),
+        ended_at=bindparam("ended_at"),
+        published_at=bindparam("published_at"),
+        steps=bindparam("steps"),
+        coverage=bindparam("coverage"),
+        log_key=bindparam("log_key"),
+    )
+)
+COMMIT_RECORD = (
+    select(
+        attempt.c.prefix,
+        attempt.c.number,
+        attempt.c.execution,
+        attempt.c.published_at,
+        stage_run.c.stage,
+        sub_job.c.data_id,
+        sub_job.c.per,
+        job.c.pipeline,
+        production_pass.c.number.label("pass_number"),
+        production_pass.c.run_collection,
+    )
+    .join(stage_run, stage_run.c.id == attempt.c.stage_run_id)
+    .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
+    .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
+    .join(job, job.c.id == production_pass.c.job_id)
+    .where(attempt.c.id == bindparam("attempt_id"))
+)
