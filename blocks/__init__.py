@@ -2,3 +2,7 @@
 
 if __name__ != "p3s_prefect.blocks":
     raise ImportError("import this package as p3s_prefect.blocks")
+
+from p3s_prefect.blocks.central_store import CentralStore
+
+__all__ = ["CentralStore"]

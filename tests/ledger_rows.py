@@ -26,6 +26,7 @@ class StoredBytes:
     """A store that is a dictionary."""
 
     objects: dict[str, bytes] = field(default_factory=dict)
+    url: str = "file:///store"
 
     def read_bytes(self, key: str) -> bytes:
         try:
@@ -145,7 +146,14 @@ class Rows:
         )
 
     def product(
-        self, attempt_id: int, title: str, *, content: bytes = PNG, category: str = "Camera", file: str = "", **also: Any
+        self,
+        attempt_id: int,
+        title: str,
+        *,
+        content: bytes = PNG,
+        category: str = "Camera",
+        file: str = "",
+        **also: Any,
     ) -> int:
         name = file or f"{title.lower().replace(' ', '_')}.png"
         key = f"runs/test/products/{attempt_id}/{name}"

@@ -10,6 +10,7 @@ import os
 import stat
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -94,46 +95,60 @@ class DirectorySource:
 
     async def _list(self, markers: set[DataId]) -> AsyncIterator[Seen]:
         begun = time.monotonic()
-        self.incomplete = 0
-        paths = self._walk()
+        tally = _Tally()
+        paths = self._walk(tally)
         try:
             while batch := await asyncio.to_thread(lambda: list(islice(paths, _BATCH))):
-                found = await asyncio.to_thread(self._examine_all, batch, markers)
-                for seen in await self._unknown(found):
+                unknown = await self._unknown(await asyncio.to_thread(self._identify, batch, markers))
+                for seen in await asyncio.to_thread(self._examine_all, unknown, tally):
                     yield seen
-            self.listed_at, self.trouble = self._clock.now(), ""
+            self.listed_at = self._clock.now()
         except OSError as error:
-            self.trouble = f"{self.root} cannot be listed: {error.strerror or error}"
-            log.warning("%s", self.trouble)
+            tally.complain(f"{self.root} cannot be listed: {error.strerror or error}")
+        self.incomplete, self.trouble = tally.incomplete, tally.trouble
         self.period_s = max(self._stream.list_every_s, (time.monotonic() - begun) / _LISTING_SHARE)
 
-    def _walk(self) -> Iterator[Path]:
+    def _walk(self, tally: _Tally) -> Iterator[Path]:
         """All files below the root; symbolic links to directories are not followed."""
         pending = [self.root]
         while pending:
-            with os.scandir(pending.pop()) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        if not is_excluded(entry.name, self._stream.exclude):
-                            pending.append(Path(entry.path))
-                    else:
-                        yield Path(entry.path)
+            directory = pending.pop()
+            try:
+                with os.scandir(directory) as found:
+                    entries = list(found)
+            except OSError as error:
+                # A subdirectory that cannot be read, or was just removed, must not hide the others.
+                if directory == self.root:
+                    raise
+                if not isinstance(error, FileNotFoundError):
+                    tally.complain(f"{_text(directory)} cannot be listed: {error.strerror or error}")
+                continue
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False):
+                    yield Path(entry.path)
+                elif not is_excluded(entry.name, self._stream.exclude):
+                    pending.append(Path(entry.path))
 
-    def _examine_all(self, paths: list[Path], markers: set[DataId]) -> list[Arrival | Refusal]:
-        found = []
+    def _identify(self, paths: list[Path], markers: set[DataId]) -> dict[Identity, Path]:
+        """What may be a unit, by identity. Whether it is complete, which may cost reading it, is not asked yet."""
+        found = {}
         for path in paths:
             group = self._marker.match(path.name) if self._marker is not None else None
             if group is not None:
                 markers.add(group)
-            elif (seen := self._examine(path)) is not None:
-                found.append(seen)
+            elif not self._is_passed_over(path):
+                with contextlib.suppress(FileNotFoundError):
+                    found[self._identity(path, path.lstat())] = path
         return found
 
-    async def _unknown(self, found: list[Arrival | Refusal]) -> list[Arrival | Refusal]:
+    async def _unknown(self, found: dict[Identity, Path]) -> list[Path]:
         if not found:
             return []
-        known = await self._known(self.name, [_identity(seen).key for seen in found])
-        return [seen for seen in found if _identity(seen) not in known]
+        known = await self._known(self.name, [identity.key for identity in found])
+        return [path for identity, path in found.items() if identity not in known]
+
+    def _examine_all(self, paths: list[Path], tally: _Tally) -> list[Arrival | Refusal]:
+        return [seen for path in paths if (seen := self._examine(path, tally)) is not None]
 
     # --- hints --------------------------------------------------------------------------------------------------
 
@@ -161,7 +176,7 @@ class DirectorySource:
                 if self._is_open(group):
                     return
                 continue
-            seen = await asyncio.to_thread(self._examine, self._data_file(path))
+            seen = await asyncio.to_thread(self.examine, self._data_file(path))
             if seen is not None:
                 yield seen
 
@@ -174,37 +189,46 @@ class DirectorySource:
 
     # --- one file -----------------------------------------------------------------------------------------------
 
-    def _examine(self, path: Path) -> Arrival | Refusal | None:
-        """What a file is; None if it is not there, temporary, somebody's companion, or not complete yet."""
-        if is_excluded(path.name, self._stream.exclude) or self._is_companion(path):
+    def examine(self, path: Path) -> Arrival | Refusal | None:
+        """What a file is, by its absolute path.
+
+        None if it is not there, temporary, somebody's companion, or not complete yet.
+        """
+        return self._examine(path, _Tally())
+
+    def _examine(self, path: Path, tally: _Tally) -> Arrival | Refusal | None:
+        if self._is_passed_over(path):
             return None
         try:
             found = path.lstat()
-            data_id = self._pattern.match(path.name)
             if stat.S_ISDIR(found.st_mode):
                 return None
             if not stat.S_ISREG(found.st_mode):
                 return self._refusal(path, found, "it is not a plain file")
+            data_id = self._pattern.match(path.name)
             if data_id is None:
                 return self._refusal(path, found, f"its name does not fit {self._stream.pattern}")
             sha256 = self._manifest_sha256(path)
             if not self._is_complete(path, sha256):
-                self.incomplete += 1
+                tally.incomplete += 1
                 return None
         except FileNotFoundError:
             return None
         except OSError as error:
-            self.trouble = f"{path.name} cannot be read: {error.strerror or error}"
+            tally.complain(f"{_text(path)} cannot be read: {error.strerror or error}")
             return None
         return Arrival(
             stream=self.name,
             dataset_type=self._stream.dataset_type,
             path=str(path),
-            identity=Identity(key=self._key(path), size=found.st_size, mtime_ns=found.st_mtime_ns),
+            identity=self._identity(path, found),
             data_id=data_id,
             arrived_at=self._clock.now(),
             sha256=sha256,
         )
+
+    def _is_passed_over(self, path: Path) -> bool:
+        return is_excluded(path.name, self._stream.exclude) or self._is_companion(path)
 
     def _is_companion(self, path: Path) -> bool:
         complete = self._stream.complete
@@ -228,13 +252,22 @@ class DirectorySource:
                 return sha256 is not None and sha256 == file_sha256(path)
 
     def _refusal(self, path: Path, found: os.stat_result, reason: str) -> Refusal:
+        identity = self._identity(path, found)
         return Refusal(
             stream=self.name,
-            key=self._key(path), path=_text(path), size=found.st_size, mtime_ns=found.st_mtime_ns, reason=reason
+            key=identity.key,
+            path=_text(path),
+            size=identity.size,
+            mtime_ns=identity.mtime_ns,
+            reason=reason,
         )
 
+    def _identity(self, path: Path, found: os.stat_result) -> Identity:
+        return Identity(key=self._key(path), size=found.st_size, mtime_ns=found.st_mtime_ns)
+
     def _key(self, path: Path) -> str:
-        key = _text(path.relative_to(self.root))
+        # A file that lies elsewhere is processed on request only; no key below the root begins with a slash.
+        key = _text(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
         if len(key) <= _MOST_KEY:
             return key
         return f"{key[: _MOST_KEY - 65]}…{hashlib.sha256(key.encode()).hexdigest()}"
@@ -245,7 +278,13 @@ def _text(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _identity(seen: Arrival | Refusal) -> Identity:
-    if isinstance(seen, Arrival):
-        return seen.identity
-    return Identity(key=seen.key, size=seen.size, mtime_ns=seen.mtime_ns)
+@dataclass(slots=True)
+class _Tally:
+    """What one listing meets on its way."""
+
+    incomplete: int = 0
+    trouble: str = ""
+
+    def complain(self, trouble: str) -> None:
+        log.warning("%s", trouble)
+        self.trouble = self.trouble or trouble

@@ -19,6 +19,7 @@ from p3s_prefect.core.records import PublishedObject
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,249}")
 _TEMPORARY = ".writing-"
 _BLOCK = 1 << 20
+# A directory that is taken away more often than this in a row is not taken away by chance.
 _MOST_REMOVALS = 100
 
 

@@ -66,7 +66,11 @@ class Home:
         """Takes the address away, if it is this process's."""
         found = self.station()
         if found is not None and found.pid == os.getpid():
-            (self.run / "station.json").unlink(missing_ok=True)
+            self.forget_station()
+
+    def forget_station(self) -> None:
+        """Takes the address away, whosever it is."""
+        (self.run / "station.json").unlink(missing_ok=True)
 
     def station(self) -> StationAddress | None:
         """The running station's address; None if there is none."""

@@ -20,7 +20,7 @@ from p3s_prefect.core.experiment import Experiment
 
 # Dask must not try again by itself: the dispatcher does, and counts. A pilot that hangs as a whole is given up when
 # it has been silent for so long.
-_DASK_SETTINGS = {
+DASK_SETTINGS = {
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
     "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "30s",
 }
@@ -56,12 +56,14 @@ class Services:
             raise ServiceError(f"the services of this home run already (process {pid})", fix="Stop them: p3s down")
         (self._run / "logs").mkdir(parents=True, exist_ok=True)
         self._complaint.unlink(missing_ok=True)
+        # After a crash of the machine, its process id may be somebody else's.
+        self._home.forget_station()
         configuration = self._run / "supervisord.conf"
         configuration.write_text(self._configuration(programs(self._home, experiment)))
         with (self._run / "logs" / "supervisord.out").open("wb") as out:
-            return subprocess.Popen(
+            return subprocess.Popen(  # noqa: S603 -- it is this interpreter
                 [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(configuration)],
-                env=os.environ | _DASK_SETTINGS,
+                env=os.environ | DASK_SETTINGS,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -128,17 +130,17 @@ class Services:
         return self._run / "complaint.txt"
 
     def _configuration(self, kept: list[Program]) -> str:
-        sections = [
+        sections: list[dict[str, object]] = [
             {
                 "": "supervisord",
-                "logfile": self._run / "logs" / "supervisord.log",
-                "pidfile": self._pid_file,
-                "childlogdir": self._run / "logs",
+                "logfile": _escaped(self._run / "logs" / "supervisord.log"),
+                "pidfile": _escaped(self._pid_file),
+                "childlogdir": _escaped(self._run / "logs"),
             }
         ]
         for program in kept:
             number = "-%(process_num)d" if program.copies > 1 else ""
-            log = str(self._run / "logs" / program.name).replace("%", "%%") + f"{number}.log"
+            log = _escaped(self._run / "logs" / program.name) + f"{number}.log"
             sections.append(
                 {
                     "": f"program:{program.name}",
@@ -212,3 +214,7 @@ def _quoted(command: tuple[str, ...]) -> str:
 def _section(section: dict[str, object]) -> str:
     lines = [f"[{section.pop('')}]", *(f"{name}={value}" for name, value in section.items())]
     return "\n".join(lines) + "\n"
+
+
+def _escaped(path: Path) -> str:
+    return str(path).replace("%", "%%")

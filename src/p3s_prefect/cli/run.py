@@ -74,6 +74,8 @@ def station(
 ) -> None:
     """Run the station itself in the foreground; `p3s up` does this for you."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for noisy in ("watchfiles", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     # Imported here: Dask and the web take a second that no other command should pay.
     from p3s_prefect.station.service import serve
 

@@ -90,7 +90,9 @@ class Dispatcher:
         groups.
         """
         plan = self._plans[fact.pipeline]
-        sub_job = _SubJob(fact=fact, plan=plan, started=any(stage.state in _BEGUN for stage in fact.stages))
+        # A group's stages are the last of what its units have begun.
+        started = fact.per == "group" or any(stage.state in _BEGUN for stage in fact.stages)
+        sub_job = _SubJob(fact=fact, plan=plan, started=started)
         for stage in fact.stages:
             deadline = plan.deadline(stage.stage, fact.taken_at)
             run = _Run(id=stage.id, stage=stage.stage, sub_job=sub_job, state=stage.state, deadline=deadline)
@@ -140,20 +142,17 @@ class Dispatcher:
 
     def wake_at(self) -> float:
         """The next moment at which `decide` may answer otherwise though nothing happened; infinite if there is none."""
-        later = self._later[0][0] if self._later else math.inf
-        deadline = self._deadlines[0][0] if self._deadlines else math.inf
-        return min(later, deadline)
+        return min(self._first_of(self._later), self._first_of(self._deadlines))
 
     # --- inside -------------------------------------------------------------------------------------------------
 
     def _enter(self, run: _Run, state: StageState) -> None:
-        if run.in_flight:
-            self._running[run.sub_job.pipeline] -= 1
+        self._leave_pilot(run)
         self._passes[run.sub_job.fact.pass_id].moved(run, state)
-        run.in_flight = state is StageState.RUNNING
         run.state = state
         run.rank = None
         if state is StageState.RUNNING:
+            run.in_flight = True
             self._running[run.sub_job.pipeline] += 1
             run.sub_job.started = True
         elif state is StageState.QUEUED:
@@ -183,21 +182,25 @@ class Dispatcher:
             heapq.heapify(heap)
         heapq.heappush(heap, entry)
 
+    def _first_of(self, heap: list[tuple[float, int]]) -> float:
+        while heap and not self._is_queued(heap[0][1]):
+            heapq.heappop(heap)
+        return heap[0][0] if heap else math.inf
+
     def _is_queued(self, stage_run_id: int) -> bool:
         run = self._runs.get(stage_run_id)
         return run is not None and run.state is StageState.QUEUED
 
     def _wake(self, now: float) -> None:
-        while self._later and self._later[0][0] <= now:
-            _, stage_run_id = heapq.heappop(self._later)
-            if self._is_queued(stage_run_id) and self._runs[stage_run_id].not_before <= now:
-                self._make_ready(self._runs[stage_run_id])
+        while self._first_of(self._later) <= now:
+            run = self._runs[heapq.heappop(self._later)[1]]
+            if run.not_before <= now:
+                self._make_ready(run)
 
     def _expire_overdue(self, now: float, changes: list[Transition]) -> None:
-        while self._deadlines and self._deadlines[0][0] <= now:
+        while self._first_of(self._deadlines) <= now:
             deadline, stage_run_id = heapq.heappop(self._deadlines)
-            if self._is_queued(stage_run_id):
-                self._expire(self._runs[stage_run_id], f"its deadline passed {now - deadline:.1f} s ago", changes)
+            self._expire(self._runs[stage_run_id], f"its deadline passed {now - deadline:.1f} s ago", changes)
 
     def _next(self, now: float, changes: list[Transition]) -> _Run | None:
         """The stage run to start next, taken from its queue, if a slot is free; first expires what is overdue."""

@@ -70,8 +70,8 @@ class StationFacts:
     """Stage runs that are with the pilots."""
     queued: int
     """Stage runs that wait for a slot."""
-    oldest_queued_at: float | None = None
-    """Since when the longest waiting of them waits; None if there is none."""
+    oldest_taken_at: float | None = None
+    """When the oldest data among them were taken; None if nothing waits."""
     sources: tuple[SourceFacts, ...] = ()
     store_url: str
     store_problem: str = ""
@@ -153,23 +153,23 @@ def source(facts: StationFacts, stream: SourceFacts) -> HealthRow:
     )
     if stream.problem:
         return _bad(row, Status.DOWN, stream.problem, f"Make {stream.directory} readable; listing goes on by itself.")
-    waited_s = facts.at - facts.started_at if age_s is None else age_s
-    if waited_s > LATE_LISTINGS * stream.list_every_s + 1:
+    age_s = facts.at - facts.started_at if age_s is None else age_s
+    if age_s > LATE_LISTINGS * stream.list_every_s + 1:
         action = f"Look whether the file system of {stream.directory} hangs (`ls` it)."
         return _bad(row, Status.DEGRADED, "the listing takes too long or hangs", action)
     return row
 
 
 def backlog(facts: StationFacts) -> HealthRow:
-    """How long the longest waiting stage run waits."""
-    waited_s = 0.0 if facts.oldest_queued_at is None else facts.at - facts.oldest_queued_at
+    """How old the data are that wait for a slot."""
+    age_s = 0.0 if facts.oldest_taken_at is None else facts.at - facts.oldest_taken_at
     row = HealthRow(
         name="backlog",
-        nominal=f"waits below {duration(LONG_WAIT_S)}",
-        actual=f"{facts.queued} queued, oldest waits {duration(waited_s)}" if facts.queued else "nothing queued",
+        nominal=f"data younger than {duration(LONG_WAIT_S)}",
+        actual=f"{facts.queued} queued, oldest data {duration(age_s)} old" if facts.queued else "nothing queued",
         status=Status.OK,
     )
-    if facts.queued and waited_s > LONG_WAIT_S:
+    if facts.queued and age_s > LONG_WAIT_S:
         action = "Nothing is lost yet. If it grows: add pilots, or lower a prescale in the experiment file."
         return _bad(row, Status.DEGRADED, "work arrives faster than the pilots do it", action)
     return row

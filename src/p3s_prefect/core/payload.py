@@ -112,7 +112,7 @@ class Product(BaseModel):
     category: Annotated[_Readable, Field(min_length=1, max_length=80)]
     """Heading under which pages show it."""
     title: Annotated[_Readable, Field(min_length=1, max_length=120)]
-    """Title."""
+    """Title, the same for every unit: pages show the newest of each."""
     file: Annotated[str, AfterValidator(_plain_file)]
     """Name of the file in the working directory."""
     shows: _Text = ""

@@ -37,7 +37,8 @@ def after_failure(stage: Stage, failure: Failure, failures: int) -> NextState:
 
 def backoff_s(stage: Stage, failures: int) -> float:
     """How long a stage waits before it is tried again, after so many failures."""
-    return stage.backoff_s * 2 ** min(failures - 1, MOST_BACKOFF_DOUBLINGS)
+    doublings = min(failures - 1, MOST_BACKOFF_DOUBLINGS)
+    return stage.backoff_s * float(2**doublings)
 
 
 def after_loss(losses: int) -> NextState:

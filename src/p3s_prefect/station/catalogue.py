@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from sqlalchemy import Connection
 from p3s_prefect.adapters.ledger import execution, inputs
 from p3s_prefect.adapters.ledger.arrivals import Collection, Intake
 from p3s_prefect.adapters.software import resolve_command, software
-from p3s_prefect.core import naming
+from p3s_prefect.core import dag, naming
 from p3s_prefect.core.admission import Admission, admit_group, admit_unit, choose_pipelines
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import InputMissing
@@ -30,10 +31,14 @@ class Catalogue:
         self.home = home
         self._store_url = store_url
         self._formats: dict[str, Format] = {name: kind.format for name, kind in experiment.dataset_types.items()}
-        self.collections = {name: self._collection(name) for name in experiment.pipelines}
         self.group_admissions: dict[str, Admission | None] = {
             name: admit_group(name, pipeline) for name, pipeline in experiment.pipelines.items()
         }
+
+    @cached_property
+    def collections(self) -> dict[str, Collection]:
+        """How the run collections of each pipeline are named. Looks at the installed software once."""
+        return {name: self._collection(name) for name in self.experiment.pipelines}
 
     @property
     def payload_modules(self) -> tuple[str, ...]:
@@ -45,13 +50,16 @@ class Catalogue:
         """A stage's definition."""
         return self.experiment.pipelines[pipeline].stages[stage]
 
-    def intake(self, seen: Arrival) -> Intake:
-        """The decisions about a unit that can be made before the ledger is asked."""
+    def intake(self, seen: Arrival, pipelines: Sequence[str] = ()) -> Intake:
+        """The decisions about a unit that can be made before the ledger is asked.
+
+        `pipelines` take the place of those that the stream's rules choose.
+        """
         stream = self.experiment.streams[seen.stream]
         u = sample_number(seen.data_id, self.experiment.seed)
         admissions = tuple(
             admit_unit(name, self.experiment.pipelines[name], u=u, first_q=stream.prescale)
-            for name in choose_pipelines(stream, seen.data_id)
+            for name in pipelines or choose_pipelines(stream, seen.data_id)
         )
         return Intake(group=self.group(seen.data_id), day=self.day(seen.arrived_at), admissions=admissions)
 
@@ -95,9 +103,13 @@ class Catalogue:
             formats=_named(self._formats, stage),
             inputs=tuple(files),
             store_url=self._store_url,
-            coverage=inputs.coverage(connection, opened) if opened.per == "group" else {},
+            coverage=self._coverage(connection, opened) if opened.per == "group" else {},
             stop_at=deadline if stage.stop_at_deadline else None,
         )
+
+    def _coverage(self, connection: Connection, opened: execution.Attempt) -> dict[str, int]:
+        gathered = dag.ancestors(self.experiment.pipelines[opened.pipeline], opened.stage)
+        return inputs.coverage(connection, opened, gathered)
 
     def _stages(self, pipeline: str) -> list[Stage]:
         return list(self.experiment.pipelines[pipeline].stages.values())

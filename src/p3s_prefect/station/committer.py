@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from p3s_prefect.adapters.ledger.database import Ledger, Lease
-from p3s_prefect.core.errors import LeaseLost
+from p3s_prefect.adapters.ledger.database import Lease, Ledger
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ class Committer:
         self._task: asyncio.Task[None] | None = None
         self.trouble = ""
         self.latency_s = 0.0
-        self.lost: LeaseLost | None = None
+        self.lost: Exception | None = None
 
     async def __aenter__(self) -> Committer:
         """Begins to commit."""
@@ -83,7 +82,8 @@ class Committer:
             batch, self._waiting = self._waiting, []
             try:
                 answers = await self._commit_until_done(loop, batch)
-            except LeaseLost as error:
+            except Exception as error:
+                # Nothing can be written any more: whoever waits, or comes, must know, or it would wait forever.
                 self.lost = error
                 batch += self._waiting
                 answers = [error] * len(batch)

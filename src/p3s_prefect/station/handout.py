@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING
-
-from sqlalchemy import Connection
 
 from p3s_prefect.adapters.ledger import execution
 from p3s_prefect.core.dispatcher import Dispatcher, Start
 from p3s_prefect.core.errors import Conflict, InputMissing
 from p3s_prefect.core.ports import Clock, PilotLost, PilotPool
 from p3s_prefect.core.records import Failure, Manifest, StageOrder, StageReport, SubJobFact, Transition
-from p3s_prefect.core.retry import NextState, after_failure, after_loss
+from p3s_prefect.core.retry import NextState
 from p3s_prefect.core.states import StageState
+from p3s_prefect.station import settling
 
 if TYPE_CHECKING:
     from p3s_prefect.station.catalogue import Catalogue
@@ -31,8 +29,6 @@ _PATIENCE_S = 60.0
 
 # What was killed has this long to say so; what does not is found again when the next station starts.
 _STOP_S = 5.0
-
-_ENDED_AS: dict[Failure, execution.AttemptState] = {Failure.DEADLINE: "expired", Failure.STOPPED: "stopped"}
 
 
 class Handout:
@@ -94,7 +90,8 @@ class Handout:
         self.wake()
         if self._running:
             await asyncio.wait(self._running.values(), timeout=grace_s)
-        for order in list(self._orders.values()):
+        # The last ones first: what no pilot has begun must not begin when a slot becomes free.
+        for order in reversed(list(self._orders.values())):
             await self._pilots.stop(order.attempt_id)
         if self._running:
             await asyncio.wait(self._running.values(), timeout=_STOP_S)
@@ -135,11 +132,11 @@ class Handout:
                 lambda connection: self._catalogue.open_attempt(connection, start.stage_run_id, now)
             )
         except InputMissing as error:
-            blocked = Transition(
-                stage_run_id=start.stage_run_id, old=StageState.QUEUED, new=StageState.BLOCKED, reason=error.what
+            reason = error.what
+            after = await self._committer.do(
+                lambda connection: settling.block(connection, start.stage_run_id, reason, now)
             )
-            await self._apply([blocked])
-            await self._settle(start.stage_run_id, NextState(state=StageState.BLOCKED))
+            await self._settle(start.stage_run_id, after)
             return None
 
     async def _attempt(self, order: StageOrder, priority: int) -> None:
@@ -147,22 +144,24 @@ class Handout:
         try:
             report = await self._pilots.run(order, priority=priority, patience_s=order.budget_s + self._patience_s)
         except PilotLost as lost:
+            self._free_slot(order)
             await self._lost(order, lost)
         else:
+            self._free_slot(order)
             if report.manifest is not None:
                 await self._publish(order, report, report.manifest)
             else:
                 await self._failed(order, report)
 
+    def _free_slot(self, order: StageOrder) -> None:
+        """The next stage starts while this one's outcome is committed."""
+        self.dispatcher.returned(order.stage_run_id)
+        self.wake()
+
     async def _publish(self, order: StageOrder, report: StageReport, manifest: Manifest) -> None:
         now = self._clock.now()
-
-        def write(connection: Connection) -> dict[str, object]:
-            execution.publish(connection, manifest, now)
-            return execution.commit_record(connection, order.attempt_id)
-
         try:
-            record = await self._committer.do(write)
+            record = await self._committer.do(lambda connection: settling.publish(connection, manifest, now))
         except Conflict as conflict:
             log.error("%s", conflict)
             await self._failed(order, report, Failure.INPUT, conflict.what)
@@ -175,52 +174,24 @@ class Handout:
     async def _failed(
         self, order: StageOrder, report: StageReport, failure: Failure | None = None, reason: str = ""
     ) -> None:
-        kind = failure or report.failure or Failure.STORE
+        now = self._clock.now()
         stage = self._catalogue.stage(order.pipeline, order.stage)
-        await self._give_up(
-            order,
-            ended_as=_ENDED_AS.get(kind, "failed"),
-            reason=reason or report.reason,
-            judge=lambda failures, _: after_failure(stage, kind, failures + 1),
-            report=report,
+        after = await self._committer.do(
+            lambda connection: settling.fail(connection, order, stage, report, now, failure=failure, reason=reason)
         )
+        await self._gave_nothing(order, reason or report.reason, after)
 
     async def _lost(self, order: StageOrder, lost: PilotLost) -> None:
-        if lost.by_stage:
-            await self._give_up(
-                order, ended_as="lost", reason=str(lost), judge=lambda _, losses: after_loss(losses + 1)
+        now, reason, by_stage = self._clock.now(), str(lost), lost.by_stage
+        after = await self._committer.do(
+            lambda connection: settling.lose(
+                connection, order.attempt_id, order.stage_run_id, reason, now, by_stage=by_stage
             )
-        else:
-            again = NextState(state=StageState.QUEUED)
-            await self._give_up(order, ended_as="stopped", reason=str(lost), judge=lambda *_: again)
+        )
+        await self._gave_nothing(order, reason, after)
 
-    async def _give_up(
-        self,
-        order: StageOrder,
-        *,
-        ended_as: execution.AttemptState,
-        reason: str,
-        judge: Callable[[int, int], NextState],
-        report: StageReport | None = None,
-    ) -> None:
-        now = self._clock.now()
-
-        def write(connection: Connection) -> NextState:
-            after = judge(*execution.counts(connection, order.stage_run_id))
-            execution.give_up(
-                connection,
-                attempt_id=order.attempt_id,
-                stage_run_id=order.stage_run_id,
-                ended_as=ended_as,
-                next_state=after.state,
-                reason=reason,
-                now=now,
-                report=report,
-            )
-            return after
-
-        after = await self._committer.do(write)
-        log.warning("%s of %s %s: %s; now %s", order.stage, order.data_id, ended_as, reason, after.state)
+    async def _gave_nothing(self, order: StageOrder, reason: str, after: NextState) -> None:
+        log.warning("%s of %s gave no results: %s; now %s", order.stage, order.data_id, reason, after.state)
         await self._settle(order.stage_run_id, after)
 
     async def _settle(self, stage_run_id: int, after: NextState, service_s: float | None = None) -> None:

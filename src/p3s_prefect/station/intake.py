@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,12 +63,12 @@ class Intake:
                     tasks.create_task(self._take_one(seen, room))
 
     async def close_when_quiet(self) -> None:
-        """Closes groups to which nothing more comes, until cancelled."""
+        """Closes groups to which nothing more comes, and those that were complete at the start, until cancelled."""
         while True:
             now = self._clock.now()
-            due = [group for group in self._groups.values() if quiet_at(self._closing, group) <= now]
-            for group in due:
-                await self._close(group, f"quiet for {self._closing.quiet_s:g} s")
+            for group in list(self._groups.values()):
+                if reason := self._reason_to_close(group, now):
+                    await self._close(group, reason)
             next_at = min((quiet_at(self._closing, group) for group in self._groups.values()), default=math.inf)
             self._wake.clear()
             wait_s = None if math.isinf(next_at) else max(0.0, next_at - self._clock.now())
@@ -114,17 +115,21 @@ class Intake:
     async def _compare(self, seen: Arrival, rival: arrivals.Rival) -> arrivals.Taken:
         """Compares the bytes with those that were taken before; both may be large, so not in this thread."""
         try:
-            sha256 = await asyncio.to_thread(file_sha256, Path(seen.path))
+            compared, rival_sha256 = await asyncio.to_thread(checksums, seen, rival)
         except OSError:
             return arrivals.Taken()  # gone or changed again: the next listing tells
-        rival_sha256 = await asyncio.to_thread(_checksum_if_same, rival)
-        compared = Arrival(**{**vars(seen), "sha256": sha256})
         intake = self._catalogue.intake(seen)
         return await self._committer.do(
             lambda connection: arrivals.take(
                 connection, compared, intake, self._catalogue.collections, rival_sha256=rival_sha256
             )
         )
+
+    def _reason_to_close(self, group: GroupFact, now: float) -> str | None:
+        # By count too: the last station may have ended between the last arrival and the closing.
+        if quiet_at(self._closing, group) <= now:
+            return f"quiet for {self._closing.quiet_s:g} s"
+        return closes_by_count(self._closing, group)
 
     async def _close(self, group: GroupFact | None, reason: str) -> None:
         if group is None or self._groups.pop(group.data_id, None) is None:
@@ -137,6 +142,15 @@ class Intake:
         for sub_job in sub_jobs:
             await self._handout.add(sub_job)
         self._feed.tell("group", group=str(group.data_id))
+
+
+def checksums(seen: Arrival, rival: arrivals.Rival) -> tuple[Arrival, str | None]:
+    """The arrival with its checksum, and the checksum of the file that was taken before, if it can still be had.
+
+    Raises:
+        OSError: the arrival's file cannot be read.
+    """
+    return replace(seen, sha256=file_sha256(Path(seen.path))), _checksum_if_same(rival)
 
 
 async def _all_free(room: asyncio.Semaphore) -> None:

@@ -22,6 +22,11 @@ _RETRY_S = 5.0
 _NOTE_EVERY_S = 1.0
 
 
+def write_record(store: ObjectStore, record: Mapping[str, Any]) -> None:
+    """Writes a commit record; writing it again changes nothing."""
+    store.put_bytes(f"{record['prefix']}/commit.json", json.dumps(record, sort_keys=True).encode())
+
+
 class Recorder:
     """Writes commit records behind the publications, in their order."""
 
@@ -64,10 +69,9 @@ class Recorder:
             await self._committer.do(lambda connection: execution.mark_recorded(connection, written))
 
     async def _write(self, record: Mapping[str, Any]) -> None:
-        content = json.dumps(record, sort_keys=True).encode()
         while True:
             try:
-                await asyncio.to_thread(self._store.put_bytes, f"{record['prefix']}/commit.json", content)
+                await asyncio.to_thread(write_record, self._store, record)
             except StoreError as error:
                 self.trouble = error.what
                 log.error("%s; trying again", error)

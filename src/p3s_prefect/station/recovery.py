@@ -44,6 +44,9 @@ def _publish_if_complete(
     for found in store.list(f"{attempt.prefix}/"):
         if found.key.endswith("/manifest.json"):
             manifest = Manifest.model_validate_json(store.read_bytes(found.key))
+            if manifest.attempt_id != attempt.attempt_id:
+                # Of a ledger that was here before, and numbered otherwise.
+                continue
             try:
                 with connection.begin_nested():
                     execution.publish(connection, manifest, now)

@@ -23,7 +23,7 @@ from p3s_prefect.adapters.directory_store import DirectoryStore
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import arrivals, execution, groups
 from p3s_prefect.adapters.ledger.database import Ledger, renew
-from p3s_prefect.core.errors import ServiceError
+from p3s_prefect.core.errors import LeaseLost, ServiceError
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.health import SourceFacts, StationFacts
 from p3s_prefect.core.records import Identity
@@ -57,6 +57,10 @@ async def serve(home: Home, settings: Settings, scheduler: str) -> None:
     station = _Station(home=home, experiment=experiment, ledger=ledger, store=home.store(experiment))
     try:
         await station.run(settings, scheduler, listener, stop)
+    except ExceptionGroup as group:
+        if (lost := _lease_lost(group)) is not None:
+            raise lost from group
+        raise
     finally:
         home.withdraw_station()
         ledger.close()
@@ -193,7 +197,7 @@ class _Station:
             slots_actual=self.pilots.slots(),
             running=self.handout.dispatcher.in_flight,
             queued=backlog.queued,
-            oldest_queued_at=backlog.oldest_taken_at,
+            oldest_taken_at=backlog.oldest_taken_at,
             sources=tuple(
                 SourceFacts(
                     stream=source.name,
@@ -234,6 +238,15 @@ def _listen(experiment: Experiment, settings: Settings) -> socket.socket:
             f"the page cannot be served on {host}:{port}: {error.strerror}",
             fix="Another program has this port: stop it, or set station.port (0 takes a free one).",
         ) from error
+
+
+def _lease_lost(group: ExceptionGroup[Exception]) -> LeaseLost | None:
+    """What the holder was told, if that is among the reasons why everything ended."""
+    for error in group.exceptions:
+        found = _lease_lost(error) if isinstance(error, ExceptionGroup) else error
+        if isinstance(found, LeaseLost):
+            return found
+    return None
 
 
 def _is_loopback(host: str) -> bool:

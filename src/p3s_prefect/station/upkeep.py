@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 _ASK_AGAIN_S = 1.0
 # Three signs of life a lease: two may be late before anybody takes over.
-_RENEWALS = 3
+RENEWALS = 3
 _SWEEPS_PER_AGE = 4
 
 
@@ -29,24 +29,33 @@ async def take_lease(ledger: Ledger, namespace: str, lease_s: float, clock: Cloc
     """Waits for the lease and takes it; whose holder's process is gone from this machine is taken over at once."""
     while True:
         try:
-            with ledger.transaction() as connection:
-                return acquire(
-                    connection,
-                    namespace=namespace,
-                    holder=f"{platform.node()}:{os.getpid()}",
-                    lease_s=lease_s,
-                    now=clock.now(),
-                    is_gone=_is_gone,
-                )
+            return claim_lease(ledger, namespace, lease_s, clock)
         except LeaseLost as error:
             log.warning("waiting: %s", error.what)
             await asyncio.sleep(_ASK_AGAIN_S)
 
 
+def claim_lease(ledger: Ledger, namespace: str, lease_s: float, clock: Clock) -> Lease:
+    """Takes the lease now.
+
+    Raises:
+        LeaseLost: another process, which may be alive, holds it.
+    """
+    with ledger.transaction() as connection:
+        return acquire(
+            connection,
+            namespace=namespace,
+            holder=f"{platform.node()}:{os.getpid()}",
+            lease_s=lease_s,
+            now=clock.now(),
+            is_gone=_is_gone,
+        )
+
+
 async def keep_lease(committer: Committer, lease: Lease, lease_s: float, clock: Clock) -> None:
     """Renews the lease until cancelled."""
     while True:
-        await asyncio.sleep(lease_s / _RENEWALS)
+        await asyncio.sleep(lease_s / RENEWALS)
         await committer.do(partial(renew, lease=lease, expires_at=clock.now() + lease_s))
 
 

@@ -1,0 +1,1 @@
+"""The station's HTTP face: see `p3s_prefect.web.app`."""

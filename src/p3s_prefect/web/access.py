@@ -104,7 +104,7 @@ def _other_name(headers: Headers) -> Response:
         headers,
         421,
         "This station answers to names of its own machine only",
-        "Open it as http://127.0.0.1 with its port (through `ssh -L` from elsewhere), or set P3S_TOKEN and station.host.",
+        "Open it as http://127.0.0.1 with its port (from elsewhere by `ssh -L`), or set P3S_TOKEN and station.host.",
     )
 
 

@@ -66,5 +66,6 @@ def _routes() -> list[Route | Mount]:
         Route("/api/events", live_events),
         Route("/api/products/{product_id}", objects.product),
         Route("/api/logs/{attempt_id}", objects.log),
-        Mount("/static", StaticFiles(directory=_STATIC)),
+        # In an editable installation these files are links.
+        Mount("/static", StaticFiles(directory=_STATIC, follow_symlink=True)),
     ]

@@ -47,9 +47,7 @@ class Face:
     _account: Account | None = None
     _count_again_at: float = 0.0
 
-    async def read(
-        self, view: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **keywords: _P.kwargs
-    ) -> _T:
+    async def read(self, view: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **keywords: _P.kwargs) -> _T:
         """The answer of a view, read in a thread: the event loop serves the data plane too."""
         return await self.in_thread(partial(self._read, view, *args, **keywords))
 
@@ -94,13 +92,15 @@ def unit_filters(request: Request) -> dict[str, Any]:
     return chosen | page(request)
 
 
-def page(request: Request) -> dict[str, int]:
+def page(request: Request) -> dict[str, Any]:
     """The query parameters `before` and `limit`, where they are given.
 
     Raises:
         BadName: one is no whole number.
     """
-    return {name: whole(name, request.query_params[name]) for name in ("before", "limit") if name in request.query_params}
+    return {
+        name: whole(name, request.query_params[name]) for name in ("before", "limit") if name in request.query_params
+    }
 
 
 def whole(name: str, text: str) -> int:

@@ -31,9 +31,7 @@ _STATUS: tuple[tuple[type[P3sError], int], ...] = (
 )
 
 
-def message(
-    headers: Headers, status: int, what: str, fix: str, *, also: Mapping[str, str] | None = None
-) -> Response:
+def message(headers: Headers, status: int, what: str, fix: str, *, also: Mapping[str, str] | None = None) -> Response:
     """An error as a page for browsers, as JSON for others."""
     if "text/html" in headers.get("accept", ""):
         return HTMLResponse(render("message.html", what=what, fix=fix, status=status), status, headers=also)

@@ -86,7 +86,9 @@ def iso(at: float) -> str:
 def prose(text: str) -> Markup:
     """A message of ours, or one that quotes others: escaped, with commands between backticks set as code."""
     pieces = escape(printable(text)).split("`")
-    return Markup().join(Markup("<code>{}</code>").format(piece) if index % 2 else piece for index, piece in enumerate(pieces))
+    return Markup().join(
+        Markup("<code>{}</code>").format(piece) if index % 2 else piece for index, piece in enumerate(pieces)
+    )
 
 
 def number(value: float | int | str | bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import Connection, select
 
@@ -19,6 +19,7 @@ from p3s_prefect.adapters.ledger.schema import (
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.experiment import Format
 from p3s_prefect.core.records import InputFile
+from p3s_prefect.core.states import StageState, sub_job_state
 from p3s_prefect.core.wiring import Wire
 
 
@@ -97,20 +98,29 @@ def _published(connection: Connection, opened: Attempt, wire: Wire) -> list[Inpu
     return sorted(newest.values(), key=_order)
 
 
-def coverage(connection: Connection, opened: Attempt) -> dict[str, int]:
-    """How many units of an attempt's group are in which state; of a unit in several passes, the newest counts."""
+def coverage(connection: Connection, opened: Attempt, stages: Collection[str]) -> dict[str, int]:
+    """How many units of an attempt's group are in which state; of a unit in several passes, the newest counts.
+
+    A unit's state follows from those of its `stages`, which are gathered; what else runs for it is not waited for.
+    """
     rows = connection.execute(
-        select(sub_job.c.data_id, sub_job.c.state)
+        select(sub_job.c.id, sub_job.c.data_id, stage_run.c.state)
+        .join(stage_run, stage_run.c.sub_job_id == sub_job.c.id)
         .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
         .where(
             production_pass.c.job_id == opened.job_id,
             production_pass.c.number <= opened.pass_number,
             sub_job.c.per == "unit",
+            stage_run.c.stage.in_(stages),
         )
-        .order_by(production_pass.c.number)
+        .order_by(production_pass.c.number, stage_run.c.position)
     )
-    newest = {row.data_id: row.state for row in rows}
-    return dict(Counter(newest.values()))
+    states: dict[int, list[StageState]] = {}
+    newest: dict[str, int] = {}
+    for row in rows:
+        states.setdefault(row.id, []).append(StageState(row.state))
+        newest[row.data_id] = row.id
+    return dict(Counter(sub_job_state(states[sub_job_id]).value for sub_job_id in newest.values()))
 
 
 def _order(file: InputFile) -> tuple[tuple[str, bool, str], ...]:

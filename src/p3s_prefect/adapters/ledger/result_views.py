@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, select, union
+from sqlalchemy import Connection, Row, Select, select
 
 from p3s_prefect.adapters.ledger.schema import (
     arrival,
@@ -82,7 +82,7 @@ def latest_products(connection: Connection) -> tuple[ProductRow, ...]:
     Latest is what was taken last, so that reprocessing old data does not take the place of what is going on now.
     """
     latest: dict[tuple[str, ...], ProductRow] = {}
-    rows = connection.execute(_products().where(product.c.attempt_id.in_(_recent())).order_by(product.c.id))
+    rows = connection.execute(_products().where(product.c.attempt_id.in_(_recent(connection))).order_by(product.c.id))
     for row in map(_product, rows):
         key = (row.pipeline, row.stage, row.category, row.title)
         known = latest.get(key)
@@ -139,7 +139,7 @@ def datasets(connection: Connection, dataset_type: str, data_id: str) -> tuple[D
 
 def trends(connection: Connection, *, limit: int = 40) -> tuple[Trend, ...]:
     """Each summary value over the last units of its pipeline, in the order in which their data were taken."""
-    rows = connection.execute(_summaries().where(summary_value.c.attempt_id.in_(_recent())))
+    rows = connection.execute(_summaries().where(summary_value.c.attempt_id.in_(_recent(connection))))
     series: dict[tuple[str, ...], list[SummaryRow]] = defaultdict(list)
     for row in rows:
         series[row.pipeline, row.stage, row.name, row.unit].append(SummaryRow(**row._mapping))
@@ -184,26 +184,22 @@ def _detail(connection: Connection, row: Row[Any], shown: UnitRow, others: tuple
     )
 
 
-def _recent() -> Select[Any]:
-    """Ids of the latest attempts that published, and of those of the latest groups' own stages, which are rarer."""
+def _recent(connection: Connection) -> list[int]:
+    """The latest attempts that published, and those of the latest groups' own stages, which are rarer."""
     done = attempt.c.state == "done"
     newest = select(attempt.c.id).where(done).order_by(attempt.c.id.desc()).limit(RECENT_ATTEMPTS)
-    passes = (
-        select(production_pass.c.id, production_pass.c.job_id)
+    groups = connection.scalars(
+        select(data_group.c.data_id)
+        .join(job, job.c.group_id == data_group.c.id)
+        .join(production_pass, production_pass.c.job_id == job.c.id)
         .order_by(production_pass.c.id.desc())
         .limit(RECENT_PASSES)
-        .subquery()
-    )
-    of_groups = (
-        select(attempt.c.id)
-        .join(stage_run, stage_run.c.id == attempt.c.stage_run_id)
-        .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
-        .join(passes, passes.c.id == sub_job.c.pass_id)
-        .join(job, job.c.id == passes.c.job_id)
-        .join(data_group, and_(data_group.c.id == job.c.group_id, data_group.c.data_id == sub_job.c.data_id))
-        .where(done)
-    )
-    return select(union(select(newest.subquery()), of_groups).subquery())
+    ).all()
+    # Their own sub-jobs bear their data ids. In steps: where all is joined, SQLite walks through the history.
+    sub_jobs = connection.scalars(select(sub_job.c.id).where(sub_job.c.data_id.in_(groups))).all()
+    runs = connection.scalars(select(stage_run.c.id).where(stage_run.c.sub_job_id.in_(sub_jobs))).all()
+    of_groups = select(attempt.c.id).where(attempt.c.stage_run_id.in_(runs), done)
+    return [*connection.scalars(newest), *connection.scalars(of_groups)]
 
 
 def _products() -> Select[Any]:

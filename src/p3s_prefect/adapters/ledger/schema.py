@@ -96,6 +96,7 @@ arrival = Table(
     Column("reason", Text, nullable=False),
     UniqueConstraint("stream", "key", "size", "mtime_ns"),
     Index("ix_arrival_data_id", "data_id", "dataset_type"),
+    Index("ix_arrival_arrived_at", "arrived_at"),
 )
 
 job = Table(

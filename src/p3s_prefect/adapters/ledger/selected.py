@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
+from typing import Any
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Row, Select, func, select
 
 from p3s_prefect.adapters.ledger.execution import sub_job_fact
 from p3s_prefect.adapters.ledger.schema import arrival, attempt, job, production_pass, stage_run, sub_job
@@ -52,9 +53,8 @@ def sub_jobs(connection: Connection, pass_ids: Iterable[int], units: Collection[
     """Of these passes: the sub-jobs of `units`, whatever else is open, and those of the groups; units go first."""
     wanted = {str(unit) for unit in units}
     query = _sub_jobs().order_by(sub_job.c.per.desc(), sub_job.c.id)
-    rows = [
-        row for pass_id in sorted(pass_ids) for row in connection.execute(query.where(sub_job.c.pass_id == pass_id))
-    ]
+    pages = [connection.execute(query.where(sub_job.c.pass_id == pass_id)).all() for pass_id in sorted(pass_ids)]
+    rows = chain.from_iterable(pages)
     chosen = [row for row in rows if row.settled_at is None or row.per == "group" or row.data_id in wanted]
     return [sub_job_fact(connection, row) for row in chosen]
 
@@ -72,13 +72,33 @@ def verdict(connection: Connection, seen: Arrival) -> tuple[Verdict, str]:
     return Verdict(row.verdict), row.reason
 
 
+def of_units(connection: Connection, units: Collection[DataId], pipelines: Collection[str]) -> list[SelectedStage]:
+    """The stage runs of these units and of their groups, in the newest pass of each; in the order of their ids."""
+    wanted = {str(unit) for unit in units}
+    found: list[SelectedStage] = []
+    for pass_id in sorted(newest_passes(connection, units, pipelines)):
+        rows = connection.execute(_stages().where(production_pass.c.id == pass_id))
+        found += [_stage(row) for row in rows if row.per == "group" or row.data_id in wanted]
+    return found
+
+
 def stages(connection: Connection, stage_run_ids: Iterable[int]) -> list[SelectedStage]:
     """These stage runs as they are now, in the order of their ids."""
-    last = select(func.max(attempt.c.id)).where(attempt.c.stage_run_id == stage_run.c.id).scalar_subquery()
-    query = (
+    found: list[SelectedStage] = []
+    ids = iter(stage_run_ids)
+    while some := list(islice(ids, _MOST_AT_ONCE)):
+        found += [_stage(row) for row in connection.execute(_stages().where(stage_run.c.id.in_(some)))]
+    return found
+
+
+def _stages() -> Select[Any]:
+    earlier = attempt.alias()
+    last = select(func.max(earlier.c.id)).where(earlier.c.stage_run_id == stage_run.c.id).scalar_subquery()
+    return (
         select(
             stage_run.c.id.label("stage_run_id"),
             sub_job.c.data_id,
+            sub_job.c.per,
             job.c.pipeline,
             stage_run.c.stage,
             stage_run.c.state,
@@ -93,15 +113,23 @@ def stages(connection: Connection, stage_run_ids: Iterable[int]) -> list[Selecte
         .outerjoin(attempt, attempt.c.id == last)
         .order_by(stage_run.c.id)
     )
-    found = []
-    ids = iter(stage_run_ids)
-    while some := list(islice(ids, _MOST_AT_ONCE)):
-        for row in connection.execute(query.where(stage_run.c.id.in_(some))):
-            found.append(SelectedStage(**{**row._mapping, "state": StageState(row.state)}))
-    return found
 
 
-def _sub_jobs() -> Select[tuple[object, ...]]:
+def _stage(row: Row[Any]) -> SelectedStage:
+    return SelectedStage(
+        stage_run_id=row.stage_run_id,
+        data_id=row.data_id,
+        pipeline=row.pipeline,
+        stage=row.stage,
+        state=StageState(row.state),
+        reason=row.reason,
+        seconds=row.seconds,
+        attempt_id=row.attempt_id,
+        collection=row.collection,
+    )
+
+
+def _sub_jobs() -> Select[Any]:
     return (
         select(sub_job, job.c.pipeline)
         .join(production_pass, production_pass.c.id == sub_job.c.pass_id)

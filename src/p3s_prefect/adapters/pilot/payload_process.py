@@ -151,17 +151,21 @@ class PayloadProcesses:
 
     def _take(self) -> PayloadProcess:
         while (process := self._pop()) is not None:
-            if process.is_ready() and process.is_alive:
+            if self._can_run(process):
                 return process
-            process.close()
-        # A payload whose import ends the process, or never ends, must not take the others with it.
         for modules in dict.fromkeys([self._modules, ()]):
-            process = PayloadProcess(modules)
-            if process.is_ready():
-                self._modules = modules
+            if self._can_run(process := PayloadProcess(modules)):
                 return process
-            process.close()
         raise PayloadFailed("no payload process can be started", fix="Look into the pilot's log for the reason.")
+
+    def _can_run(self, process: PayloadProcess) -> bool:
+        if not process.is_ready():
+            # A payload whose import ends the process, or never ends, must not take the others with it.
+            self._modules = ()
+        elif process.is_alive:
+            return True
+        process.close()
+        return False
 
     def _pop(self) -> PayloadProcess | None:
         with self._lock:

@@ -49,15 +49,22 @@ class Observer(Protocol):
 
 
 class StageRunner:
-    """Runs orders below a scratch directory."""
+    """Runs orders below a scratch directory; with `keep`, what they leave there is not removed."""
 
     def __init__(
-        self, processes: PayloadProcesses, scratch: Path, *, pilot: str = "", observer: Observer | None = None
+        self,
+        processes: PayloadProcesses,
+        scratch: Path,
+        *,
+        pilot: str = "",
+        observer: Observer | None = None,
+        keep: bool = False,
     ) -> None:
         self._processes = processes
         self._scratch = scratch
         self._pilot = pilot or platform.node()
         self._observer = observer
+        self._keep = keep
         # By their own ids: an attempt may be executed twice, even at the same time.
         self._executions: dict[str, Execution] = {}
         self._lock = Lock()
@@ -71,17 +78,19 @@ class StageRunner:
             return self._attempt(execution, started_at)
         finally:
             del self._executions[execution.id]
-            shutil.rmtree(execution.directory, ignore_errors=True)
+            if not self._keep:
+                shutil.rmtree(execution.directory, ignore_errors=True)
 
-    def stop(self, attempt_id: int) -> None:
-        """Kills an attempt's payload, if it is running here."""
-        for execution in list(self._executions.values()):
-            if execution.order.attempt_id == attempt_id:
-                # Under the lock, as the process is somebody else's once this stage has given it back.
-                with self._lock:
-                    execution.stopped = True
-                    if execution.process is not None:
-                        execution.process.kill()
+    def stop(self, attempt_id: int) -> bool:
+        """Kills an attempt's payload; False if the attempt is not running here."""
+        found = [one for one in list(self._executions.values()) if one.order.attempt_id == attempt_id]
+        for execution in found:
+            # Under the lock, as the process is somebody else's once this stage has given it back.
+            with self._lock:
+                execution.stopped = True
+                if execution.process is not None:
+                    execution.process.kill()
+        return bool(found)
 
     # --- inside -------------------------------------------------------------------------------------------------
 

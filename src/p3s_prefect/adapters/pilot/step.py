@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -127,11 +129,7 @@ def _write_returned(call: StepCall, returned: dict[str, Any]) -> None:
 def _run_command(call: StepCall) -> None:
     # Our own settings, such as a token, are none of the payload's business.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("P3S_")}
-    environment |= {f"P3S_INPUT_{_variable(name)}": str(found.path) for name, found in call.inputs.items()}
-    environment |= {f"P3S_OUTPUT_{_variable(name)}": str(out.path) for name, out in call.outputs.items()}
-    environment |= {"P3S_UNIT": str(call.data_id), "P3S_PARAMS": json.dumps(call.step.params)}
-    if call.coverage:
-        environment["P3S_COVERAGE"] = json.dumps(dict(call.coverage))
+    environment |= step_environment(call)
     command = list(call.step.command or ())
     try:
         ended = subprocess.run(  # noqa: S603 -- running the experiment's programs is what a pilot is for
@@ -145,6 +143,22 @@ def _run_command(call: StepCall) -> None:
         raise PayloadFailed(f"{command[0]} was ended by {signal_name(-ended.returncode)}", fix="See its log.")
     if ended.returncode:
         raise PayloadFailed(f"{command[0]} exited with {ended.returncode}", fix="See its log.")
+
+
+def step_environment(call: StepCall) -> dict[str, str]:
+    """What a command finds in its environment, besides what the pilot has there; see `core.payload`."""
+    environment = {f"P3S_INPUT_{_variable(name)}": str(found.path) for name, found in call.inputs.items()}
+    environment |= {f"P3S_OUTPUT_{_variable(name)}": str(out.path) for name, out in call.outputs.items()}
+    environment |= {"P3S_UNIT": str(call.data_id), "P3S_PARAMS": json.dumps(call.step.params)}
+    if call.coverage:
+        environment["P3S_COVERAGE"] = json.dumps(dict(call.coverage))
+    return environment
+
+
+def exit_code(complaint: str) -> int:
+    """The exit code that a shell would see for a step with this complaint: its command's own where it had one."""
+    exited = re.search(r" exited with (\d+)$", complaint)
+    return int(exited[1]) if exited else int(bool(complaint))
 
 
 def signal_name(number: int) -> str:
@@ -214,3 +228,5 @@ def _flush(*streams: Any) -> None:
     for stream in streams:
         with suppress(Exception):
             stream.flush()
+    # The C library has a buffer of its own, in which what native code prints would wait for the next step's log.
+    ctypes.CDLL(None).fflush(None)

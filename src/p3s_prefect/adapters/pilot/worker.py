@@ -20,10 +20,9 @@ def run_stage(order: StageOrder) -> StageReport:
     return stage_runner().run(order)
 
 
-def stop_attempt(attempt_id: int) -> None:
-    """Kills an attempt if it runs in this worker."""
-    if _runner is not None:
-        _runner.stop(attempt_id)
+def stop_attempt(attempt_id: int) -> bool:
+    """Kills an attempt; False if it does not run in this worker."""
+    return _runner is not None and _runner.stop(attempt_id)
 
 
 def stage_runner(modules: tuple[str, ...] = ()) -> StageRunner:

@@ -118,7 +118,7 @@ def pedestal_display(path: Path, heading: str, statistics: PixelStatistics) -> d
     draw_cameras(path, f"Pedestal · {heading}", panels)
     return {
         "category": "Pedestal",
-        "title": f"Pedestal, {heading}",
+        "title": "Pedestal",
         "file": path.name,
         "shows": "Mean of the baseline samples of each pixel. Expect an even camera near 400 ADC counts in both gains. "
         "Look for single outliers (a channel that drifted) and for groups of seven (a module that lost its "
@@ -144,7 +144,7 @@ def noise_display(path: Path, heading: str, statistics: PixelStatistics) -> dict
     draw_cameras(path, f"Noise · {heading}", panels)
     return {
         "category": "Noise",
-        "title": f"Noise, {heading}",
+        "title": "Noise",
         "file": path.name,
         "shows": "RMS of the baseline samples inside an event. The light of the night sky makes most of it in the high "
         "gain, so stars show as small bright spots that move slowly. Ringed red: more than 5 times the "
@@ -190,7 +190,7 @@ def event_display(path: Path, heading: str, subrun: Subrun, statistics: PixelSta
     draw_cameras(path, f"Brightest event · {heading} · event {number} · {taken} UTC", panels)
     return {
         "category": "Event",
-        "title": f"Brightest event, {heading}",
+        "title": "Brightest event",
         "file": path.name,
         "shows": "Charge of each pixel in the event with the most light. A shower is a compact ellipse, a muon an arc "
         "or a ring, a calibration flash an even camera. Holes are dead pixels; a single bright pixel far from the "

@@ -76,7 +76,7 @@ def trend_display(path: Path, heading: str, parts: Mapping[int, PixelStatistics]
     save_png(figure, path)
     return {
         "category": "Trend",
-        "title": f"Trend, {heading}",
+        "title": "Trend",
         "file": path.name,
         "shows": "Median over the camera of pedestal and noise, subrun by subrun. Steps of some counts in the pedestal "
         "of both gains at once are normal. Noise that rises slowly in the high gain only is light: moon, "

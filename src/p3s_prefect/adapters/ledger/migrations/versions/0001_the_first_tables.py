@@ -31,6 +31,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("stream", "key", "size", "mtime_ns", name=op.f("uq_arrival_stream_key_size_mtime_ns")),
     )
     with op.batch_alter_table("arrival", schema=None) as batch_op:
+        batch_op.create_index("ix_arrival_arrived_at", ["arrived_at"], unique=False)
         batch_op.create_index("ix_arrival_data_id", ["data_id", "dataset_type"], unique=False)
 
     op.create_table(

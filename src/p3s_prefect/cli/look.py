@@ -1,0 +1,256 @@
+"""`p3s status | list | show`: what the ledger and the station say. Nothing is changed here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from p3s_prefect.adapters.ledger import result_views, views
+from p3s_prefect.api import Bookkeeping, open_experiment
+from p3s_prefect.cli.options import HomeOption, JsonOption
+from p3s_prefect.cli.output import ago, console, plain_text, print_json, state, table
+from p3s_prefect.core.data_id import DataId
+from p3s_prefect.core.errors import NoSuchRecord
+from p3s_prefect.core.health import duration, size
+from p3s_prefect.core.views import GroupRow, UnitDetail, UnitRow, phases, plain
+
+
+class What(StrEnum):
+    """What `p3s list` lists."""
+
+    UNITS = "units"
+    GROUPS = "groups"
+    ARRIVALS = "arrivals"
+    JOURNAL = "journal"
+    PRODUCTS = "products"
+
+
+def status(home: HomeOption = Path(), as_json: JsonOption = False) -> None:
+    """Is all well? Health, and what became of everything that was seen."""
+    with open_experiment(home) as books:
+        found = books.status()
+        address = books.home.station()
+    if as_json:
+        print_json(found)
+        return
+    out = console()
+    out.print(plain_text(f"{found['experiment']} ({found['instrument']})"), state(found["status"]))
+    if found["station"] and address:
+        out.print(plain_text(f"page: {address.url}"))
+    out.print()
+    rows = found["health"]
+    out.print(
+        table(
+            ["", "status", "now", "normal"],
+            [(row["name"], state(row["status"]), row["actual"], row["nominal"]) for row in rows],
+        )
+    )
+    for row in rows:
+        if row["status"] != "ok":
+            out.print(plain_text(f"\n{row['name']}: {row['cause']}.\n  {row['action']}"))
+    out.print()
+    _print_account(out, found["sub_jobs"], found["account"])
+
+
+def list_(
+    what: Annotated[What, typer.Argument(help="What to list.")] = What.UNITS,
+    home: HomeOption = Path(),
+    in_state: Annotated[
+        str | None, typer.Option("--state", help="Units in this state; `open` for all that are not settled.")
+    ] = None,
+    pipeline: Annotated[str | None, typer.Option(help="Units of this pipeline.")] = None,
+    group: Annotated[str | None, typer.Option(help="Units of this group, such as run=2008.")] = None,
+    subject: Annotated[str | None, typer.Option(help="Journal lines about this, such as 'run=2008 subrun=3'.")] = None,
+    kept_out: Annotated[
+        bool, typer.Option("--kept-out", help="Arrivals that were refused or are in conflict.")
+    ] = False,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=views.MAX_PAGE)] = 30,
+    before: Annotated[int | None, typer.Option(help="Go on below this number, that of the last row.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List units, groups, arrivals, the journal or the latest products, newest first."""
+    page: dict[str, Any] = {"limit": limit, "before": before}
+    with open_experiment(home) as books:
+        rows: tuple[Any, ...]
+        match what:
+            case What.UNITS:
+                rows = books.read(views.units, state=in_state, pipeline=pipeline, group=group, **page)
+            case What.GROUPS:
+                rows = books.read(views.groups, **page)
+            case What.ARRIVALS:
+                rows = books.read(views.arrivals, verdicts=views.KEPT_OUT if kept_out else None, **page)
+            case What.JOURNAL:
+                rows = books.read(views.journal_rows, subject=subject, **page)
+            case What.PRODUCTS:
+                rows = books.read(result_views.latest_products)[:limit]
+    if as_json:
+        print_json([plain(row) for row in rows])
+        return
+    out = console()
+    out.print(_LISTS[what](rows, time.time()) if rows else "Nothing to list.")
+
+
+def show(
+    data_id: Annotated[list[str], typer.Argument(help="Such as: run=2008 subrun=3")],
+    home: HomeOption = Path(),
+    pipeline: Annotated[str | None, typer.Option(help="In this pipeline.")] = None,
+    pass_number: Annotated[int | None, typer.Option("--pass", help="In this pass; default: the newest.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show all about one unit or group: states, attempts and their reasons, times, results, journal."""
+    name = str(DataId.parse(" ".join(data_id)))
+    with open_experiment(home) as books:
+        group = _group(books, name)
+        try:
+            unit = books.unit(name, pipeline=pipeline, pass_number=pass_number)
+        except NoSuchRecord:
+            if group is None:
+                raise
+            unit = None
+    if as_json:
+        print_json({"group": plain(group) if group else None, "unit": plain(unit) if unit else None})
+        return
+    out = console()
+    if group is not None:
+        out.print(_LISTS[What.GROUPS]((group,), time.time()), "")
+    if unit is not None:
+        _print_unit(out, unit, time.time())
+
+
+def _group(books: Bookkeeping, name: str) -> GroupRow | None:
+    try:
+        return books.read(result_views.group, name)
+    except NoSuchRecord:
+        return None
+
+
+def _print_account(out: Console, sub_jobs: list[dict[str, Any]], stages: list[dict[str, Any]]) -> None:
+    states = ("seen", "open", "done", "prescaled", "shed", "expired", "failed", "blocked", "superseded", "cancelled")
+    rows = []
+    for total in sub_jobs:
+        of_pipeline = [row for row in stages if row["pipeline"] == total["pipeline"]]
+        for row in (total, *of_pipeline):
+            name = f"  {row['stage']}" if row["stage"] else row["pipeline"]
+            rows.append((name, *(row[column] or "-" for column in states)))
+    if rows:
+        out.print(table(["account", *(f"{name}>" for name in states)], rows))
+    else:
+        out.print("Nothing was seen yet.")
+
+
+def _units(rows: tuple[UnitRow, ...], now: float) -> Table:
+    return table(
+        ["unit", "pipeline", "state", "took>", "arrived>", "why"],
+        [
+            (
+                row.data_id,
+                f"{row.pipeline}/{row.pass_number}" if row.pass_number else row.pipeline,
+                state(row.activity),
+                duration((now if row.settled_at is None else row.settled_at) - row.taken_at),
+                ago(row.arrived_at, now),
+                row.reason,
+            )
+            for row in rows
+        ],
+    )
+
+
+def _groups(rows: tuple[GroupRow, ...], now: float) -> Table:
+    return table(
+        ["group", "", "pipeline", "pass>", "done>", "seen>", "last unit>", "closed by"],
+        [
+            (
+                row.data_id,
+                state("open" if row.is_open else "closed"),
+                one.pipeline,
+                one.pass_number,
+                one.done,
+                one.seen,
+                ago(row.last_arrival_at, now),
+                row.closed_by,
+            )
+            for row in rows
+            for one in row.coverage
+        ],
+    )
+
+
+def _arrivals(rows: tuple[Any, ...], now: float) -> Table:
+    return table(
+        ["file", "verdict", "unit", "size>", "seen>", "why"],
+        [
+            (row.key, state(row.verdict), row.data_id, size(row.size), ago(row.arrived_at, now), row.reason)
+            for row in rows
+        ],
+    )
+
+
+def _journal(rows: tuple[Any, ...], now: float) -> Table:
+    return table(
+        ["number>", "when>", "what", "about", "detail"],
+        [
+            (
+                row.number,
+                ago(row.at, now),
+                row.kind,
+                row.subject,
+                ", ".join(f"{name}={value}" for name, value in row.detail.items()),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _products(rows: tuple[Any, ...], now: float) -> Table:
+    return table(
+        ["category", "title", "unit", "published>", "object"],
+        [(row.category, row.title, row.data_id, ago(row.published_at, now), row.key) for row in rows],
+    )
+
+
+def _print_unit(out: Console, found: UnitDetail, now: float) -> None:
+    unit = found.unit
+    out.print(plain_text(f"{unit.data_id} in {unit.pipeline}, pass {unit.pass_number}:"), state(unit.activity))
+    if unit.reason:
+        out.print(plain_text(f"  {unit.reason}"))
+    out.print(plain_text(f"  run collection {found.run_collection}"))
+    if found.arrival:
+        out.print(plain_text(f"  from {found.arrival.path}, {size(found.arrival.size)}"))
+    spent = [(phase.label, duration(phase.seconds)) for phase in phases(unit, now) if phase.seconds > 0]
+    attempts = [
+        (stage.stage, state(stage.state), one.number, state(one.state), one.pilot, one.reason, one.log_key)
+        for stage in unit.stages
+        for one in stage.attempts
+    ]
+    for title, columns, rows in (
+        ("Where its time went", ["", ">"], spent),
+        ("Attempts", ["stage", "state", "attempt>", "ended as", "pilot", "why", "log"], attempts),
+        ("Summary values", ["", ">", ""], [(row.name, row.value, row.unit) for row in found.summary]),
+        ("Read", ["type", "data id", "SHA-256"], [(r.dataset_type, r.data_id, r.sha256[:12]) for r in found.lineage]),
+        (
+            "Made",
+            ["type", "size>", "SHA-256", "object"],
+            [(row.dataset_type, size(row.size), row.sha256[:12], row.key) for row in found.datasets],
+        ),
+        ("Products", ["category", "title", "object"], [(row.category, row.title, row.key) for row in found.products]),
+    ):
+        if rows:
+            out.print("", table(columns, rows, title=title), sep="\n")
+    if found.journal:
+        out.print("", _journal(found.journal[:20], now), sep="\n")
+
+
+_LISTS: dict[What, Callable[[tuple[Any, ...], float], Table]] = {
+    What.UNITS: _units,
+    What.GROUPS: _groups,
+    What.ARRIVALS: _arrivals,
+    What.JOURNAL: _journal,
+    What.PRODUCTS: _products,
+}

@@ -1,0 +1,163 @@
+"""`p3s process`: files through their pipelines here and now, without a station."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from sqlalchemy.exc import OperationalError
+
+from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.ledger import selected
+from p3s_prefect.adapters.ledger.selected import SelectedStage
+from p3s_prefect.cli.options import HomeOption, JsonOption
+from p3s_prefect.cli.output import console, plain_text, print_json, state, table
+from p3s_prefect.core.experiment import Experiment
+from p3s_prefect.core.records import Arrival
+
+_LOOK_EVERY_S = 0.5
+# What is printed here is progress and a table: Prefect's page has the logs all the same. And a detector's machines do
+# not tell a company what they do.
+_QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "DO_NOT_TRACK": "1"}
+
+
+class GroupIs(StrEnum):
+    """Whether the files are all of their groups."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+
+
+def process(
+    files: Annotated[list[str], typer.Argument(help="Files of one stream.")],
+    home: HomeOption = Path(),
+    pipeline: Annotated[
+        list[str] | None, typer.Option(help="Run this one, not what the stream's rules choose; may be repeated.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="A Dask scheduler to use, such as tcp://10.0.0.1:8786.")] = None,
+    group: Annotated[
+        GroupIs, typer.Option(help="`closed`: these files are all of their groups, whose own stages run then.")
+    ] = GroupIs.CLOSED,
+    as_json: JsonOption = False,
+) -> None:
+    """Process files here, without a station: Prefect runs and shows it, Dask computes."""
+    # Imported here, and Prefect later still: mistakes are told within a second.
+    from p3s_prefect.station.planning import select_files
+
+    at = Home(home)
+    experiment = at.read()
+    seen = select_files(at.path, experiment, files)
+    asked = _Asked(home=at, experiment=experiment, seen=seen, pipelines=pipeline or [])
+    with _progress(asked) as told:
+        problem = _run(asked, files, address, group, told)
+    if as_json:
+        print_json({"ok": not problem, "problem": problem, "stages": [asdict(row) for row in asked.stages()]})
+    else:
+        _print(asked.stages(), problem)
+    raise typer.Exit(1 if problem else 0)
+
+
+# --- inside ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What was asked for, and how far it is."""
+
+    home: Home
+    experiment: Experiment
+    seen: Sequence[Arrival]
+    pipelines: Sequence[str]
+
+    def stages(self) -> list[SelectedStage]:
+        """Its stage runs, as far as the ledger has them."""
+        ledger = self.home.ledger(self.experiment)
+        try:
+            with ledger.reading() as connection:
+                return selected.of_units(connection, [arrival.data_id for arrival in self.seen], self.pipelines)
+        except OperationalError:
+            return []  # a new ledger has no tables yet
+        finally:
+            ledger.close()
+
+
+def _run(asked: _Asked, files: list[str], address: str | None, group: GroupIs, told: Callable[[str], None]) -> str:
+    """Runs the flow; the answer is empty if all went well, and otherwise says what did not."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    from prefect.exceptions import FailedRun
+
+    from p3s_prefect.flows.produce import produce
+    from p3s_prefect.tasks.server import prefect_server
+
+    with prefect_server(asked.home.run / "prefect"):
+        told("starting Dask")
+        try:
+            produce(
+                files,
+                home=str(asked.home.path),
+                pipelines=list(asked.pipelines),
+                group=group.value,
+                address=address,
+            )
+        except FailedRun as failed:
+            return str(failed)
+    return ""
+
+
+@contextmanager
+def _progress(asked: _Asked) -> Iterator[Callable[[str], None]]:
+    """Shows how many stage runs have ended; what it gives changes the words beside that."""
+    before = {row.stage_run_id for row in asked.stages() if row.state.is_terminal}
+    columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn())
+    ended = threading.Event()
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("starting Prefect", total=None)
+
+        def look() -> None:
+            while not ended.wait(_LOOK_EVERY_S):
+                rows = asked.stages()
+                settled = [row for row in rows if row.state.is_terminal]
+                if any(row.stage_run_id not in before for row in rows):
+                    bar.update(task, description="processing", total=len(rows), completed=len(settled))
+
+        looking = threading.Thread(target=look, daemon=True, name="progress")
+        looking.start()
+        try:
+            yield lambda words: bar.update(task, description=words)
+        finally:
+            ended.set()
+            looking.join()
+
+
+def _print(rows: Sequence[SelectedStage], problem: str) -> None:
+    out = console()
+    out.print(
+        table(
+            ["unit", "pipeline", "stage", "state", "seconds>", "why"],
+            [
+                (
+                    row.data_id,
+                    row.pipeline,
+                    row.stage,
+                    state(row.state),
+                    "" if row.seconds is None else f"{row.seconds:.1f}",
+                    row.reason,
+                )
+                for row in rows
+            ],
+        )
+    )
+    for collection in sorted({row.collection for row in rows}):
+        out.print(plain_text(f"Results: {collection}"))
+    if problem:
+        Console(stderr=True, soft_wrap=True).print(plain_text(problem), style="red")

@@ -1,0 +1,266 @@
+"""The plain road's books: what the station does for a stream of arrivals, done here for a given list of files.
+
+A production takes the lease, takes its files into the ledger, closes their groups, and plans their stage runs. Each of
+its tasks then begins and settles one stage run, in short transactions of its own that check the lease. Deadlines are
+for prompt processing and do not count here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from p3s_prefect.adapters.clock import SystemClock
+from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.ledger import execution, selected
+from p3s_prefect.adapters.ledger.database import Lease, Ledger, renew
+from p3s_prefect.adapters.ledger.selected import SelectedStage
+from p3s_prefect.core.dispatcher import Dispatcher
+from p3s_prefect.core.errors import Conflict, InputMissing, LeaseLost, StageFailed
+from p3s_prefect.core.experiment import Experiment, Stage
+from p3s_prefect.core.records import Failure, StageOrder, StageReport, SubJobFact
+from p3s_prefect.core.states import StageState
+from p3s_prefect.station import settling
+from p3s_prefect.station.catalogue import Catalogue
+from p3s_prefect.station.recorder import write_record
+from p3s_prefect.station.recovery import recover
+from p3s_prefect.station.upkeep import RENEWALS, claim_lease
+
+
+@dataclass(frozen=True, kw_only=True)
+class Production:
+    """What every task of a production needs to keep the books; it crosses to Dask's workers."""
+
+    home: Path
+    experiment: Experiment
+    lease: Lease
+
+    @contextmanager
+    def books(self) -> Iterator[Ledger]:
+        """The ledger, open."""
+        ledger = Home(self.home).ledger(self.experiment)
+        try:
+            yield ledger
+        finally:
+            ledger.close()
+
+    def catalogue(self) -> Catalogue:
+        """What the experiment means."""
+        return Catalogue(self.experiment, self.home, Home(self.home).store(self.experiment).url)
+
+    def stage(self, work: StageWork) -> Stage:
+        """The definition of a stage run's stage."""
+        return self.experiment.pipelines[work.pipeline].stages[work.stage]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageWork:
+    """One stage run of a production."""
+
+    stage_run_id: int
+    sub_job_id: int
+    pass_id: int
+    data_id: str
+    pipeline: str
+    stage: str
+    per: str
+    collection: str
+    is_done: bool
+    """Whether it was done before: then there is nothing to do."""
+    after: tuple[int, ...]
+    """Stage runs that must be done before."""
+    after_all: tuple[int, ...]
+    """Stage runs of units that must have ended before, well or not: those that a stage per group gathers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a production is to do."""
+
+    work: tuple[StageWork, ...]
+    """Parents stand before what comes after them."""
+    stage_run_ids: tuple[int, ...]
+    """All stage runs, with those that ended before."""
+    kept_out: Mapping[str, str] = field(default_factory=dict)
+    """Files that were not taken, and why."""
+
+
+@contextmanager
+def opened(home: Path, experiment: Experiment) -> Iterator[Production]:
+    """A production that holds the lease of its ledger, after it has settled what an earlier one left running.
+
+    Raises:
+        LeaseLost: a station, or another production, holds it.
+    """
+    ledger = Home(home.resolve()).ledger(experiment)
+    try:
+        ledger.migrate()
+        lease = _claim(ledger, experiment)
+        with _kept(ledger, lease, experiment.station.lease_s):
+            production = Production(home=home.resolve(), experiment=experiment, lease=lease)
+            _recover(production, ledger)
+            yield production
+    finally:
+        ledger.close()
+
+
+def begin(production: Production, work: StageWork) -> StageOrder | None:
+    """Opens an attempt of a stage run; None if it is done already.
+
+    Raises:
+        StageFailed: it cannot run; the ledger says why.
+    """
+    now = SystemClock().now()
+    with production.books() as ledger:
+        try:
+            with ledger.transaction(production.lease) as connection:
+                found = _ready(connection, production, work, now)
+                if found.state is StageState.QUEUED:
+                    order = production.catalogue().open_attempt(connection, work.stage_run_id, now)
+                    return replace(order, stop_at=None)
+        except InputMissing as error:
+            with ledger.transaction(production.lease) as connection:
+                _advance(connection, production, work, now)
+                settling.block(connection, work.stage_run_id, error.what, now)
+            raise StageFailed(error.what, data_id=work.data_id, fix=error.fix) from error
+    if found.state is StageState.DONE:
+        return None
+    raise StageFailed(
+        f"{work.stage} is {found.state}" + (f": {found.reason}" if found.reason else ""),
+        data_id=work.data_id,
+        fix=f"`p3s show '{work.data_id}'` tells its history.",
+    )
+
+
+def settle(production: Production, order: StageOrder, report: StageReport) -> None:
+    """Publishes what an attempt gave, or records that it gave nothing.
+
+    Raises:
+        StageFailed: it gave nothing.
+    """
+    now, failure, reason = SystemClock().now(), report.failure, report.reason
+    with production.books() as ledger:
+        if report.manifest is not None:
+            try:
+                with ledger.transaction(production.lease) as connection:
+                    record = settling.publish(connection, report.manifest, now)
+            except Conflict as conflict:
+                failure, reason = Failure.INPUT, conflict.what
+            else:
+                _record(production, ledger, [record])
+                return
+        stage = production.catalogue().stage(order.pipeline, order.stage)
+        with ledger.transaction(production.lease) as connection:
+            after = settling.fail(connection, order, stage, report, now, failure=failure, reason=reason)
+    raise StageFailed(
+        f"{order.stage}: {reason}",
+        may_try_again=after.state is StageState.QUEUED,
+        data_id=order.data_id,
+        fix=f"`p3s show '{order.data_id}'` has its log.",
+    )
+
+
+def lose(production: Production, order: StageOrder, reason: str) -> None:
+    """Records that nobody waits for an attempt any more."""
+    now = SystemClock().now()
+    # It may have been settled at the last moment: then there is nothing to record.
+    with production.books() as ledger, suppress(Conflict), ledger.transaction(production.lease) as connection:
+        settling.lose(connection, order.attempt_id, order.stage_run_id, reason, now, by_stage=True)
+
+
+def account(production: Production, plan: Plan) -> list[SelectedStage]:
+    """What became of a plan, once nothing of it runs any more; what waited for a failed stage is blocked now."""
+    with production.books() as ledger:
+        _recover(production, ledger)
+        passes = {work.pass_id for work in plan.work}
+        with ledger.transaction(production.lease) as connection:
+            _follow(connection, production, selected.sub_jobs(connection, passes), SystemClock().now())
+        with ledger.reading() as connection:
+            return selected.stages(connection, plan.stage_run_ids)
+
+
+# --- inside ---------------------------------------------------------------------------------------------------------
+
+
+def _claim(ledger: Ledger, experiment: Experiment) -> Lease:
+    try:
+        return claim_lease(ledger, experiment.experiment, experiment.station.lease_s, SystemClock())
+    except LeaseLost as error:
+        raise LeaseLost(
+            f"a station or another production works on this home: {error.what}",
+            fix="Stop it (`p3s down`), let it process the files, or use another home.",
+        ) from error
+
+
+@contextmanager
+def _kept(ledger: Ledger, lease: Lease, lease_s: float) -> Iterator[None]:
+    """Renews the lease in a thread of its own, and gives it up at the end."""
+    ended, clock = threading.Event(), SystemClock()
+
+    def keep() -> None:
+        with suppress(LeaseLost):  # every transaction finds that out for itself
+            while not ended.wait(lease_s / RENEWALS):
+                with ledger.transaction() as connection:
+                    renew(connection, lease, expires_at=clock.now() + lease_s)
+
+    keeper = threading.Thread(target=keep, daemon=True, name="lease")
+    keeper.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        keeper.join()
+        with suppress(LeaseLost), ledger.transaction() as connection:
+            renew(connection, lease, expires_at=clock.now())
+
+
+def _recover(production: Production, ledger: Ledger) -> None:
+    store, now = Home(production.home).store(production.experiment), SystemClock().now()
+    with ledger.transaction(production.lease) as connection:
+        recover(connection, store, now)
+        unrecorded = execution.unrecorded(connection)
+        records = [execution.commit_record(connection, attempt_id) for attempt_id in unrecorded]
+    _record(production, ledger, records)
+
+
+def _record(production: Production, ledger: Ledger, records: list[dict[str, Any]]) -> None:
+    store = Home(production.home).store(production.experiment)
+    for record in records:
+        write_record(store, record)
+    if records:
+        with ledger.transaction(production.lease) as connection:
+            execution.mark_recorded(connection, [record["attempt_id"] for record in records])
+
+
+def _ready(connection: Connection, production: Production, work: StageWork, now: float) -> SelectedStage:
+    """A stage run whose parents have ended, with nobody else at it."""
+    _advance(connection, production, work, now)
+    (found,) = selected.stages(connection, [work.stage_run_id])
+    if found.state is not StageState.RUNNING or found.attempt_id is None:
+        return found
+    # Dask runs a task again when its worker has died, or was taken for dead.
+    settling.lose(connection, found.attempt_id, work.stage_run_id, "its pilot was lost", now, by_stage=True)
+    (found,) = selected.stages(connection, [work.stage_run_id])
+    return found
+
+
+def _advance(connection: Connection, production: Production, work: StageWork, now: float) -> None:
+    if work.per == "group":
+        facts = selected.sub_jobs(connection, [work.pass_id])
+    else:
+        facts = [selected.one_sub_job(connection, work.sub_job_id)]
+    _follow(connection, production, facts, now)
+
+
+def _follow(connection: Connection, production: Production, facts: Iterable[SubJobFact], now: float) -> None:
+    """Moves on what waits for others, by the dispatcher's rules; units go before groups."""
+    dispatcher = Dispatcher(production.experiment.pipelines)
+    for fact in facts:
+        if not all(stage.state.is_terminal for stage in fact.stages):
+            execution.apply(connection, dispatcher.add(fact), now)

@@ -1,0 +1,60 @@
+"""A ledger in a file of its own, a store in a directory, a stage runner with real payload processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from p3s_prefect.adapters.directory_store import DirectoryStore
+from p3s_prefect.adapters.ledger.database import Ledger
+from p3s_prefect.adapters.pilot.payload_process import PayloadProcesses
+from p3s_prefect.adapters.pilot.stage_runner import StageRunner
+
+
+@pytest.fixture(scope="session")
+def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bytes of a ledger with its tables and nothing in them."""
+    path = tmp_path_factory.mktemp("ledger") / "empty.db"
+    with closing(Ledger(f"sqlite:///{path}")) as ledger:
+        ledger.migrate()
+    return path.read_bytes()
+
+
+@pytest.fixture
+def new_ledger(empty_ledger: bytes, tmp_path: Path) -> Iterator[Callable[[], Ledger]]:
+    """Makes ledgers, each in a file of its own."""
+    with ExitStack() as opened:
+        count = iter(range(1_000_000))
+
+        def make() -> Ledger:
+            path = tmp_path / f"ledger{next(count)}.db"
+            path.write_bytes(empty_ledger)
+            return opened.enter_context(closing(Ledger(f"sqlite:///{path}")))
+
+        yield make
+
+
+@pytest.fixture
+def ledger(new_ledger: Callable[[], Ledger]) -> Ledger:
+    return new_ledger()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DirectoryStore:
+    return DirectoryStore(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator[PayloadProcesses]:
+    """Shared by all tests, so that each runs on a slot that others have misused."""
+    with closing(PayloadProcesses(("payloads",))) as found:
+        found.warm()
+        yield found
+
+
+@pytest.fixture
+def runner(processes: PayloadProcesses, tmp_path: Path) -> StageRunner:
+    return StageRunner(processes, tmp_path / "scratch", pilot="here:1")

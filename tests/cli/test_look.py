@@ -1,0 +1,153 @@
+"""`p3s status | list | show`, as tables and as JSON, with and without a station."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from ledger_rows import Rows, StoredBytes
+from typer.testing import CliRunner
+
+from p3s_prefect.adapters.home import Home
+from p3s_prefect.cli import look
+from p3s_prefect.core.errors import BadName, NoSuchRecord
+
+_EXPERIMENT = Path(__file__).parent.parent / "core" / "good_experiment.yaml"
+_HOSTILE = "\x1b]0;owned\x07[bold red]name[/]"
+
+commands = typer.Typer()
+commands.command("status")(look.status)
+commands.command("list")(look.list_)
+commands.command("show")(look.show)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A home with a unit that failed, one that is done, and a file that was refused."""
+    (tmp_path / "experiment.yaml").write_text(_EXPERIMENT.read_text())
+    home = Home(tmp_path)
+    ledger = home.ledger(home.read())
+    ledger.migrate()
+    with ledger.transaction() as connection:
+        rows = Rows(connection, StoredBytes())
+        pass_id = rows.production_pass(rows.group("run=1"), "quality")
+        for part, state in enumerate(("done", "failed")):
+            reason = f"clean: exited with 3 {_HOSTILE}" if state == "failed" else ""
+            unit = rows.unit(pass_id, f"run=1 part={part}", state=state)
+            attempt = rows.attempt(rows.stage(unit, "clean", state=state, reason=reason), state=state, reason=reason)
+            if state == "done":
+                rows.product(attempt, "Pedestal")
+                rows.summary(attempt, "noise", 4.25, "ADC")
+        rows.arrival(_HOSTILE, verdict="refused", reason="its name fits no pattern")
+    ledger.close()
+    return home
+
+
+def _run(home: Home, *arguments: str) -> str:
+    result = CliRunner().invoke(commands, [*arguments, "--home", str(home.path)], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+def _json(home: Home, *arguments: str) -> Any:
+    return json.loads(_run(home, *arguments, "--json"))
+
+
+def test_status_without_a_station_says_what_to_do_and_counts(home: Home) -> None:
+    """P7."""
+    text = _run(home, "status")
+    assert "p3s up" in text
+    (row,) = _json(home, "status")["account"]
+    assert (row["seen"], row["done"], row["failed"]) == (2, 1, 1)
+
+
+def test_status_of_a_station_that_died_without_a_word(home: Home) -> None:
+    home.run.mkdir()
+    (home.run / "station.json").write_text(json.dumps({"url": "http://127.0.0.1:1", "pid": 2**22 + 1}))
+    assert "no station runs here" in _run(home, "status")
+
+
+class _Answers(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        known = self.headers["Authorization"] == "Bearer secret"
+        row = {"name": "pilots", "status": "degraded", "actual": "1 slot", "nominal": "2 slots"}
+        told = {
+            "experiment": "night",
+            "instrument": "camera",
+            "station": {},
+            "status": "degraded",
+            "health": [{**row, "cause": "1 pilot slot is missing", "action": "Look at the log"}],
+            "account": [],
+            "sub_jobs": [],
+        }
+        self.send_response(200 if known else 401)
+        self.end_headers()
+        self.wfile.write(json.dumps(told).encode())
+
+    def log_message(self, *_: object) -> None:
+        """Tests stay quiet."""
+
+
+@pytest.fixture
+def station(home: Home) -> Iterator[str]:
+    """Something that answers as a station with a token does."""
+    with HTTPServer(("127.0.0.1", 0), _Answers) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        home.run.mkdir()
+        url = f"http://127.0.0.1:{server.server_port}"
+        (home.run / "station.json").write_text(json.dumps({"url": url, "pid": os.getpid()}))
+        yield url
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.sockets
+def test_status_of_a_running_station_is_its_own(home: Home, station: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P19, for the rows that exist: the same rows as the page; S7: with the token only."""
+    assert "it wants the token in P3S_TOKEN" in _run(home, "status")
+    monkeypatch.setenv("P3S_TOKEN", "secret")
+    text = _run(home, "status")
+    assert "1 pilot slot is missing" in text
+    assert "secret" not in text
+
+
+def test_list_selects_and_pages(home: Home) -> None:
+    assert [row["data_id"] for row in _json(home, "list", "units")] == ["run=1 part=1", "run=1 part=0"]
+    assert [row["state"] for row in _json(home, "list", "units", "--state", "failed")] == ["failed"]
+    (last,) = _json(home, "list", "units", "--limit", "1")
+    assert [row["data_id"] for row in _json(home, "list", "--before", str(last["id"]))] == ["run=1 part=0"]
+    assert _json(home, "list", "groups")[0]["coverage"][0]["seen"] == 2
+    assert _json(home, "list", "arrivals", "--kept-out")[0]["verdict"] == "refused"
+    assert _json(home, "list", "products")[0]["title"] == "Pedestal"
+    assert _json(home, "list", "journal") == []
+
+
+def test_tables_cut_nothing_in_a_pipe_and_let_nothing_act(home: Home) -> None:
+    """S7: a file name moves no cursor and sets no colour."""
+    for arguments in (("list", "units"), ("list", "arrivals"), ("show", "run=1", "part=1")):
+        text = _run(home, *arguments)
+        assert "\x1b" not in text
+        assert r"\x1b]0;owned\x07[bold red]name[/]" in text
+
+
+def test_show_tells_all_about_a_unit(home: Home) -> None:
+    text = _run(home, "show", "run=1", "part=0")
+    for part in ("waited for arrival", "clean: work", "noise", "4.25", "Pedestal", "log.txt"):
+        assert part in text
+    assert _json(home, "show", "run=1 part=0")["unit"]["unit"]["state"] == "done"
+
+
+def test_show_of_a_group_and_of_nothing(home: Home) -> None:
+    assert "quality" in _run(home, "show", "run=1")
+    with pytest.raises(NoSuchRecord, match="p3s list units"):
+        _run(home, "show", "run=7")
+    with pytest.raises(BadName, match="Write run=2008"):
+        _run(home, "show", "nonsense")

@@ -1,0 +1,40 @@
+"""For all tests; and a ledger with rows as a station would have left them, for tests of what people see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from ledger_rows import Rows, StoredBytes
+
+from p3s_prefect.adapters.ledger.database import Ledger
+
+# Sockets are off unless a test is marked; no setting of this machine reaches it (see isolation.py).
+pytest_plugins = ["isolation"]
+
+
+@pytest.fixture
+def stored() -> StoredBytes:
+    """The store that the rows' objects are in."""
+    return StoredBytes()
+
+
+@pytest.fixture
+def seen_ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """A ledger of its own."""
+    with closing(Ledger(f"sqlite:///{tmp_path}/ledger.db")) as ledger:
+        ledger.migrate()
+        yield ledger
+
+
+@pytest.fixture
+def fill(seen_ledger: Ledger, stored: StoredBytes) -> Callable[[Callable[[Rows], None]], None]:
+    """Runs a function that adds rows, in one transaction."""
+
+    def filled(write: Callable[[Rows], None]) -> None:
+        with seen_ledger.transaction() as connection:
+            write(Rows(connection, stored))
+
+    return filled

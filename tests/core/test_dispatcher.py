@@ -1,0 +1,559 @@
+"""The dispatcher: random DAGs and random orders of events (P9, P7), and each rule of its own."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scheduling import PlayedLedger, chain, pipelines, stage
+
+from p3s_prefect.core import dag
+from p3s_prefect.core.dispatcher import Backlog, Dispatcher
+from p3s_prefect.core.experiment import Order, Pipeline
+from p3s_prefect.core.states import StageState
+
+DONE, FAILED, EXPIRED, QUEUED = StageState.DONE, StageState.FAILED, StageState.EXPIRED, StageState.QUEUED
+BLOCKED, PRESCALED, RUNNING = StageState.BLOCKED, StageState.PRESCALED, StageState.RUNNING
+
+
+class Night:
+    """A dispatcher, its ledger and a clock, driven by hand or by chance."""
+
+    def __init__(self, pipelines: dict[str, Pipeline], slots: int = 2) -> None:
+        self.ledger = PlayedLedger(pipelines)
+        self.pipelines = pipelines
+        self.now = 0.0
+        self.slots = slots
+        self._new_dispatcher()
+
+    def _new_dispatcher(self) -> None:
+        self.dispatcher = Dispatcher(self.pipelines)
+        self.dispatcher.set_slots(self.slots)
+
+    def take(self, pipeline: str = "p", *, pass_id: int = 1, taken_at: float = 0.0, u: float = 0.0) -> int:
+        fact = self.ledger.take(pipeline, pass_id=pass_id, taken_at=taken_at, u=u)
+        self.ledger.apply(self.dispatcher.add(fact))
+        return fact.id
+
+    def close(self, pipeline: str = "p", *, pass_id: int = 1) -> int | None:
+        fact = self.ledger.close(pipeline, pass_id=pass_id, now=self.now)
+        if fact is None:
+            return None
+        self.ledger.apply(self.dispatcher.add(fact))
+        return fact.id
+
+    def decide(self) -> list[int]:
+        decisions = self.dispatcher.decide(self.now)
+        self.ledger.write(decisions)
+        return [start.stage_run_id for start in decisions.starts]
+
+    def settle(
+        self, stage_run_id: int, state: StageState, *, not_before: float = 0.0, service_s: float | None = None
+    ) -> None:
+        self.ledger.move(stage_run_id, self.ledger.states[stage_run_id], state)
+        changes = self.dispatcher.settle(stage_run_id, state, not_before=not_before, service_s=service_s)
+        self.ledger.apply(changes)
+
+    def restart(self) -> None:
+        self._new_dispatcher()
+        for fact in self.ledger.restart():
+            self.ledger.apply(self.dispatcher.add(fact))
+
+    def run(self, sub_job_id: int, name: str) -> int:
+        return next(run.id for run in self.ledger.facts[sub_job_id].stages if run.stage == name)
+
+    def state(self, sub_job_id: int, name: str) -> StageState:
+        return self.ledger.by_stage(sub_job_id)[name]
+
+    def subject(self, stage_run_id: int) -> tuple[int, str]:
+        return self.ledger.sub_job_of[stage_run_id], self.ledger.stage_of[stage_run_id]
+
+    def finish(self, fate: dict[tuple[int, str], StageState] | None = None) -> None:
+        """Plays on until nothing is open; what runs ends as `fate` says, or well."""
+        for _ in range(1000):
+            self.decide()
+            running = self.ledger.running()
+            for number in running:
+                self.settle(number, (fate or {}).get(self.subject(number), DONE))
+            if not self.dispatcher.open:
+                return
+            if not running:
+                assert math.isfinite(self.dispatcher.wake_at())
+                self.now = self.dispatcher.wake_at()
+        raise AssertionError(f"still open: {self.ledger.account()}")
+
+
+def _is_forgotten(dispatcher: Dispatcher) -> bool:
+    return dispatcher.open == dispatcher.in_flight == 0 and not dispatcher._passes
+
+
+def _assert_blocked_exactly(night: Night) -> None:
+    for fact in night.ledger.facts.values():
+        own = night.ledger.by_stage(fact.id)
+        for name, state in own.items():
+            before = [own[parent] for parent in dag.ancestors(night.pipelines[fact.pipeline], name) if parent in own]
+            if state is not PRESCALED:
+                assert (state is BLOCKED) == any(other is not DONE for other in before)
+
+
+def _one_event(night: Night, chance: Random) -> None:
+    """Something that happens to what is with the pilots, to the pilots, or to the clock."""
+    night.now += chance.choice([0.0, 0.5, 3.0])
+    running = night.ledger.running()
+    if not running:
+        night.slots = chance.randint(0, 3)
+        night.dispatcher.set_slots(night.slots)
+        return
+    number = chance.choice(running)
+    state = chance.choice([DONE, DONE, DONE, FAILED, EXPIRED, QUEUED])
+    later = chance.choice([0.0, night.now + 1.0]) if state is QUEUED else 0.0
+    night.settle(number, state, not_before=later, service_s=chance.choice([None, 0.1]) if state is DONE else None)
+
+
+def _play(night: Night, chance: Random, *, units: int) -> None:
+    """Units of two passes arrive, run, fail, are lost, expire; groups close with their units still open."""
+    arriving = [(name, pass_id) for name in night.pipelines for pass_id in (1, 2) for _ in range(units)]
+    chance.shuffle(arriving)
+    closing = sorted(set(arriving))
+    numbered = {key: number for number, key in enumerate(closing, start=1)}
+    while arriving or closing:
+        if arriving and chance.random() < 0.5:
+            name, pass_id = arriving.pop()
+            night.take(name, pass_id=numbered[name, pass_id], taken_at=night.now, u=chance.random())
+            continue
+        for key in [key for key in closing if key not in arriving]:
+            closing.remove(key)
+            night.close(key[0], pass_id=numbered[key])
+        if chance.random() < 0.8:
+            night.decide()
+        _one_event(night, chance)
+
+
+@given(st.lists(pipelines(), min_size=1, max_size=2), st.randoms(use_true_random=False), st.booleans())
+@settings(max_examples=150)
+def test_every_order_of_events_on_every_dag(found: list[Pipeline], chance: Random, has_deadlines: bool) -> None:
+    """P9, P7: parents before children, failures block exactly the descendants, every path ends, nothing is kept.
+
+    `PlayedLedger` asserts at every start that parents are done and units settled, and at every move that it is
+    legal and made once.
+    """
+    if has_deadlines:
+        found = [
+            one.model_copy(
+                update={"stages": {n: s.model_copy(update={"deadline_s": 4.0}) for n, s in one.stages.items()}}
+            )
+            for one in found
+        ]
+    night = Night({f"p{index}": one for index, one in enumerate(found)})
+    _play(night, chance, units=3)
+    night.slots = 2
+    night.dispatcher.set_slots(2)
+    night.finish()
+    assert all(state.is_terminal for state in night.ledger.states.values())
+    _assert_blocked_exactly(night)
+    assert _is_forgotten(night.dispatcher)
+
+
+@given(pipelines(), st.randoms(use_true_random=False), st.integers(0, 30))
+@settings(max_examples=100)
+def test_a_new_dispatcher_goes_on_where_the_old_one_was(found: Pipeline, chance: Random, moment: int) -> None:
+    """P9, P7: fed with the facts as they stand, with running ones back in the queue, it reaches the same account."""
+    accounts = []
+    us = [chance.random() for _ in range(4)]
+    fates = chance.choices([DONE, DONE, FAILED, EXPIRED], k=400)
+    for stops in (False, True):
+        night = Night({"p": found})
+        sub_jobs = [night.take(u=u) for u in us]
+        sub_jobs += [group] if (group := night.close()) else []
+        fate = {(s, n): fates[(s * 17 + i) % 400] for s in sub_jobs for i, n in enumerate(found.stages)}
+        for step in range(moment):
+            night.decide()
+            if stops and step == moment // 2:
+                night.restart()
+            elif running := night.ledger.running():
+                night.settle(running[-1 if step % 2 else 0], fate[night.subject(running[-1 if step % 2 else 0])])
+        if stops:
+            night.restart()
+        night.finish(fate)
+        accounts.append(night.ledger.account())
+    assert accounts[0] == accounts[1]
+
+
+def test_a_join_waits_for_all_its_parents() -> None:
+    """P9."""
+    after = {"a": [], "b": ["a"], "c": ["a"], "join": ["b", "c"]}
+    night = Night({"p": Pipeline(stages={name: stage(after=names) for name, names in after.items()})})
+    unit = night.take()
+    for name in ("a", "b"):
+        night.decide()
+        night.settle(night.run(unit, name), DONE)
+    night.decide()
+    assert night.state(unit, "join") is StageState.WAITING
+    night.settle(night.run(unit, "c"), DONE)
+    assert night.state(unit, "join") is QUEUED
+
+
+def test_a_failed_parent_blocks_its_descendants_and_no_others() -> None:
+    """P9: the other branch runs to its end, and what is blocked says why."""
+    after = {"a": [], "bad": ["a"], "after-bad": ["bad"], "last": ["after-bad"], "good": ["a"]}
+    night = Night({"p": Pipeline(stages={name: stage(after=names) for name, names in after.items()})})
+    unit = night.take()
+    night.decide()
+    night.settle(night.run(unit, "a"), DONE)
+    night.decide()
+    night.ledger.move(night.run(unit, "bad"), RUNNING, FAILED)
+    changes = night.dispatcher.settle(night.run(unit, "bad"), FAILED)
+    night.ledger.apply(changes)
+    assert [(night.subject(change.stage_run_id)[1], change.reason) for change in changes] == [
+        ("after-bad", "bad is failed"),
+        ("last", "bad is failed"),
+    ]
+    night.finish()
+    assert night.state(unit, "good") is DONE
+
+
+def _gathering() -> Pipeline:
+    stages = {
+        "slow": stage(),
+        "quick": stage(),
+        "both": stage(after=["slow", "quick"]),
+        "total": stage(after=["both"], per="group"),
+    }
+    return Pipeline(stages=stages)
+
+
+def test_a_group_stage_waits_for_every_unit_even_where_the_stage_before_it_is_blocked() -> None:
+    """P9, P22: what is gathered does not depend on which of two branches ends first."""
+    night = Night({"p": _gathering()}, slots=4)
+    units = [night.take(), night.take()]
+    group = night.close()
+    assert group is not None
+    night.decide()
+    for name in ("slow", "quick"):
+        night.settle(night.run(units[0], name), DONE)
+    night.decide()
+    night.settle(night.run(units[0], "both"), DONE)
+    night.settle(night.run(units[1], "quick"), FAILED)
+    assert night.state(units[1], "both") is BLOCKED
+    assert night.state(group, "total") is StageState.WAITING
+    night.settle(night.run(units[1], "slow"), DONE)
+    assert night.state(group, "total") is QUEUED
+
+
+def test_a_group_stage_waits_for_its_own_pass_only() -> None:
+    """P22."""
+    night = Night({"p": _gathering()})
+    night.take(pass_id=1)
+    other = night.close(pass_id=2)
+    assert other is not None
+    assert night.state(other, "total") is QUEUED
+
+
+def test_a_unit_that_is_tried_again_out_of_failed_is_waited_for_again() -> None:
+    """P9: `retry` is the only way out of failed, and the account of its pass is open again."""
+    pipeline = Pipeline(stages={"a": stage(), "b": stage(), "total": stage(after=["a"], per="group")})
+    night = Night({"p": pipeline})
+    unit = night.take()
+    night.decide()
+    night.settle(night.run(unit, "a"), FAILED)
+    night.settle(night.run(unit, "a"), QUEUED)
+    group = night.close()
+    assert group is not None
+    assert night.state(group, "total") is StageState.WAITING
+    night.finish()
+    assert night.state(unit, "a") is night.state(group, "total") is DONE
+    assert _is_forgotten(night.dispatcher)
+
+
+def test_a_sub_job_that_is_prescaled_altogether_is_not_held() -> None:
+    """P4, P7."""
+    night = Night({"p": Pipeline(stages={"a": stage(prescale=0.5)})})
+    night.take(u=0.7)
+    assert _is_forgotten(night.dispatcher)
+
+
+# --- deadlines ------------------------------------------------------------------------------------------------------
+
+
+def _urgent(**values: object) -> dict[str, Pipeline]:
+    return {"p": Pipeline(stages={"a": stage(deadline_s=10.0), "b": stage(after=["a"])}, **values)}
+
+
+def test_a_unit_is_expired_at_its_deadline_though_no_slot_is_free() -> None:
+    """P8: and deciding again at the same moment, or before it, changes nothing."""
+    night = Night(_urgent(), slots=0)
+    unit = night.take(taken_at=100.0)
+    night.now = math.nextafter(110.0, 0.0)
+    assert night.decide() == []
+    assert night.state(unit, "a") is QUEUED
+    assert night.dispatcher.wake_at() == 110.0
+    night.now = 110.0
+    night.decide()
+    assert (night.state(unit, "a"), night.state(unit, "b")) == (EXPIRED, BLOCKED)
+    assert night.dispatcher.wake_at() > night.now
+
+
+def test_a_stage_that_cannot_end_in_time_takes_no_slot() -> None:
+    """P8: even the fastest so far would end after the deadline."""
+    night = Night(_urgent(), slots=1)
+    first = night.take(taken_at=0.0)
+    night.decide()
+    night.settle(night.run(first, "a"), DONE, service_s=4.0)
+    night.now = 6.0
+    just_in_time, too_late = night.take(taken_at=0.0), night.take(taken_at=-0.001)
+    night.finish()
+    assert night.state(just_in_time, "a") is DONE
+    assert night.state(too_late, "a") is EXPIRED
+
+
+def test_nothing_wakes_for_what_is_settled() -> None:
+    """P8: neither its deadline nor its retry."""
+    night = Night(_urgent(), slots=1)
+    unit = night.take()
+    night.decide()
+    night.settle(night.run(unit, "a"), QUEUED, not_before=5.0)
+    assert night.dispatcher.wake_at() == 5.0
+    night.settle(night.run(unit, "a"), StageState.CANCELLED)
+    assert night.dispatcher.wake_at() == math.inf
+
+
+def test_a_stage_that_was_queued_twice_expires_once() -> None:
+    """P7, P8: a lost pilot put it back in the queue; the ledger would refuse a second move."""
+    night = Night(_urgent(), slots=1)
+    unit = night.take()
+    for _ in range(3):
+        night.decide()
+        night.settle(night.run(unit, "a"), QUEUED)
+    night.dispatcher.set_slots(0)
+    night.now = 11.0
+    decisions = night.dispatcher.decide(night.now)
+    assert [change.new for change in decisions.transitions] == [EXPIRED, BLOCKED]
+
+
+def test_a_late_stage_is_expired_though_its_pipeline_is_at_its_limit() -> None:
+    """P8, P14."""
+    night = Night(_urgent(limit=1), slots=4)
+    night.take()
+    night.take()
+    assert len(night.decide()) == 1
+    night.now = 10.0
+    night.decide()
+    assert sorted(night.ledger.states.values()) == sorted([RUNNING, StageState.WAITING, EXPIRED, BLOCKED])
+
+
+def test_what_expires_lets_its_group_go_on_in_the_same_decision() -> None:
+    """P8, P9: nothing is left for the same moment."""
+    stages = {"a": stage(deadline_s=10.0), "total": stage(after=["a"], per="group")}
+    night = Night({"p": Pipeline(stages=stages)})
+    night.dispatcher.capacity = 1
+    night.take()
+    night.take(taken_at=5.0)
+    night.close()
+    night.decide()
+    night.settle(night.ledger.running()[0], DONE)
+    night.now = 20.0
+    assert [night.subject(number)[1] for number in night.decide()] == ["total"]
+
+
+@given(pipelines(prescales=False), st.randoms(use_true_random=False))
+@settings(max_examples=100)
+def test_deciding_before_wake_at_gives_nothing_new(found: Pipeline, chance: Random) -> None:
+    """P8: so a station may sleep until then, and does not spin."""
+    urgent = {n: s.model_copy(update={"deadline_s": chance.choice([None, 2.0, 5.0])}) for n, s in found.stages.items()}
+    night = Night({"p": found.model_copy(update={"stages": urgent})})
+    for _ in range(4):
+        night.take(taken_at=night.now)
+    night.close()
+    for _ in range(20):
+        night.decide()
+        wakes_at = night.dispatcher.wake_at()
+        assert wakes_at > night.now
+        earlier = night.now + chance.choice([0.0, 0.3, 0.999]) * (min(wakes_at, night.now + 10) - night.now)
+        if earlier < wakes_at:
+            early = night.dispatcher.decide(earlier)
+            assert (early.starts, early.transitions) == ((), ())
+        if running := night.ledger.running():
+            retried = chance.random() < 0.4
+            later = night.now + chance.choice([0.0, 1.0]) if retried else 0.0
+            night.settle(running[0], QUEUED if retried else DONE, not_before=later)
+        elif math.isfinite(wakes_at):
+            night.now = wakes_at
+
+
+# --- retry ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_retry_is_not_started_before_its_time() -> None:
+    """P12."""
+    night = Night({"p": chain("a")})
+    unit = night.take()
+    night.decide()
+    night.settle(night.run(unit, "a"), QUEUED, not_before=8.0)
+    night.now = math.nextafter(8.0, 0.0)
+    assert night.decide() == []
+    assert night.dispatcher.wake_at() == 8.0
+    night.now = 8.0
+    assert night.decide() == [night.run(unit, "a")]
+
+
+def test_holding_and_releasing_does_not_shorten_a_wait() -> None:
+    """P12, P14: what stood in the queue before it was held starts from the new entry only."""
+    night = Night({"p": chain("a")}, slots=0)
+    unit = night.take()
+    night.settle(night.run(unit, "a"), StageState.HELD)
+    night.settle(night.run(unit, "a"), QUEUED, not_before=5.0)
+    night.settle(night.run(unit, "a"), StageState.HELD)
+    night.settle(night.run(unit, "a"), QUEUED, not_before=8.0)
+    night.dispatcher.set_slots(1)
+    night.now = 7.0
+    assert night.decide() == []
+    night.now = 8.0
+    assert night.decide() == [night.run(unit, "a")]
+
+
+def test_held_is_not_started_and_blocks_nobody() -> None:
+    """P14."""
+    night = Night({"p": chain("a")}, slots=1)
+    held, other = night.take(taken_at=2.0), night.take(taken_at=1.0)
+    night.settle(night.run(held, "a"), StageState.HELD)
+    assert night.decide() == [night.run(other, "a")]
+    night.settle(night.run(held, "a"), QUEUED)
+    night.finish()
+    assert night.state(held, "a") is DONE
+
+
+# --- order and limits -----------------------------------------------------------------------------------------------
+
+
+def _start_order(night: Night) -> list[int]:
+    """Sub-jobs in the order in which their stages start, one at a time."""
+    night.dispatcher.capacity = 1
+    order = []
+    while night.dispatcher.open:
+        (number,) = night.decide()
+        order.append(night.subject(number)[0])
+        night.settle(number, DONE)
+    return order
+
+
+@pytest.mark.parametrize(("order", "sign"), [(Order.FRESHEST_FIRST, -1), (Order.OLDEST_FIRST, 1)])
+@given(taken_at=st.lists(st.floats(0, 1e9), min_size=1, max_size=12))
+@settings(max_examples=40)
+def test_order_within_a_pipeline(order: Order, sign: int, taken_at: list[float]) -> None:
+    """P11: freshest first or oldest first, whatever the order of arrival; of two of the same time, the first come."""
+    night = Night({"p": chain("a", order=order)})
+    units = {night.take(taken_at=at): at for at in taken_at}
+    assert _start_order(night) == sorted(units, key=lambda unit: (sign * units[unit], unit))
+
+
+def test_priority_goes_before_order() -> None:
+    """P11: also where a stage's own priority differs from its pipeline's."""
+    raised = Pipeline(stages={"a": stage(priority=7)}, priority=-5)
+    night = Night({"low": chain("a", priority=-1), "high": chain("a", priority=3), "raised": raised})
+    low, high = night.take("low", taken_at=99.0), night.take("high", taken_at=1.0)
+    raised_unit = night.take("raised", taken_at=0.0)
+    assert _start_order(night) == [raised_unit, high, low]
+
+
+def test_later_stages_of_started_units_go_before_first_stages_of_new_ones() -> None:
+    """P11: of the same priority; a fresher unit waits for the one that was begun, after a restart too."""
+    for restarts in (False, True):
+        night = Night({"p": chain("a", "b", "c")})
+        night.dispatcher.capacity = 1
+        begun = night.take(taken_at=1.0)
+        night.settle(night.decide()[0], DONE)
+        fresh = night.take(taken_at=50.0, pass_id=2)
+        if restarts:
+            night.restart()
+        assert _start_order(night) == [begun, begun, fresh, fresh, fresh]
+
+
+def test_no_order_starves_another_pipeline_of_the_same_priority() -> None:
+    """P11: times cannot be compared between freshest first and oldest first; slots are shared."""
+    night = Night({"fresh": chain("a"), "old": chain("a", order=Order.OLDEST_FIRST)}, slots=4)
+    for at in range(20):
+        night.take("fresh", taken_at=1e9 + at)
+        night.take("old", taken_at=1e9 + at, pass_id=2)
+    started = [night.ledger.facts[night.subject(number)[0]].pipeline for number in night.decide()]
+    assert sorted(started) == ["fresh"] * 3 + ["old"] * 3
+
+
+def test_ten_thousand_queued_and_few_in_flight() -> None:
+    """P11: never above ceil(1.5 x slots); a top-priority arrival is the next to start."""
+    night = Night({"p": chain("a"), "alert": chain("a", priority=9)}, slots=3)
+    for at in range(10_000):
+        night.take(taken_at=float(at))
+    started = night.decide()
+    assert len(started) == night.dispatcher.in_flight == 5
+    assert night.decide() == []
+    assert night.dispatcher.backlog() == Backlog(queued=9_995, oldest_taken_at=0.0)
+    alert = night.take("alert", taken_at=-1.0, pass_id=2)
+    assert night.decide() == []
+    night.settle(started[0], DONE)
+    assert night.decide() == [night.run(alert, "a")]
+    night.dispatcher.set_slots(1)
+    night.settle(started[1], DONE)
+    assert night.decide() == []
+    assert night.dispatcher.in_flight == 4
+
+
+def test_a_limit_queues_and_does_not_discard() -> None:
+    """P14: 3 run, 7 wait, all finish; another pipeline is not held up."""
+    night = Night({"p": chain("a", limit=3), "other": chain("a", priority=-1)}, slots=8)
+    units = [night.take() for _ in range(10)]
+    other = night.take("other", pass_id=2)
+    started = night.decide()
+    assert sum(night.subject(number)[0] in units for number in started) == 3
+    assert night.run(other, "a") in started
+    assert night.ledger.count(QUEUED) == 7
+    most = 3
+    while night.dispatcher.open:
+        night.settle(night.ledger.running()[0], DONE)
+        night.decide()
+        running = [number for number in night.ledger.running() if night.subject(number)[0] in units]
+        most = max(most, len(running))
+    assert most == 3
+    assert all(night.state(unit, "a") is DONE for unit in units)
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+def _entries(dispatcher: Dispatcher) -> int:
+    heaps = [dispatcher._deadlines, dispatcher._later, *dispatcher._ready.values()]
+    return sum(len(heap) for heap in heaps) + len(dispatcher._runs) + len(dispatcher._passes)
+
+
+def test_what_is_finished_is_forgotten() -> None:
+    """P7: after 10,000 sub-jobs with deadlines in hours and retries in hours, what is held does not show it."""
+    night = Night({"p": Pipeline(stages={"a": stage(deadline_s=86_400.0), "b": stage(after=["a"])})})
+    for number in range(10_000):
+        night.now = number * 0.1
+        unit = night.take(taken_at=night.now, pass_id=number)
+        night.decide()
+        if number % 3 == 0:
+            night.settle(night.run(unit, "a"), QUEUED, not_before=night.now + 7200.0)
+            night.settle(night.run(unit, "a"), StageState.CANCELLED)
+            continue
+        night.settle(night.run(unit, "a"), DONE)
+        night.decide()
+        night.settle(night.run(unit, "b"), DONE)
+    assert _is_forgotten(night.dispatcher)
+    assert _entries(night.dispatcher) < 1000
+
+
+def test_what_expired_under_fresher_ones_is_forgotten() -> None:
+    """P7: in an overload that never ends, freshest first never gets down to what expired."""
+    night = Night({"p": Pipeline(stages={"a": stage(deadline_s=5.0)})}, slots=1)
+    running: list[int] = []
+    for number in range(10_000):
+        night.now = number * 0.1
+        night.take(taken_at=night.now, pass_id=number)
+        running += night.decide()
+        if number % 5 == 0:
+            night.settle(running.pop(0), DONE)
+    assert night.dispatcher.open < 60
+    assert _entries(night.dispatcher) < 1000

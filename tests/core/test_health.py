@@ -1,0 +1,69 @@
+"""Health rows: what is not ok names its cause and what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ledger_rows import T0, facts
+
+from p3s_prefect.core.health import KeptOut, SourceFacts, Status, duration, health_rows, overall, size, station_down
+
+_NONE = KeptOut(refused=0, conflicts=0, window_s=3600)
+
+
+def _source(**changes: Any) -> tuple[SourceFacts, ...]:
+    values: dict[str, Any] = {"stream": "camera", "directory": "/in", "list_every_s": 5.0, "listed_at": T0 + 8}
+    return (SourceFacts(**(values | changes)),)
+
+
+def test_a_healthy_station() -> None:
+    rows = health_rows(facts(), _NONE)
+    assert [row.name for row in rows] == ["pilots", "source camera", "backlog", "store", "ledger", "arrivals"]
+    assert overall(rows) is Status.OK
+    assert not [row for row in rows if row.cause or row.action]
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept_out", "name", "status", "cause"),
+    [
+        ({"slots_actual": 0}, _NONE, "pilots", Status.DOWN, "no pilot"),
+        ({"slots_actual": 1}, _NONE, "pilots", Status.DEGRADED, "1 pilot slot is missing"),
+        ({"sources": _source(problem="Permission denied")}, _NONE, "source camera", Status.DOWN, "Permission denied"),
+        ({"sources": _source(listed_at=T0 - 10)}, _NONE, "source camera", Status.DEGRADED, "hangs"),
+        ({"sources": _source(listed_at=None)}, _NONE, "source camera", Status.DEGRADED, "hangs"),
+        ({"queued": 9, "oldest_taken_at": T0 - 60}, _NONE, "backlog", Status.DEGRADED, "faster than"),
+        ({"store_problem": "No space left"}, _NONE, "store", Status.DOWN, "No space left"),
+        ({"store_free_bytes": 10**9}, _NONE, "store", Status.DEGRADED, "nearly full"),
+        ({"ledger_problem": "disk I/O error"}, _NONE, "ledger", Status.DOWN, "disk I/O error"),
+        ({"commit_s": 0.9}, _NONE, "ledger", Status.DEGRADED, "slow"),
+        ({}, KeptOut(refused=2, conflicts=0, window_s=3600), "arrivals", Status.DEGRADED, "cannot be processed"),
+        ({}, KeptOut(refused=0, conflicts=1, window_s=3600), "arrivals", Status.DEGRADED, "cannot be processed"),
+    ],
+)
+def test_each_trouble_is_named_with_what_to_do(
+    changes: dict[str, Any], kept_out: KeptOut, name: str, status: Status, cause: str
+) -> None:
+    """P19, for the rows that exist: only the row of the trouble changes, and it names cause and action."""
+    rows = health_rows(facts(**changes), kept_out)
+    (bad,) = (row for row in rows if row.status is not Status.OK)
+    assert (bad.name, bad.status) == (name, status)
+    assert cause in bad.cause
+    assert bad.action
+    assert overall(rows) is status
+
+
+def test_a_station_that_is_down_says_how_to_start_it() -> None:
+    assert "p3s up" in station_down("no station runs here").action
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-1, "0 ms"), (0.0124, "12 ms"), (3.0, "3 s"), (3.44, "3.4 s"), (59, "59 s"), (300, "5 min"), (10_800, "3 h")],
+)
+def test_durations_for_people(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_sizes_for_people() -> None:
+    assert [size(value) for value in (0, 999, 1000, 2_500_000)] == ["0 B", "999 B", "1.0 kB", "2.5 MB"]

@@ -1,0 +1,54 @@
+"""A Dask scheduler and its workers, in processes with the command lines of `p3s up`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from p3s_prefect.adapters import supervision
+
+
+@dataclass
+class Cluster:
+    """A scheduler with workers, in processes with the command lines of `p3s up`."""
+
+    path: Path
+    port: int = field(default_factory=supervision._free_port)
+    scheduler: subprocess.Popen[bytes] | None = None
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        return f"tcp://127.0.0.1:{self.port}"
+
+    def start_scheduler(self) -> None:
+        self.scheduler = self._start(supervision._scheduler(self.port), "scheduler")
+
+    def add_worker(self) -> subprocess.Popen[bytes]:
+        home = supervision.Home(self.path)
+        worker = self._start(supervision._pilots(home, self.address, 1), f"worker{len(self.workers)}")
+        self.workers.append(worker)
+        return worker
+
+    def close(self) -> None:
+        for process in [*self.workers, self.scheduler]:
+            if process is not None and process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            if process is not None:
+                process.wait()
+
+    def _start(self, program: supervision.Program, name: str) -> subprocess.Popen[bytes]:
+        here = str(Path(__file__).parent)
+        with (self.path / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                program.command,
+                env=os.environ | supervision.DASK_SETTINGS | {"PYTHONPATH": here},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )

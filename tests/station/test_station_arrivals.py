@@ -1,0 +1,219 @@
+"""From a file that appears to results that are published, with nobody giving a command."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import random
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sites import NewSite, Site, declare, shell
+
+from p3s_prefect.adapters.ledger import schema
+from p3s_prefect.adapters.replay import replay
+from p3s_prefect.core.health import Status
+from p3s_prefect.core.replay import ReplayPlan, patterns_of
+from p3s_prefect.instruments.lst1.sample import replay_writer
+
+pytestmark = pytest.mark.sockets
+
+
+def verdicts(site: Site) -> dict[str, list[str]]:
+    """What became of the arrivals, by key."""
+    found: dict[str, list[str]] = {}
+    for row in site.rows(schema.arrival):
+        found.setdefault(row.key, []).append(row.verdict)
+    return found
+
+
+# --- P1 -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_file_appears_and_its_results_are_published(new_site: NewSite) -> None:
+    """P1: no command is given."""
+    site = new_site()
+    async with site.running():
+        site.arrive(0, "hello")
+        await site.until_done(1)
+    assert site.text("made-quick", "run=1 subrun=0") == "HELLO"
+
+
+async def test_the_telescope_camera_from_end_to_end(new_site: NewSite, tmp_path: Path) -> None:
+    """P1, P17, P22: real events in, pictures and run totals with their coverage out."""
+    site = new_site()
+    text = files("p3s_prefect.instruments.lst1").joinpath("experiment.yaml").read_text()
+    site.home.experiment_file.write_text(text + "\nstation: {port: 0, grace_s: 0}\n")
+    names, marker = patterns_of(site.experiment)
+    plan = ReplayPlan(pattern=names, marker=marker, first_run=2008, runs=1, subruns_per_run=3, rate_hz=100, burst=1)
+    async with site.running() as running:
+        await asyncio.to_thread(list, replay(site.incoming, plan, replay_writer(noisy_pixel=None, seed=1)))
+        await site.until_settled(4, patience_s=90)
+        status = await running.get("/api/status")
+        unit = await running.get("/api/units/waveform-dqm/0/run=2008")
+    assert set(site.stages().values()) == {"done"}
+    (total,) = [row for row in site.rows(schema.dataset) if row.dataset_type == "run_statistics"]
+    with np.load(site.store.fetch(total.key, tmp_path, total.sha256)) as arrays:
+        assert arrays["subrun"].tolist() == [0, 1, 2]
+    (attempt,) = [row for row in site.rows(schema.attempt) if row.coverage]
+    assert attempt.coverage == {"done": 3}
+    assert len(site.rows(schema.product)) > 6
+    assert unit["unit"]["state"] == "done"
+    assert [row["done"] for row in status["account"]] == [3, 1]
+
+
+# --- P2, P3 ---------------------------------------------------------------------------------------------------------
+
+
+async def test_each_unit_is_taken_once_whatever_is_heard_of_it(new_site: NewSite) -> None:
+    """P2: late, early, renamed, re-touched, copied and replaced files, with notifications and listings at once."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201
+    chance = random.Random(seed)
+    site = new_site(declare(stream={"list_every_s": 0.1}))
+    for subrun in range(5):
+        site.arrive(subrun)  # before the station is there
+    async with site.running():
+        for subrun in range(5, 20):
+            site.arrive(subrun, age_s=chance.choice([0, 3600, 1e7, -3600]))
+        await site.until_done(20)
+        touched, replaced = site.incoming / site.name(0), site.incoming / site.name(1)
+        os.utime(touched)
+        site.arrive(1, "other content")
+        (site.incoming / "again").mkdir()
+        (site.incoming / site.name(2)).rename(site.incoming / "again" / site.name(2))
+        shutil.copy(site.incoming / site.name(3), site.incoming / "again" / site.name(3))
+        await site.until(lambda: len(site.rows(schema.arrival)) == 24, "all identities are known")
+        site.arrive(20)
+        await site.until_done(21)
+    found = verdicts(site)
+    assert found[touched.name] == ["taken", "same"]
+    assert found[replaced.name] == ["taken", "conflict"]
+    assert found[f"again/{site.name(2)}"] == found[f"again/{site.name(3)}"] == ["same"]
+    assert len(site.rows(schema.sub_job)) == 21
+    assert site.text("made-quick", "run=1 subrun=1") == "DATA OF 1 1"
+
+
+async def test_a_conflict_is_shown(new_site: NewSite) -> None:
+    """P2: it stands in the ledger with its reason, and in the status with what to do."""
+    site = new_site()
+    async with site.running() as running:
+        site.arrive(0, "first")
+        await site.until_done(1)
+        site.arrive(0, "second")
+        await site.until(lambda: len(site.rows(schema.arrival)) == 2)
+        status = await running.get("/api/status")
+    (_, conflict) = site.rows(schema.arrival)
+    assert conflict.reason == f"other bytes than {site.name(0)}, which was taken before; the first one stays"
+    assert conflict.sha256 == hashlib.sha256(b"second").hexdigest()
+    (row,) = [row for row in status["health"] if row["name"] == "arrivals"]
+    assert row["status"] == Status.DEGRADED
+    assert row["actual"].startswith("0 refused, 1 conflicting")
+
+
+async def test_a_file_is_not_read_before_it_is_complete(new_site: NewSite) -> None:
+    """P3: a manifest that does not fit keeps its file out, and the status says that something waits."""
+    site = new_site(declare(stream={"complete": {"by": "manifest", "suffix": ".sha256"}, "list_every_s": 0.1}))
+    async with site.running() as running:
+        path = site.arrive(0, "half")
+        manifest = path.with_name(f"{path.name}.sha256")
+        manifest.write_text(hashlib.sha256(b"half and the rest").hexdigest())
+        site.arrive(1)
+        await site.until(lambda: running.station.sources[0].incomplete == 2)
+        status = await running.get("/api/status")
+        assert "2 incomplete" in next(row["actual"] for row in status["health"] if row["name"] == "source camera")
+        assert site.rows(schema.arrival) == []
+        site.arrive(0, "half and the rest")
+        await site.until_done(1)
+    (arrival,) = site.rows(schema.arrival)
+    assert arrival.sha256 == hashlib.sha256(b"half and the rest").hexdigest()
+
+
+async def test_hostile_files_do_no_harm(new_site: NewSite) -> None:
+    """S8, P2: refused with a reason, each once; the next good file is taken."""
+    site = new_site(declare(stream={"list_every_s": 0.1}))
+    for name in (b"\xff\xfe", b"r001_0001.txt\n", b"..", b"r001_0001.txt;rm -rf", b"y" * 250):
+        if name != b"..":
+            Path(os.fsdecode(os.fsencode(site.incoming) + b"/" + name)).write_text("x")
+    os.mkfifo(site.incoming / site.name(2))
+    (site.incoming / site.name(3)).symlink_to(site.home.experiment_file)
+    async with site.running() as running:
+        site.arrive(7)
+        await site.until_done(1)
+        listed_at = running.station.sources[0].listed_at
+        await site.until(lambda: (running.station.sources[0].listed_at or 0) > (listed_at or 0))
+        await running.get("/api/arrivals")
+    assert sorted(verdict for found in verdicts(site).values() for verdict in found) == ["refused"] * 6 + ["taken"]
+
+
+async def test_a_file_that_changes_after_it_was_taken_fails_clearly(new_site: NewSite) -> None:
+    """P2, S8: the unit says that its file is no longer the one that arrived; the next one is not affected."""
+    site = new_site(declare(pipeline={"limit": 1}))
+    async with site.running():
+        site.arrive(0, "sleep 0.5")
+        changing = site.arrive(1, "before")
+        await site.until(lambda: site.stages().get(("run=1 subrun=1", "quick")) == "queued", "it waits behind the other")
+        changing.write_text("after!")
+        site.arrive(2)
+        await site.until_settled(3)
+    (failed,) = [row for row in site.rows(schema.stage_run) if row.state == "failed"]
+    assert failed.reason == f"{changing.name} is no longer the file that arrived"
+    assert site.units()["run=1 subrun=2"] == "done"
+
+
+# --- P15, P17 -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_shell_script_is_a_step(new_site: NewSite) -> None:
+    """P15: a script of the experiment's own, with no import of ours; its log and its exit code are kept."""
+    site = new_site()
+    script = site.path / "count.sh"
+    script.write_text(
+        '#!/bin/sh\necho "counting $P3S_UNIT"\nwc -c < "$P3S_INPUT_RAW" > "$P3S_OUTPUT_COUNT"\n'
+        'grep -q bad "$P3S_INPUT_RAW" && exit 7\nexit 0\n'
+    )
+    script.chmod(0o755)
+    step = {
+        "name": "count",
+        "command": ["./count.sh"],
+        "inputs": {"raw": "raw"},
+        "outputs": {"count": "count"},
+    }
+    site.declare(declare({"quick": {"steps": [step], "retries": 0}}))
+    async with site.running() as running:
+        site.arrive(0, "12345")
+        site.arrive(1, "bad")
+        await site.until_settled(2)
+        answers = await running.get("/api/units/dqm/0/run=1/subrun=1")
+    assert site.text("count", "run=1 subrun=0").strip() == "5"
+    assert site.units() == {"run=1 subrun=0": "done", "run=1 subrun=1": "failed"}
+    (failed,) = [row for row in site.rows(schema.attempt) if row.state == "failed"]
+    assert failed.reason.endswith("count.sh exited with 7")
+    assert site.store.read_bytes(failed.log_key).startswith(b"counting run=1 subrun=1")
+    assert answers["unit"]["state"] == "failed"
+
+
+async def test_products_and_summary_values_describe_themselves(new_site: NewSite) -> None:
+    """P17: what a script writes beside its outputs is in the ledger and on the page, with no page code."""
+    script = """
+printf '{"noise": {"value": 4.5, "unit": "ADC"}, "good": {"value": true}}' > summary.json
+printf '[{"category": "Camera", "title": "A picture", "file": "a.txt", "shows": "all"}]' > products.json
+echo picture > a.txt
+"""
+    site = new_site(declare({"quick": {"steps": [shell(script)]}}))
+    async with site.running() as running:
+        site.arrive(0)
+        await site.until_done(1)
+        unit = await running.get("/api/units/dqm/0/run=1/subrun=0")
+    assert {row.name: (row.value, row.unit) for row in site.rows(schema.summary_value)} == {
+        "noise": (4.5, "ADC"),
+        "good": (True, ""),
+    }
+    (product,) = site.rows(schema.product)
+    assert (product.category, product.title, product.shows) == ("Camera", "A picture", "all")
+    assert site.store.read_bytes(product.key) == b"picture\n"
+    assert "A picture" in str(unit)

@@ -1,0 +1,113 @@
+"""The books as a notebook reads them, from a home on disk with a directory store."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from ledger_rows import PNG, T0, Rows, StoredBytes
+
+from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.ledger import schema
+from p3s_prefect.api import Bookkeeping, open_experiment
+from p3s_prefect.core.errors import ChecksumMismatch, ExperimentFileErrors, LedgerError, NoSuchRecord
+
+_EXPERIMENT = Path(__file__).parent / "core" / "good_experiment.yaml"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A home whose station has done one unit."""
+    (tmp_path / "experiment.yaml").write_text(_EXPERIMENT.read_text())
+    home = Home(tmp_path)
+    experiment = home.read()
+    ledger, store, stored = home.ledger(experiment), home.store(experiment), StoredBytes()
+    ledger.migrate()
+    with ledger.transaction() as connection:
+        rows = Rows(connection, stored)
+        unit = rows.unit(rows.production_pass(rows.group("run=1"), "quality"), "run=1 part=2")
+        attempt = rows.attempt(rows.stage(unit, "clean"))
+        rows.product(attempt, "Pedestal")
+        rows.summary(attempt, "noise", 4.0, "ADC")
+        for name, form, content in (("clean", "npz", _npz()), ("total", "json", json.dumps({"n": 3}).encode())):
+            found = store.put_bytes(f"runs/{name}", content)
+            values = {"dataset_type": name, "format": form, "attempt_id": attempt, **found.model_dump()}
+            rows.add(schema.dataset, data_id="run=1 part=2", run_collection="TestCam/quality/1/pass0", **values)
+    for key, content in stored.objects.items():
+        store.put_bytes(key, content)
+    ledger.close()
+    return home
+
+
+def _npz() -> bytes:
+    target = io.BytesIO()
+    np.savez(target, mean=np.arange(4.0))
+    return target.getvalue()
+
+
+@pytest.fixture
+def books(home: Home) -> Iterator[Bookkeeping]:
+    with open_experiment(home.path) as found:
+        yield found
+
+
+def test_tables_are_data_frames_with_times_in_utc(books: Bookkeeping) -> None:
+    (unit,) = books.units().to_dict("records")
+    assert unit["data_id"] == "run=1 part=2"
+    assert unit["taken_at"] == pd.Timestamp(T0, unit="s", tz="UTC")
+    assert unit["arrival_s"] + unit["waiting_s"] + unit["running_s"] + unit["publishing_s"] == pytest.approx(3.0)
+    assert books.groups()["done"].tolist() == [1]
+    assert books.summary()[["name", "value"]].to_numpy().tolist() == [["noise", 4.0]]
+    assert books.units(state="failed").empty
+
+
+def test_the_account_is_a_data_frame(books: Bookkeeping) -> None:
+    """P7."""
+    frame = books.account()
+    assert frame["stage"].isna().tolist() == [True, False]
+    assert (frame["seen"] == frame["open"] + frame["done"]).all()
+
+
+def test_datasets_come_in_the_form_of_their_format(books: Bookkeeping) -> None:
+    assert books.dataset("clean", "run=1 part=2")["mean"].tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert books.dataset("total", "run=1/part=2") == {"n": 3}
+    assert books.product("Pedestal", "run=1 part=2") == PNG
+
+
+def test_what_is_not_there_is_named_with_what_is(books: Bookkeeping) -> None:
+    with pytest.raises(NoSuchRecord, match=r"no dataset noise of run=1 part=2"):
+        books.dataset("noise", "run=1 part=2")
+    with pytest.raises(NoSuchRecord, match="It has: 'Pedestal'"):
+        books.product("Noise", "run=1 part=2")
+    with pytest.raises(NoSuchRecord, match="p3s list units"):
+        books.unit("run=9 part=9")
+
+
+def test_a_damaged_dataset_is_not_handed_out(home: Home, books: Bookkeeping) -> None:
+    """V13."""
+    path = home.path / "store" / "runs" / "clean"
+    path.chmod(0o600)
+    path.write_bytes(b"other")
+    with pytest.raises(ChecksumMismatch):
+        books.dataset("clean", "run=1 part=2")
+
+
+def test_without_a_station_the_status_says_so_and_still_counts(books: Bookkeeping) -> None:
+    found = books.status()
+    assert (found["status"], found["station"]) == ("down", None)
+    assert found["health"][0]["action"].startswith("Start it with `p3s up`")
+    assert found["sub_jobs"][0]["done"] == 1
+
+
+def test_a_home_that_is_none_is_refused_and_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentFileErrors, match="p3s init"):
+        open_experiment(tmp_path)
+    (tmp_path / "experiment.yaml").write_text(_EXPERIMENT.read_text())
+    with pytest.raises(LedgerError, match="p3s up"):
+        open_experiment(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["experiment.yaml"]

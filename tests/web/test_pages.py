@@ -1,0 +1,147 @@
+"""Pages and JSON, from rows to what a browser gets."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable
+
+import pytest
+from faces import Browser, NewFace
+from ledger_rows import T0, Rows, facts
+
+from p3s_prefect.core.health import StationFacts
+
+Fill = Callable[[Callable[[Rows], object]], None]
+_HOSTILE = "<script>alert('x')</script>\x1b[2J\u202e"
+
+
+def _run(rows: Rows, *, title: str = "Pedestal", shows: str = "An even disc is good", state: str = "done") -> int:
+    pass_id = rows.production_pass(rows.group("run=1", arrivals=1), "dqm")
+    unit = rows.unit(pass_id, "run=1 subrun=0", state=state)
+    reason = "quick: exited with 3" if state == "failed" else ""
+    stage = rows.stage(unit, "quick", state=state, reason=reason)
+    attempt = rows.attempt(stage, state=state, reason=reason, steps={"statistics": 0.5, "displays": 0.7})
+    rows.summary(attempt, "noise_median", 4.25, "ADC")
+    return rows.product(attempt, title, shows=shows)
+
+
+def test_products_and_summary_values_show_with_no_page_code(client: Browser, fill: Fill) -> None:
+    """P17: titles, what they show, pictures and values that no page was ever told of."""
+    fill(lambda rows: (_run(rows), _run_again(rows)))
+    page = client.get("/").text
+    for text in ("Pedestal", "An even disc is good", "noise_median", "4.5", "ADC", "<polyline"):
+        assert text in page
+    picture = re.search(r'<img src="(/api/products/\d+)" alt="Pedestal. An even disc is good"', page)
+    assert picture
+    assert client.get(picture[1]).headers["content-type"] == "image/png"
+
+
+def _run_again(rows: Rows) -> None:
+    unit = rows.unit(1, "run=1 subrun=1", at=T0 + 10)
+    rows.summary(rows.attempt(rows.stage(unit, "quick", at=T0 + 10), at=T0 + 10), "noise_median", 4.5, "ADC")
+
+
+def test_the_page_is_readable_before_any_data(client: Browser) -> None:
+    page = client.get("/").text
+    assert "All well" in page
+    assert "No pictures yet" in page
+
+
+def test_the_page_and_the_status_show_the_same_health(new_face: NewFace) -> None:
+    """P19, for the rows that exist: what is wrong, why, and what to do, in words."""
+
+    def told() -> StationFacts:
+        return facts(slots_actual=0)
+
+    client = Browser(new_face(told=told))
+    page = html.unescape(client.get("/").text)
+    rows = client.get("/api/status").json()["health"]
+    assert {row["name"]: row["status"] for row in rows}["pilots"] == "down"
+    for row in rows:
+        assert row["actual"] in page
+        assert row["cause"] in page
+    healthz = client.get("/healthz")
+    assert (healthz.status_code, healthz.json()["status"]) == (503, "down")
+
+
+def test_a_failed_unit_tells_its_reason_everywhere(client: Browser, fill: Fill) -> None:
+    fill(lambda rows: _run(rows, state="failed"))
+    for address in ("/", "/?state=failed", "/units/dqm/0/run=1/subrun=0", "/groups/run=1"):
+        assert "quick: exited with 3" in client.get(address).text
+    assert "quick: exited with 3" not in client.get("/?state=done").text
+
+
+def test_a_units_page_tells_where_its_time_went(client: Browser, fill: Fill) -> None:
+    fill(_run)
+    page = client.get("/units/dqm/0/run=1/subrun=0").text
+    for text in ("quick: statistics: 500 ms", "quick: displays: 700 ms", "waited for arrival: 250 ms", "published"):
+        assert text in page
+
+
+def test_json_says_what_the_page_says(client: Browser, fill: Fill) -> None:
+    fill(_run)
+    (row,) = client.get("/api/units?state=done").json()["units"]
+    assert (row["data_id"], row["stages"][0]["attempts"][0]["state"]) == ("run=1 subrun=0", "done")
+    found = client.get("/api/units/dqm/0/run=1/subrun=0").json()
+    assert found["summary"][0]["value"] == 4.25
+    account = client.get("/api/account").json()
+    assert (account["account"][0]["seen"], account["account"][0]["done"]) == (1, 1)
+    assert client.get("/api/groups").json()["groups"][0]["coverage"][0]["seen"] == 1
+    assert client.get("/api/journal").json()["journal"] == []
+    assert client.get("/api/arrivals?verdict=refused").json()["arrivals"] == []
+
+
+def test_what_payloads_and_file_names_say_is_only_text(client: Browser, fill: Fill) -> None:
+    """S7."""
+
+    def write(rows: Rows) -> None:
+        _run(rows, title=_HOSTILE, shows=_HOSTILE)
+        rows.arrival(_HOSTILE, verdict="refused", reason=_HOSTILE, path=_HOSTILE)
+
+    fill(write)
+    for address in ("/", "/units/dqm/0/run=1/subrun=0", "/groups/run=1"):
+        page = client.get(address).text
+        assert "<script>alert" not in page
+        assert "\x1b" not in page
+        assert "\u202e" not in page
+    assert "&lt;script&gt;alert" in client.get("/").text
+
+
+def test_pages_forbid_whatever_they_do_not_need(client: Browser) -> None:
+    """S7: nothing from elsewhere, nothing inline, in no frame."""
+    answer = client.get("/")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert not re.search(r"<script(?![^>]*src=)|\sstyle=|\son\w+=|https?://", answer.text)
+
+
+@pytest.mark.parametrize(
+    ("address", "status", "says"),
+    [
+        ("/units/dqm/0/run=9", 404, "no unit run=9"),
+        ("/units/dqm/0/nonsense", 400, "not a part of a data id"),
+        ("/units/dqm/0/run=..%2F..", 400, "value of run"),
+        ("/units/dqm/x/run=1", 400, "no whole number"),
+        ("/groups/run=9", 404, "no group run=9"),
+        ("/?limit=1e9", 400, "no whole number"),
+        ("/api/products/99", 404, "no product 99"),
+        ("/api/logs/99", 404, "no log"),
+        ("/nowhere", 404, "no such page"),
+        ("/static/../access.py", 404, "no such page"),
+    ],
+)
+def test_errors_say_what_and_what_to_do(client: Browser, address: str, status: int, says: str) -> None:
+    page = client.get(address)
+    assert page.status_code == status
+    assert says in page.text
+    answer = client.get(address, headers={"Accept": "application/json"})
+    assert (answer.status_code, bool(answer.json()["fix"])) == (status, True)
+
+
+def test_nothing_can_be_changed_through_the_face(client: Browser) -> None:
+    """S7."""
+    for method in ("POST", "PUT", "PATCH", "DELETE"):
+        assert client.request(method, "/api/units").status_code == 405
