@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
@@ -60,30 +59,27 @@ def test_migrating_again_keeps_what_is_there(ledger: Ledger) -> None:
 
 
 def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
-    """V20: one finds the tables that another has just made."""
-    code = (
-        "import sys; from p3s_prefect.adapters.ledger.database import Ledger\n"
-        "ledger = Ledger(sys.argv[1]); print('up', flush=True); sys.stdin.readline(); ledger.migrate()"
-    )
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, _url(tmp_path / "ledger.db")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for _ in range(3)
-    ]
-    for child in children:
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"up\n"
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.write(b"\n")
-        child.stdin.flush()
-    for child in children:
-        _, complaint = child.communicate(timeout=60)
-        assert (child.returncode, complaint) == (0, b"")
+    """V20: one finds the tables that another has just made; each time four of them on a new file."""
+    for number in range(15):
+        gate, opener = os.pipe()
+        children = [_migrating(_url(tmp_path / f"ledger{number}.db"), gate, opener) for _ in range(4)]
+        os.close(gate)
+        os.close(opener)
+        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4
+
+
+def _migrating(url: str, gate: int, opener: int) -> int:
+    """A process that migrates once the gate is opened: when nobody holds its other end any more."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(opener)
+            os.read(gate, 1)
+            Ledger(url).migrate()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return child
 
 
 def test_a_ledger_of_a_newer_version_is_left_alone(ledger: Ledger) -> None:

@@ -54,13 +54,10 @@ def test_a_command_of_the_readme_can_be_given(line: str) -> None:
     """S1: the command is there, and takes these options and arguments."""
     from p3s_prefect.cli.commands import commands
 
-    group = typer.main.get_command(commands)
-    words = [word for word in shlex.split(line)[1:] if word != "--help"]
-    known = group.commands[words[0]]  # type: ignore[attr-defined]
-    options = {option for parameter in known.params for option in parameter.opts}
-    assert {word for word in words[1:] if word.startswith("--")} <= options
-    arguments = [parameter for parameter in known.params if parameter.param_type_name == "argument"]
-    assert len(words) == 1 or arguments
+    _, name, *words = shlex.split(line)
+    command = typer.main.get_command(commands).commands[name]  # type: ignore[attr-defined]
+    if "--help" not in words:
+        command.make_context(name, words)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -95,8 +95,9 @@ class DaskPilots:
                 while self._client is not None and self._client.status == "running":
                     self._set_slots(await self._client.run_on_scheduler(_count_slots))
                     await asyncio.sleep(_COUNT_SLOTS_S)
-            except (OSError, TimeoutError) as error:
-                log.info("scheduler %s: %s", self.address, error)
+            except Exception as error:
+                # Whatever the loss of a scheduler looks like at this moment: without this task nobody would look again.
+                log.info("scheduler %s: %s: %s", self.address, type(error).__name__, error)
             self._set_slots(0)
             await self._disconnect()
             await asyncio.sleep(_RECONNECT_S)
@@ -125,10 +126,11 @@ class DaskPilots:
         client = self._client
         if client is None:
             return
-        address = await client.run_on_scheduler(_where_processed, key=key)
-        if address is not None:
-            with contextlib.suppress(OSError):
-                await client.run(worker.leave, workers=[address], wait=False, on_error="ignore")
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_ANSWER_S):
+                address = await client.run_on_scheduler(_where_processed, key=key)
+                if address is not None:
+                    await client.run(worker.leave, workers=[address], on_error="ignore")
 
 
 class _PilotPlugin(distributed.WorkerPlugin):

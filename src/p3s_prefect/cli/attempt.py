@@ -71,9 +71,8 @@ class _Terminal:
         """See `Observer.step_begins`."""
         self._show()
         out = console()
-        out.print(
-            plain_text(f"\n{call.step.name}: {call.step.python or ' '.join(call.step.command or ())}"), style="bold"
-        )
+        payload = call.step.python or " ".join(call.step.command or ())
+        out.print(plain_text(f"\n{call.step.name}: {payload}"), style="bold")
         for variable, value in step_environment(call).items():
             out.print(plain_text(f"  {variable}={value}"))
         out.print(plain_text(f"  in {call.directory}, for at most {call.step.timeout_s:g} s\n"))

@@ -50,6 +50,7 @@ def process(
     as_json: JsonOption = False,
 ) -> None:
     """Process files here, without a station: Prefect runs and shows it, Dask computes."""
+    Console(stderr=True).print(f"{len(files)} files; starting Prefect takes some seconds")
     # Imported here, and Prefect later still: mistakes are told within a second.
     from p3s_prefect.station.planning import select_files
 

@@ -17,6 +17,8 @@ from p3s_prefect.cli.options import HomeOption
 from p3s_prefect.core.errors import P3sError
 from p3s_prefect.core.replay import FaultShares, ReplayPlan, patterns_of
 
+# The real one: the sample is from run 2008.
+FIRST_RUN = 2008
 
 
 def replay(
@@ -25,7 +27,7 @@ def replay(
     rate: Annotated[float, typer.Option(help="Subruns a second.", min=0.001, max=1000)] = 1.0,
     runs: Annotated[int | None, typer.Option(help="How many runs. Default: on and on.", min=1)] = None,
     subruns: Annotated[int, typer.Option(help="Subruns of a run.", min=1)] = 5,
-    first_run: Annotated[int, typer.Option(help="Number of the first run.", min=0)] = 2008,
+    first_run: Annotated[int, typer.Option(help="Number of the first run.", min=0)] = FIRST_RUN,
     burst: Annotated[int, typer.Option(help="So many subruns come at once.", min=1)] = 1,
     gap: Annotated[float, typer.Option(help="Share of subruns left out.", min=0, max=1)] = 0.0,
     late: Annotated[float, typer.Option(help="Share that comes after its run has closed.", min=0, max=1)] = 0.0,
@@ -66,7 +68,7 @@ def play(
     rate: float = 1.0,
     runs: int | None = None,
     subruns: int = 5,
-    first_run: int = 2008,
+    first_run: int = FIRST_RUN,
     burst: int = 1,
     faults: FaultShares | None = None,
     noisy_pixel: int | None = None,
@@ -93,9 +95,7 @@ def play(
         task = progress.add_task("replaying", total=runs * subruns if runs else None)
         for done in player.replay(directory, plan, write, seed=seed):
             fault = f" ({done.planned.fault})" if done.planned.fault else ""
-            progress.update(
-                task, description=f"{done.planned.data_id}{fault}", advance=0 if done.planned.marker else 1
-            )
+            progress.update(task, description=f"{done.planned.data_id}{fault}", advance=0 if done.planned.marker else 1)
 
 
 def _writer(instrument: str) -> Callable[..., player.Writer]:

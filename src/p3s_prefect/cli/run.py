@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import time
 from pathlib import Path
 from types import FrameType
@@ -18,8 +19,9 @@ from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.supervision import COMPLAINED, Services
 from p3s_prefect.cli.init import write_home
 from p3s_prefect.cli.options import HomeOption
-from p3s_prefect.cli.replay import play
+from p3s_prefect.cli.replay import FIRST_RUN, play
 from p3s_prefect.core.errors import P3sError
+from p3s_prefect.core.replay import patterns_of
 from p3s_prefect.settings import Settings
 
 _START_TIMEOUT_S = 90.0
@@ -43,19 +45,20 @@ def down(home: HomeOption = Path()) -> None:
 def demo(
     directory: Annotated[Path, typer.Argument(help="Home of the demonstration; made if absent.")] = Path("demo"),
     rate: Annotated[float, typer.Option(help="Subruns a second.", min=0.01, max=100)] = 1.0,
-    runs: Annotated[int | None, typer.Option(help="Stop after so many runs. Default: go on until Ctrl-C.", min=1)] = None,
+    runs: Annotated[int | None, typer.Option(help="Play so many runs. Default: on and on.", min=1)] = None,
 ) -> None:
     """Set up the LST-1 camera, play its real events into it, and show the page. Ctrl-C stops everything."""
     console = Console(soft_wrap=True)
     home = Home(directory)
     if not home.experiment_file.exists():
         write_home(directory, "lst1")
+        _avoid_taken_port(home)
     signal.signal(signal.SIGTERM, _interrupt)
     services = Services(home)
     try:
         url = start(home, console)
         console.print(Text.assemble("\n  The page is at ", (url, "bold green"), "   (Ctrl-C stops everything)\n"))
-        play(home, console, instrument="lst1", rate=rate, runs=runs)
+        play(home, console, instrument="lst1", rate=rate, runs=runs, first_run=_next_run(home))
         if runs is not None:
             console.print("The replay has ended; the page stays up until Ctrl-C.")
             while True:
@@ -106,6 +109,27 @@ def start(home: Home, console: Console) -> str:
             raise
 
 
+def _avoid_taken_port(home: Home) -> None:
+    """A demonstration should not fail because another program has the usual port."""
+    usual = home.read().station
+    try:
+        socket.create_server((usual.host, usual.port)).close()
+    except OSError:
+        with home.experiment_file.open("a") as file:
+            file.write(
+                "\n# The usual port was taken when this file was made: 0 takes a free one.\nstation: {port: 0}\n"
+            )
+
+
+def _next_run(home: Home) -> int:
+    """The first run that was not played here before: replayed under its old names, it would be a conflict."""
+    experiment = home.read()
+    files, _ = patterns_of(experiment)
+    directory = home.path / next(iter(experiment.streams.values())).directory
+    played = (files.match(path.name) for path in directory.glob("*"))
+    return max((int(data_id["run"]) + 1 for data_id in played if data_id is not None), default=FIRST_RUN)
+
+
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
@@ -114,9 +138,7 @@ class _uninterrupted:  # noqa: N801 -- reads as the statement that it is
     """A second Ctrl-C must not leave half of the services running."""
 
     def __enter__(self) -> None:
-        self._before: list[Any] = [
-            signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)
-        ]
+        self._before: list[Any] = [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)]
 
     def __exit__(self, *_: object) -> None:
         for number, before in zip((signal.SIGINT, signal.SIGTERM), self._before, strict=True):

@@ -103,11 +103,12 @@ class Catalogue:
             formats=_named(self._formats, stage),
             inputs=tuple(files),
             store_url=self._store_url,
-            coverage=self._coverage(connection, opened) if opened.per == "group" else {},
+            coverage=self.coverage(connection, opened) if opened.per == "group" else {},
             stop_at=deadline if stage.stop_at_deadline else None,
         )
 
-    def _coverage(self, connection: Connection, opened: execution.Attempt) -> dict[str, int]:
+    def coverage(self, connection: Connection, opened: execution.Attempt) -> dict[str, int]:
+        """How many of the units that a stage per group gathers are in which state."""
         gathered = dag.ancestors(self.experiment.pipelines[opened.pipeline], opened.stage)
         return inputs.coverage(connection, opened, gathered)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from pydantic import ValidationError
 from sqlalchemy import Connection
 
 from p3s_prefect.adapters.ledger import execution
@@ -43,7 +44,11 @@ def _publish_if_complete(
 ) -> bool:
     for found in store.list(f"{attempt.prefix}/"):
         if found.key.endswith("/manifest.json"):
-            manifest = Manifest.model_validate_json(store.read_bytes(found.key))
+            try:
+                manifest = Manifest.model_validate_json(store.read_bytes(found.key))
+            except ValidationError as error:
+                log.error("%s is damaged, so its stage runs again: %s", found.key, error)
+                continue
             if manifest.attempt_id != attempt.attempt_id:
                 # Of a ledger that was here before, and numbered otherwise.
                 continue

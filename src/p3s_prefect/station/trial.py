@@ -20,6 +20,7 @@ from p3s_prefect.core.experiment import Experiment, Format, Stage
 from p3s_prefect.core.findings import did_you_mean
 from p3s_prefect.core.records import Arrival, InputFile, StageOrder
 from p3s_prefect.core.wiring import Wire, external_inputs
+from p3s_prefect.station.catalogue import Catalogue
 from p3s_prefect.station.planning import select_files
 
 
@@ -109,7 +110,8 @@ def _from_ledger(
             if opened is None:
                 return [], {}
             found = inputs.find(connection, opened, wires, formats)
-            return found, inputs.coverage(connection, opened) if stage.per == "group" else {}
+            catalogue = Catalogue(experiment, home.path.resolve(), home.store(experiment).url)
+            return found, catalogue.coverage(connection, opened) if stage.per == "group" else {}
     finally:
         ledger.close()
 

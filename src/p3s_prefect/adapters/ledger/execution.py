@@ -315,9 +315,7 @@ def _move(
     }
     row = connection.execute(MOVE, values).one_or_none()
     if row is None:
-        raise Conflict(
-            f"stage run {stage_run_id} is no longer {old}", fix="Somebody else changed it first."
-        )
+        raise Conflict(f"stage run {stage_run_id} is no longer {old}", fix="Somebody else changed it first.")
     if journaled:
         detail = {"stage": row.stage, "stage_run": stage_run_id, "reason": reason, "attempt": attempt}
         told = {name: value for name, value in detail.items() if value not in ("", None)}

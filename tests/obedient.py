@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,6 +45,8 @@ def _follow(words: str) -> None:
         case ["hang"]:
             # In native code, where no exception of Python arrives.
             ctypes.CDLL(None).sleep(3600)
+        case ["freeze"]:
+            os.kill(os.getpid(), signal.SIGSTOP)
         case ["fail"]:
             raise ValueError("the data asked for it")
         case ["until", path]:

@@ -33,6 +33,18 @@ class Cluster:
         self.workers.append(worker)
         return worker
 
+    def kill_scheduler(self) -> None:
+        assert self.scheduler is not None
+        self.scheduler.kill()
+        self.scheduler.wait()
+
+    def kill_worker(self, number: int = 0) -> None:
+        """Kills one of the workers that are alive."""
+        worker = [found for found in self.workers if found.poll() is None][number]
+        worker.kill()
+        worker.wait()
+        self.workers.remove(worker)
+
     def close(self) -> None:
         for process in [*self.workers, self.scheduler]:
             if process is not None and process.poll() is None:

@@ -1,0 +1,191 @@
+"""The pilot pool against a real scheduler and real workers, which come, go, hang and are killed."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from builders import command, order
+from clusters import Cluster
+
+from p3s_prefect.adapters.dask_pilots import DaskPilots
+from p3s_prefect.adapters.directory_store import DirectoryStore
+from p3s_prefect.core.ports import PilotLost
+from p3s_prefect.core.records import Failure, StageOrder, StageReport
+
+pytestmark = pytest.mark.sockets
+
+PATIENCE_S = 30.0
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with closing(Cluster(tmp_path_factory.mktemp("cluster"))) as found:
+        found.start_scheduler()
+        yield found
+
+
+@pytest.fixture
+async def pilots(cluster: Cluster) -> AsyncIterator[DaskPilots]:
+    async with DaskPilots(cluster.address) as found:
+        yield found
+
+
+OrderOf = Callable[..., StageOrder]
+
+
+@pytest.fixture
+def sleeping(store: DirectoryStore) -> OrderOf:
+    """An order that sleeps, with a number of its own."""
+
+    def make(seconds: float) -> StageOrder:
+        number = next(_NUMBERS)
+        found = order(store.url, command("sleep", seconds), attempt_id=number)
+        return replace(found, prefix=f"runs/test/{number}/attempt0")
+
+    return make
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def slots(cluster: Cluster, pilots: DaskPilots, number: int) -> None:
+    """Waits until there are so many slots, adding workers if need be."""
+    await until(lambda: pilots.slots() >= sum(worker.poll() is None for worker in cluster.workers))
+    for _ in range(number - pilots.slots()):
+        cluster.add_worker()
+    await until(lambda: pilots.slots() == number)
+
+
+def run(pilots: DaskPilots, wanted: StageOrder, *, patience_s: float = PATIENCE_S, priority: int = 0) -> asyncio.Task[StageReport]:
+    return asyncio.create_task(pilots.run(wanted, priority=priority, patience_s=patience_s))
+
+
+async def begun(store: DirectoryStore, pilots: DaskPilots) -> None:
+    """Waits until some payload runs."""
+    del store
+    assert pilots._client is not None
+    while not any((await pilots._client.processing()).values()):
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(0.3)
+
+
+async def test_slots_come_and_go(cluster: Cluster, pilots: DaskPilots) -> None:
+    """P12: each worker that appears or vanishes is noticed, and told."""
+    await slots(cluster, pilots, 2)
+    assert pilots.changed.is_set()
+    pilots.changed.clear()
+    cluster.kill_worker()
+    await until(lambda: pilots.slots() == 1)
+    assert pilots.changed.is_set()
+    await slots(cluster, pilots, 2)
+
+
+async def test_a_stage_runs_and_reports(cluster: Cluster, pilots: DaskPilots, sleeping: OrderOf) -> None:
+    """P12, P11: one stage at a time on each slot, the one with the higher priority first."""
+    await slots(cluster, pilots, 2)
+    first = [run(pilots, sleeping(0.3)) for _ in range(2)]
+    await asyncio.sleep(0.1)
+    low = run(pilots, sleeping(0.2), priority=0)
+    low_too = run(pilots, sleeping(0.2), priority=0)
+    high = run(pilots, sleeping(0.2), priority=9)
+    reports = await asyncio.gather(*first, low, low_too, high)
+    assert [report.failure for report in reports] == [None] * 5
+    assert reports[4].started_at <= max(reports[2].started_at, reports[3].started_at)
+    for pilot in {report.pilot for report in reports}:
+        spans = sorted((r.started_at, r.ended_at) for r in reports if r.pilot == pilot)
+        assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+
+
+async def test_a_killed_worker_is_a_lost_pilot(cluster: Cluster, pilots: DaskPilots, sleeping: OrderOf, store: DirectoryStore) -> None:
+    """P12: Dask does not try again by itself; the dispatcher is told, and counts it."""
+    await slots(cluster, pilots, 2)
+    tasks = [run(pilots, sleeping(60)) for _ in range(2)]
+    await begun(store, pilots)
+    for _ in range(2):
+        cluster.kill_worker()
+    for task in tasks:
+        with pytest.raises(PilotLost) as lost:
+            await task
+        assert lost.value.by_stage
+    await until(lambda: pilots.slots() == 0)
+
+
+async def test_a_pilot_that_hangs_is_ended(cluster: Cluster, pilots: DaskPilots, sleeping: OrderOf, store: DirectoryStore) -> None:
+    """P12: one that does not answer in time leaves; its slot is gone, and so is its payload."""
+    await slots(cluster, pilots, 1)
+    task = run(pilots, sleeping(60), patience_s=1.0)
+    await begun(store, pilots)
+    with pytest.raises(PilotLost, match="did not answer within 1 s") as lost:
+        await task
+    assert lost.value.by_stage
+    await until(lambda: all(worker.poll() is not None for worker in cluster.workers))
+    await until(lambda: pilots.slots() == 0)
+
+
+async def test_stopping_what_runs_and_what_waits(cluster: Cluster, pilots: DaskPilots, sleeping: OrderOf, store: DirectoryStore) -> None:
+    """V22: a running attempt is killed and says so; one that waits never begins; one that has ended is no error."""
+    await slots(cluster, pilots, 1)
+    running, waiting = sleeping(60), sleeping(0)
+    first = run(pilots, running)
+    await begun(store, pilots)
+    second = run(pilots, waiting)
+    await asyncio.sleep(0.1)
+    await pilots.stop(waiting.attempt_id)
+    await pilots.stop(running.attempt_id)
+    with pytest.raises(PilotLost, match="taken back before it began") as lost:
+        await second
+    assert not lost.value.by_stage
+    report = await first
+    assert (report.failure, report.reason) == (Failure.STOPPED, "it was stopped")
+    await pilots.stop(running.attempt_id)
+    assert (await run(pilots, sleeping(0))).manifest is not None
+
+
+async def test_a_worker_that_is_frozen_keeps_nobody(cluster: Cluster, pilots: DaskPilots, sleeping: OrderOf, store: DirectoryStore) -> None:
+    """V22, P12: stopping does not wait for a pilot that hears nothing."""
+    await slots(cluster, pilots, 1)
+    wanted = sleeping(60)
+    task = run(pilots, wanted)
+    await begun(store, pilots)
+    worker = next(worker for worker in cluster.workers if worker.poll() is None)
+    worker.send_signal(signal.SIGSTOP)
+    begun_at = time.monotonic()
+    await pilots.stop(wanted.attempt_id)
+    with pytest.raises(PilotLost):
+        await task
+    assert time.monotonic() - begun_at < 5
+    cluster.kill_worker()
+    await until(lambda: pilots.slots() == 0)
+
+
+async def test_the_scheduler_killed_and_back(cluster: Cluster, pilots: DaskPilots, sleeping: OrderOf, store: DirectoryStore) -> None:
+    """P12, V20: what was in flight is given back at once, without blame; the pool finds the next scheduler."""
+    for _ in range(2):
+        await slots(cluster, pilots, 1)
+        task = run(pilots, sleeping(60))
+        await begun(store, pilots)
+        cluster.kill_scheduler()
+        with pytest.raises(PilotLost) as lost:
+            await task
+        assert not lost.value.by_stage
+        await until(lambda: pilots.slots() == 0)
+        with pytest.raises(PilotLost, match="cannot be reached"):
+            await pilots.run(sleeping(0), priority=0, patience_s=5)
+        await pilots.stop(1)
+        while any(worker.poll() is None for worker in cluster.workers):
+            cluster.kill_worker()
+        cluster.start_scheduler()
+    await slots(cluster, pilots, 1)
+    assert (await run(pilots, sleeping(0))).manifest is not None

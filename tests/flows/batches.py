@@ -1,0 +1,115 @@
+"""A home without a station: files in it do what their first word says, and a flow processes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.ledger import schema
+
+# A stage as a shell script. `fail` fails always, `flaky` the first time, `hang` for longer than anybody waits.
+OBEY = """
+read word < "$P3S_INPUT_RAW"
+case "$word" in
+  fail) echo 'it was told to'; exit 3;;
+  flaky) test -e "$HERE/been" || { touch "$HERE/been"; exit 4; };;
+  hang) echo $$ > "$HERE/hangs"; sleep 100;;
+esac
+cp "$P3S_INPUT_RAW" "$P3S_OUTPUT_MADE"
+"""
+LATER = 'tr a-z A-Z < "$P3S_INPUT_MADE" > "$P3S_OUTPUT_LOUD"'
+TOTAL = '{ cat "$P3S_INPUT_LOUD"/*; echo "$P3S_COVERAGE"; } > "$P3S_OUTPUT_TOTAL"'
+
+
+def _step(script: str, needed: str, made: str) -> dict[str, Any]:
+    return {
+        "name": "shell",
+        "command": ["/bin/sh", "-c", script],
+        "inputs": {needed: needed},
+        "outputs": {made: made},
+        "timeout_s": 30,
+    }
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A home with files of one run."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, path: Path, words: Mapping[int, str], **quick: Any) -> Batch:
+        """Each number of a subrun with its word; `quick` are fields of the first stage."""
+        (path / "incoming").mkdir(parents=True)
+        stages = {
+            "quick": {"steps": [_step(f"HERE={path}; {OBEY}", "raw", "made")], "retries": 0, "backoff_s": 0, **quick},
+            "later": {"after": ["quick"], "steps": [_step(LATER, "made", "loud")]},
+            "total": {"per": "group", "after": ["later"], "steps": [_step(TOTAL, "loud", "total")]},
+        }
+        declared = {
+            "experiment": "batch",
+            "instrument": {"name": "TestCam", "dimensions": {"run": "int", "subrun": "int"}, "group": ["run"]},
+            "dataset_types": {kind: {"format": "text"} for kind in ("raw", "made", "loud", "total")},
+            "pipelines": {"dqm": {"stages": stages}},
+            "streams": {
+                "camera": {
+                    "directory": "incoming",
+                    "pattern": "r{run:03d}_{subrun:04d}.txt",
+                    "dataset_type": "raw",
+                    "rules": [{"pipelines": ["dqm"]}],
+                }
+            },
+            "pilots": {"workers": 1},
+        }
+        (path / "experiment.yaml").write_text(json.dumps(declared))
+        batch = cls(path)
+        for subrun, word in words.items():
+            batch.file(subrun).write_text(f"{word}\n")
+        return batch
+
+    @property
+    def home(self) -> Home:
+        return Home(self.path)
+
+    @property
+    def files(self) -> list[str]:
+        return [str(path) for path in sorted((self.path / "incoming").iterdir())]
+
+    def file(self, subrun: int) -> Path:
+        return self.path / "incoming" / f"r001_{subrun:04d}.txt"
+
+    def rows(self, query: Any) -> list[Any]:
+        """What the ledger answers."""
+        with closing(self.home.ledger(self.home.read())) as ledger, ledger.reading() as connection:
+            return list(connection.execute(query).all())
+
+    def states(self) -> dict[tuple[str, str], str]:
+        """State of each stage run by data id and stage; where a group has several passes, of the last."""
+        query = select(schema.sub_job.c.data_id, schema.stage_run.c.stage, schema.stage_run.c.state).join(
+            schema.sub_job, schema.sub_job.c.id == schema.stage_run.c.sub_job_id
+        )
+        return {(row.data_id, row.stage): row.state for row in self.rows(query.order_by(schema.stage_run.c.id))}
+
+    def attempts(self, stage: str, data_id: str = "run=1 subrun=0") -> list[str]:
+        """The states of a stage run's attempts."""
+        query = (
+            select(schema.attempt.c.state)
+            .join(schema.stage_run, schema.stage_run.c.id == schema.attempt.c.stage_run_id)
+            .join(schema.sub_job, schema.sub_job.c.id == schema.stage_run.c.sub_job_id)
+            .where(schema.stage_run.c.stage == stage, schema.sub_job.c.data_id == data_id)
+            .order_by(schema.attempt.c.id)
+        )
+        return [row.state for row in self.rows(query)]
+
+    def dataset(self, kind: str, data_id: str = "run=1") -> str:
+        """The content of a published dataset."""
+        chosen = (schema.dataset.c.dataset_type == kind, schema.dataset.c.data_id == data_id)
+        key = self.rows(select(schema.dataset.c.key).where(*chosen).order_by(schema.dataset.c.id))[-1].key
+        return self.home.store(self.home.read()).read_bytes(key).decode()

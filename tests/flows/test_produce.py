@@ -1,0 +1,264 @@
+"""The plain road on a real Prefect server and real Dask workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import pytest
+from batches import Batch
+from sqlalchemy import select
+
+from p3s_prefect.adapters.ledger import schema
+from p3s_prefect.adapters.ledger.database import acquire
+from p3s_prefect.core.errors import BadSelection, LeaseLost
+from p3s_prefect.station.catalogue import Catalogue
+
+pytestmark = pytest.mark.sockets
+
+UNIT = "run=1 subrun={}"
+
+
+class Produced:
+    """A flow run that has ended, as Prefect has it."""
+
+    def __init__(self, state: Any) -> None:
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+        self.state = state
+        run_id = state.state_details.flow_run_id
+        with get_client(sync_client=True) as client:
+            runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])), limit=200)
+        self.tasks = {run.name: run for run in runs}
+        self.run_id = run_id
+
+    def names(self) -> dict[str, str]:
+        """The name of the state of each task run."""
+        return {name: run.state_name or "" for name, run in self.tasks.items()}
+
+
+def produce(batch: Batch, address: str, **parameters: Any) -> Produced:
+    from p3s_prefect.flows import produce as flows
+
+    given = {"files": batch.files, "home": str(batch.path), "address": address} | parameters
+    return Produced(flows.produce(**given, return_state=True))
+
+
+def test_files_become_a_literal_dag_whose_results_are_in_the_store(dask_address: str, tmp_path: Path) -> None:
+    """S2, P22: a task for each unit and stage, joined by its parents; the group's stage runs when all units are in."""
+    batch = Batch.of(tmp_path / "home", {0: "a", 1: "b", 2: "c"})
+    ended = produce(batch, dask_address)
+    assert ended.state.is_completed(), ended.state
+    units = [UNIT.format(number) for number in range(3)]
+    assert ended.names() == {f"{stage} {unit}": "Completed" for unit in units for stage in ("quick", "later")} | {
+        "total run=1": "Completed"
+    }
+    for unit in units:
+        waited_for = {found.id for found in ended.tasks[f"later {unit}"].task_inputs["wait_for"]}
+        assert waited_for == {ended.tasks[f"quick {unit}"].id}
+    gathered = {found.id for found in ended.tasks["total run=1"].task_inputs["wait_for"]}
+    assert {ended.tasks[f"later {unit}"].id for unit in units} <= gathered
+    assert batch.dataset("total") == 'A\nB\nC\n{"done": 3}\n'
+    assert set(batch.states().values()) == {"done"}
+
+
+def test_each_result_is_kept_under_collection_data_id_and_stage(dask_address: str, tmp_path: Path) -> None:
+    """S2: results persist in the central store, and the commit records stand beside what was published."""
+    batch = Batch.of(tmp_path / "home", {0: "a"})
+    ended = produce(batch, dask_address)
+    (collection,) = {row.run_collection for row in batch.rows(select(schema.production_pass))}
+    kept = tmp_path / "home/store/prefect" / collection
+    assert {path.relative_to(kept).as_posix() for path in kept.rglob("*.json")} == {
+        "run=1/subrun=0/quick.json",
+        "run=1/subrun=0/later.json",
+        "run=1/total.json",
+    }
+    assert ended.tasks[f"quick {UNIT.format(0)}"].state.result(raise_on_failure=False)["stage"] == "quick"
+    prefixes = [row.prefix for row in batch.rows(select(schema.attempt.c.prefix))]
+    assert all((tmp_path / "home/store" / prefix / "commit.json").is_file() for prefix in prefixes)
+    assert all(row.is_recorded for row in batch.rows(select(schema.attempt.c.is_recorded)))
+
+
+def test_collections_are_named_as_the_station_names_them(dask_address: str, tmp_path: Path) -> None:
+    """V23: the same configuration, day and pass give the same name on this road."""
+    batch = Batch.of(tmp_path / "home", {0: "a"})
+    produce(batch, dask_address)
+    experiment = batch.home.read()
+    station = Catalogue(experiment, batch.path.resolve(), batch.home.store(experiment).url)
+    (group,) = batch.rows(select(schema.data_group))
+    (found,) = batch.rows(select(schema.run_collection))
+    day = station.day(group.opened_at)
+    assert found.name == station.collections["dqm"].name(day, 0)
+    assert found.configuration_id == station.collections["dqm"].configuration_id
+
+
+def test_a_second_run_of_the_same_files_does_no_work(dask_address: str, tmp_path: Path) -> None:
+    """S2: what is done shows as cached; no attempt is opened."""
+    batch = Batch.of(tmp_path / "home", {0: "a", 1: "b"})
+    produce(batch, dask_address)
+    before = batch.rows(select(schema.attempt))
+    again = produce(batch, dask_address)
+    assert again.state.is_completed()
+    assert set(again.names().values()) == {"Cached"}
+    assert len(again.tasks) == 5
+    assert batch.rows(select(schema.attempt)) == before
+
+
+def test_a_ledger_that_knows_nothing_is_believed_more_than_a_kept_result(dask_address: str, tmp_path: Path) -> None:
+    """B11's kind: a result that Prefect has kept does not stand for work that the books do not have."""
+    batch = Batch.of(tmp_path / "home", {0: "a"})
+    produce(batch, dask_address)
+    for file in batch.path.glob("ledger.db*"):
+        file.unlink()
+    for file in sorted((batch.path / "store/runs").rglob("*"), reverse=True):
+        file.rmdir() if file.is_dir() else file.unlink()
+    again = produce(batch, dask_address)
+    assert set(again.names().values()) == {"Completed"}
+    assert set(batch.states().values()) == {"done"}
+
+
+def test_a_unit_that_fails_stops_no_other(dask_address: str, tmp_path: Path) -> None:
+    """P22, P9: its descendants are blocked; the group's stage runs over the others, and states what it covers."""
+    batch = Batch.of(tmp_path / "home", {0: "a", 1: "fail", 2: "c"})
+    ended = produce(batch, dask_address)
+    assert ended.state.is_failed()
+    assert "1 stage runs failed" in ended.state.message
+    assert "p3s show" in ended.state.message
+    assert batch.states() == {(UNIT.format(n), s): "done" for n in (0, 2) for s in ("quick", "later")} | {
+        (UNIT.format(1), "quick"): "failed",
+        (UNIT.format(1), "later"): "blocked",
+        ("run=1", "total"): "done",
+    }
+    assert batch.dataset("total").splitlines()[:2] == ["A", "C"]
+    assert json.loads(batch.dataset("total").splitlines()[2])["done"] == 2
+    assert ended.names()[f"quick {UNIT.format(1)}"] == "Failed"
+    assert ended.names()[f"later {UNIT.format(1)}"] == "NotReady"
+    assert batch.attempts("quick", UNIT.format(1)) == ["failed"]
+
+
+def test_the_table_names_what_failed_first(dask_address: str, tmp_path: Path) -> None:
+    """S2: a table artifact with unit, stage, state, seconds and the reason."""
+    from prefect.artifacts import Artifact
+
+    batch = Batch.of(tmp_path / "home", {0: "a", 1: "fail"})
+    ended = produce(batch, dask_address)
+    artifact = Artifact.get("production")
+    assert artifact is not None
+    assert artifact.flow_run_id == ended.run_id
+    rows = json.loads(str(artifact.data))
+    assert {row["state"] for row in rows[:2]} == {"failed", "blocked"}
+    assert "/bin/sh exited with 3" in rows[0]["why"]
+    assert {row["unit"] for row in rows} == {UNIT.format(0), UNIT.format(1), "run=1"}
+
+
+def test_prefect_tries_again_and_each_try_is_an_attempt(dask_address: str, tmp_path: Path) -> None:
+    """S2: the stage's `retries` are Prefect's, and the ledger has an attempt for each."""
+    batch = Batch.of(tmp_path / "home", {0: "flaky"}, retries=3)
+    ended = produce(batch, dask_address)
+    assert ended.state.is_completed(), ended.state
+    assert batch.attempts("quick") == ["failed", "done"]
+    assert ended.tasks[f"quick {UNIT.format(0)}"].run_count == 2
+
+
+def test_what_has_failed_as_often_as_it_may_is_not_tried_again(dask_address: str, tmp_path: Path) -> None:
+    """S2: Prefect's retries end where the ledger says so."""
+    batch = Batch.of(tmp_path / "home", {0: "fail"}, retries=1)
+    produce(batch, dask_address)
+    assert batch.attempts("quick") == ["failed", "failed"]
+    assert batch.states()["run=1", "total"] == "blocked"
+
+
+def test_prefects_limit_kills_what_the_stage_runner_did_not(
+    dask_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """V18: `timeout_seconds` takes effect, and what ran is gone; here it is set before the runner's own limit."""
+    from p3s_prefect.tasks import stages
+
+    monkeypatch.setattr(stages, "_BEHIND_S", -28.0)
+    batch = Batch.of(tmp_path / "home", {0: "hang"})
+    ended = produce(batch, dask_address)
+    assert ended.names()[f"quick {UNIT.format(0)}"] == "TimedOut"
+    assert batch.attempts("quick") == ["lost"]
+    assert "have not ended" in ended.state.message
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((batch.path / "hangs").read_text()), 0)
+
+
+def test_a_late_unit_opens_a_new_pass(dask_address: str, tmp_path: Path) -> None:
+    """P22: the group's totals are made again in a new pass, from all units; the old ones stay."""
+    batch = Batch.of(tmp_path / "home", {0: "a"})
+    produce(batch, dask_address)
+    batch.file(1).write_text("late\n")
+    ended = produce(batch, dask_address)
+    assert ended.state.is_completed(), ended.state
+    assert [row.number for row in batch.rows(select(schema.production_pass.c.number))] == [0, 1]
+    assert batch.dataset("total") == 'A\nLATE\n{"done": 2}\n'
+    assert len(batch.rows(select(schema.dataset).where(schema.dataset.c.dataset_type == "total"))) == 2
+
+
+def test_an_open_group_has_no_totals(dask_address: str, tmp_path: Path) -> None:
+    """P22: with `group: open`, more may come; the group's stages wait."""
+    batch = Batch.of(tmp_path / "home", {0: "a"})
+    assert produce(batch, dask_address, group="open").state.is_completed()
+    assert ("run=1", "total") not in batch.states()
+    assert [row.is_open for row in batch.rows(select(schema.data_group.c.is_open))] == [True]
+
+
+def test_all_files_that_do_not_fit_are_named_and_nothing_begins(dask_address: str, tmp_path: Path) -> None:
+    """S8: one error for all wrong names; the ledger was not touched."""
+    batch = Batch.of(tmp_path / "home", {0: "a"})
+    (batch.path / "incoming/nonsense.txt").write_text("x")
+    files = [*batch.files, str(batch.file(7))]
+    ended = produce(batch, dask_address, files=files)
+    error = ended.state.result(raise_on_failure=False)
+    assert isinstance(error, BadSelection)
+    assert "2 of 3 files" in str(error)
+    assert "nonsense.txt" in str(error)
+    assert "r001_0007.txt: there is no such file" in str(error)
+    assert not ended.tasks
+    assert not (batch.path / "ledger.db").exists()
+
+
+def test_a_home_with_a_live_station_is_refused(dask_address: str, tmp_path: Path) -> None:
+    """B7's kind: whoever holds the lease goes on; the flow says what to do."""
+    batch = Batch.of(tmp_path / "home", {0: "a"})
+    ledger = batch.home.ledger(batch.home.read())
+    ledger.migrate()
+    import time
+
+    with ledger.transaction() as connection:
+        holder = f"{platform.node()}:{os.getppid()}"
+        acquire(connection, namespace="batch", holder=holder, lease_s=60, now=time.time())
+    ledger.close()
+    error = produce(batch, dask_address).state.result(raise_on_failure=False)
+    assert isinstance(error, LeaseLost)
+    assert "a station or another production works on this home" in str(error)
+    assert "p3s down" in str(error)
+    assert batch.rows(select(schema.arrival)) == []
+
+
+def test_the_lease_is_given_back(dask_address: str, tmp_path: Path) -> None:
+    """A station may start as soon as the flow has ended."""
+    batch = Batch.of(tmp_path / "home", {0: "a"})
+    produce(batch, dask_address)
+    import time
+
+    (lease,) = batch.rows(select(schema.lease))
+    assert lease.expires_at <= time.time()
+
+
+def test_other_bytes_for_a_unit_are_kept_out(dask_address: str, tmp_path: Path) -> None:
+    """P2: a file that brings other content for a unit is a conflict, told at the end; the first one stays."""
+    batch = Batch.of(tmp_path / "home", {0: "a"})
+    produce(batch, dask_address)
+    other = tmp_path / "elsewhere" / batch.file(0).name
+    other.parent.mkdir()
+    other.write_text("b\n")
+    ended = produce(batch, dask_address, files=[str(other)])
+    assert ended.state.is_failed()
+    assert "1 files were kept out" in ended.state.message
+    assert batch.dataset("made", UNIT.format(0)) == "a\n"
