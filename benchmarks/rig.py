@@ -90,8 +90,9 @@ def until(condition, timeout_s: float) -> None:  # type: ignore[no-untyped-def]
 
 def published(home: Home) -> list[tuple[float, float, float]]:
     """(first step started, published, arrived) of every unit that is done, in the order of publication; UTC seconds."""
-    from p3s_prefect.adapters.ledger.schema import attempt, stage_run, sub_job
     from sqlalchemy import select
+
+    from p3s_prefect.adapters.ledger.schema import attempt, stage_run, sub_job
 
     ledger = home.ledger(home.read())
     query = (
@@ -109,8 +110,9 @@ def published(home: Home) -> list[tuple[float, float, float]]:
 
 def number_done(home: Home) -> int:
     """How many units are done."""
-    from p3s_prefect.adapters.ledger.schema import stage_run
     from sqlalchemy import func, select
+
+    from p3s_prefect.adapters.ledger.schema import stage_run
 
     ledger = home.ledger(home.read())
     with ledger.reading() as connection:

@@ -3,10 +3,6 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from p3s_prefect.tasks.account import show_account
-from p3s_prefect.tasks.cluster import choose_cluster
-from p3s_prefect.tasks.results import result_storage
-from p3s_prefect.tasks.stages import as_task
 from prefect import allow_failure, flow
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, wait
@@ -15,6 +11,10 @@ from prefect_dask.task_runners import DaskTaskRunner
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.station.planning import plan, select_files
 from p3s_prefect.station.production import account, opened
+from p3s_prefect.tasks.account import show_account
+from p3s_prefect.tasks.cluster import choose_cluster
+from p3s_prefect.tasks.results import result_storage
+from p3s_prefect.tasks.stages import as_task
 
 
 @flow(name="produce", task_runner=DaskTaskRunner())  # type: ignore[arg-type]

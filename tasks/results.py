@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
-from p3s_prefect.blocks.central_store import CentralStore
-
 from p3s_prefect.adapters.directory_store import DirectoryStore
+from p3s_prefect.blocks.central_store import CentralStore
 
 
 def result_storage(experiment: str, store: DirectoryStore) -> CentralStore:

@@ -107,7 +107,8 @@ class DaskPilots:
             self.address, asynchronous=True, timeout=parse_timedelta("5s"), set_as_default=False, name="p3s-station"
         )
         # Messages wait 10 ms for company by default, which is most of a round trip: 10.6 ms, and 6.3 ms with 1 ms.
-        self._client.scheduler_comm.interval = _MESSAGE_INTERVAL_S
+        if (batched := self._client.scheduler_comm) is not None:
+            batched.interval = _MESSAGE_INTERVAL_S
         await self._client.register_plugin(_PilotPlugin(self._modules), name="p3s-pilot")
 
     async def _disconnect(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from p3s_prefect.cli import look, produce, products, replay, run
@@ -17,13 +19,15 @@ commands = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
-for panel, functions in {
+_PANELS: dict[str, list[Callable[..., None]]] = {
     "Begin": [run.demo, init, check],
     "Run": [run.up, run.down, replay.replay, produce.process],
     "Look": [look.status, look.list_, look.show],
     "Develop payloads": [try_, products.check_products],
     "Services": [run.station],
-}.items():
+}
+
+for panel, functions in _PANELS.items():
     for function in functions:
         name = function.__name__.rstrip("_").replace("_", "-")
         commands.command(name, rich_help_panel=panel)(function)
