@@ -3,18 +3,18 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from prefect import allow_failure, flow
+from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, wait
 from prefect_dask.task_runners import DaskTaskRunner
 
 from p3s_prefect.adapters.home import Home
-from p3s_prefect.station.planning import plan, select_files
+from p3s_prefect.station.planning import check_pipelines, plan, select_files
 from p3s_prefect.station.production import account, opened
 from p3s_prefect.tasks.account import show_account
 from p3s_prefect.tasks.cluster import choose_cluster
 from p3s_prefect.tasks.results import result_storage
-from p3s_prefect.tasks.stages import as_task
+from p3s_prefect.tasks.stages import as_task, ended_well
 
 
 @flow(name="produce", task_runner=DaskTaskRunner())  # type: ignore[arg-type]
@@ -43,6 +43,7 @@ def produce(
     at = Home(Path(home).resolve())
     experiment = at.read()
     seen = select_files(at.path, experiment, files)
+    check_pipelines(experiment, pipelines or [])
     choose_cluster(
         experiment.pilots,
         address=address,
@@ -56,8 +57,8 @@ def produce(
         runs: dict[int, PrefectFuture[Any]] = {}
         for work in planned.work:
             parents = [runs[parent] for parent in work.after]
-            gathered = [allow_failure(runs[unit]) for unit in work.after_all]
-            stage_run = as_task(production, work, results)
-            runs[work.stage_run_id] = stage_run.submit(production, work, wait_for=[*parents, *gathered])
+            gathered = ended_well([runs[unit] for unit in work.after_all])
+            run_stage = as_task(production, work, results)
+            runs[work.stage_run_id] = run_stage.submit(production, work, wait_for=[*parents, *gathered])
         wait(list(runs.values()))
         return show_account(account(production, planned), planned.kept_out)

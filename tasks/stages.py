@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from prefect import Task, task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.filesystems import WritableFileSystem
+from prefect.futures import PrefectFuture, wait
 
 from p3s_prefect.adapters.pilot.worker import stage_runner
 from p3s_prefect.core.errors import StageFailed
@@ -80,8 +81,17 @@ def result_key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
     return f"{work.collection}/{work.data_id.replace(' ', '/')}/{work.stage}.json"
 
 
-def _may_try_again(_task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:
-    error = state.result(raise_on_failure=False)
+def ended_well(runs: Sequence[PrefectFuture[Any]]) -> list[PrefectFuture[Any]]:
+    """Waits until these have ended, and returns those that have completed.
+
+    Prefect's `allow_failure` would say the same, but does not get through to Dask's workers.
+    """
+    wait(list(runs))
+    return [run for run in runs if run.state.is_completed()]
+
+
+async def _may_try_again(_task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:
+    error = await state.aresult(raise_on_failure=False)
     return not isinstance(error, StageFailed) or error.may_try_again
 
 

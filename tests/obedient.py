@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from p3s_prefect.core.data_id import DataId
 
 
@@ -45,6 +47,10 @@ def _follow(words: str) -> None:
         case ["hang"]:
             # In native code, where no exception of Python arrives.
             ctypes.CDLL(None).sleep(3600)
+        case ["kill", "pilot"]:
+            keeper = psutil.Process(os.getppid())
+            os.kill(keeper.ppid(), signal.SIGKILL)
+            time.sleep(60)
         case ["freeze"]:
             os.kill(os.getpid(), signal.SIGSTOP)
         case ["fail"]:

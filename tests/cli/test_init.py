@@ -34,7 +34,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "experiment.yaml").write_text("mine")
     result = runner.invoke(app, [str(tmp_path)])
     assert result.exit_code == 1
-    assert "already there" in result.stderr
+    assert "already there" in str(result.exception)
     assert (tmp_path / "experiment.yaml").read_text() == "mine"
     assert not (tmp_path / "incoming").exists()
 
@@ -43,7 +43,7 @@ def test_an_unknown_instrument_names_those_that_exist(tmp_path: Path) -> None:
     """S8."""
     result = runner.invoke(app, [str(tmp_path / "home"), "--instrument", "startre"])
     assert result.exit_code == 1
-    assert "Did you mean starter?" in result.stderr
+    assert "Did you mean starter?" in str(result.exception)
     assert not (tmp_path / "home").exists()
     with pytest.raises(P3sError, match="no instrument"):
         template("../cli")

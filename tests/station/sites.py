@@ -254,8 +254,8 @@ class Site:
     # --- station ---
 
     @contextlib.asynccontextmanager
-    async def running(self, settings: Settings | None = None) -> AsyncIterator[Running]:
-        """A station in this process, stopped at the end as by SIGTERM."""
+    async def running(self, settings: Settings | None = None, *, slots: int = 1) -> AsyncIterator[Running]:
+        """A station in this process that has some slots, stopped at the end as by SIGTERM."""
         experiment = self.experiment
         station = service._Station(
             home=self.home, experiment=experiment, ledger=self.ledger, store=self.home.store(experiment)
@@ -265,7 +265,7 @@ class Site:
         task = asyncio.create_task(station.run(settings or Settings(), self.scheduler, listener, stop))
         running = Running(station=station, task=task, stop=stop, url=service._url(listener))
         try:
-            await running.until_ready()
+            await running.until_ready(slots)
             yield running
         finally:
             stop.set()
@@ -291,9 +291,9 @@ class Running:
     stop: asyncio.Event
     url: str
 
-    async def until_ready(self) -> None:
+    async def until_ready(self, slots: int) -> None:
         until = time.monotonic() + PATIENCE_S
-        while getattr(self.station, "handout", None) is None or not self.station.pilots.slots():
+        while not getattr(self.station, "sources", None) or self.station.pilots.slots() < slots:
             assert time.monotonic() < until, "the station does not come up"
             if self.task.done():
                 self.task.result()

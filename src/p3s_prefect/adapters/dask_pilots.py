@@ -57,7 +57,9 @@ class DaskPilots:
 
     async def run(self, order: StageOrder, *, priority: int, patience_s: float) -> StageReport:
         """See `PilotPool.run`."""
-        if self._client is None:
+        if self._client is None or self._client.status != "running":
+            # Now, and not when they are counted next: else all that waits would be tried in vain meanwhile.
+            self._set_slots(0)
             raise PilotLost("the scheduler cannot be reached", by_stage=False)
         key = f"{order.stage}-{order.attempt_id}-{uuid.uuid4().hex[:8]}"
         future = self._client.submit(
@@ -82,7 +84,7 @@ class DaskPilots:
             async with asyncio.timeout(_ANSWER_S):
                 told = await client.run(worker.stop_attempt, attempt_id, on_error="ignore")
         future = self._futures.get(attempt_id)
-        if future is not None and not any(told.values()):
+        if future is not None and client.status == "running" and not any(told.values()):
             # No pilot has begun it, and none shall.
             await client.cancel([future], reason="it was taken back before it began")
 

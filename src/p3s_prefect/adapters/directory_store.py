@@ -155,7 +155,8 @@ def _create(hidden: Path) -> BinaryIO:
         try:
             return hidden.open("xb")
         except FileNotFoundError:
-            with contextlib.suppress(FileNotFoundError):
+            # It "exists" where it was taken away again between the attempt to make it and a look at what is there.
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
                 hidden.parent.mkdir(parents=True, exist_ok=True)
     return hidden.open("xb")
 

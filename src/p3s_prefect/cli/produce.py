@@ -52,10 +52,11 @@ def process(
     """Process files here, without a station: Prefect runs and shows it, Dask computes."""
     Console(stderr=True).print(f"{len(files)} files; starting Prefect takes some seconds")
     # Imported here, and Prefect later still: mistakes are told within a second.
-    from p3s_prefect.station.planning import select_files
+    from p3s_prefect.station.planning import check_pipelines, select_files
 
     at = Home(home)
     experiment = at.read()
+    check_pipelines(experiment, pipeline or [])
     seen = select_files(at.path, experiment, files)
     asked = _Asked(home=at, experiment=experiment, seen=seen, pipelines=pipeline or [])
     with _progress(asked) as told:

@@ -48,18 +48,22 @@ def select_files(home: Path, experiment: Experiment, files: Sequence[str]) -> li
     )
 
 
+def check_pipelines(experiment: Experiment, pipelines: Sequence[str]) -> None:
+    """Makes sure that the experiment has these pipelines.
+
+    Raises:
+        BadSelection: it lacks one.
+    """
+    for name in pipelines:
+        if name not in experiment.pipelines:
+            raise BadSelection(f"there is no pipeline {name!r}", fix=did_you_mean(name, experiment.pipelines))
+
+
 def plan(production: Production, seen: Sequence[Arrival], pipelines: Sequence[str], *, close: bool) -> Plan:
     """Takes files into the ledger, closes their groups if asked to, and says what there is to run.
 
     What was taken before is not taken again: its stage runs are planned as far as they are not done.
-
-    Raises:
-        BadSelection: a pipeline is not known.
     """
-    known = production.experiment.pipelines
-    for name in pipelines:
-        if name not in known:
-            raise BadSelection(f"there is no pipeline {name!r}", fix=did_you_mean(name, known))
     catalogue = production.catalogue()
     with production.books() as ledger:
         kept_out = _take_all(production, ledger, catalogue, seen, pipelines)
@@ -68,7 +72,8 @@ def plan(production: Production, seen: Sequence[Arrival], pipelines: Sequence[st
             if close:
                 _close(connection, catalogue, {catalogue.group(unit) for unit in units})
             passes = selected.newest_passes(connection, units, pipelines)
-            facts = selected.sub_jobs(connection, passes, units)
+            # Units first: nothing of them waits for a group.
+            facts = sorted(selected.sub_jobs(connection, passes, units), key=lambda fact: fact.per == "group")
             ids = [stage.id for fact in facts for stage in fact.stages]
             collections = {row.stage_run_id: row.collection for row in selected.stages(connection, ids)}
     work = tuple(_work(production.experiment, facts, collections))

@@ -12,20 +12,13 @@ from the keeper, which adopts orphans and ends everything below it once the payl
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import select
 import signal
 import sys
-import time
 
-import psutil
+from p3s_prefect.adapters.pilot.descendants import adopt_orphans, die_with_parent, end_descendants
 
-PR_SET_PDEATHSIG = 1
-PR_SET_CHILD_SUBREAPER = 36
-
-# Killed processes are gone within milliseconds, unless they hang in a dead file system, for which nobody should wait.
-PATIENCE_S = 5.0
 # As a shell does it, so that one number tells an exit code from a signal.
 SIGNAL_CODE = 128
 
@@ -43,32 +36,6 @@ def main() -> None:
     code = _await_end(payload, pilot, child_ended)
     end_descendants()
     os._exit(code)
-
-
-def adopt_orphans() -> None:
-    """From now on, what the descendants of this process leave behind becomes its child."""
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
-
-
-def end_descendants() -> None:
-    """Kills everything below this process, which must have adopted its orphans."""
-    until = time.monotonic() + PATIENCE_S
-    while _has_children() and time.monotonic() < until:
-        # Again and again, as one that is about to die may have started another meanwhile.
-        for child in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
-        time.sleep(0.002)
-
-
-def _has_children() -> bool:
-    """Collects the children that have ended, and says whether others are left."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            continue
-    except ChildProcessError:
-        return False
-    return True
 
 
 def _watch_children() -> int:
@@ -98,7 +65,7 @@ def _await_end(payload: int, pilot: int, child_ended: int) -> int:
 def _become_payload_process(connection: int) -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     adopt_orphans()
     try:
         # Not before the fork: importing may start threads, and a forked process has but one.
@@ -107,7 +74,3 @@ def _become_payload_process(connection: int) -> None:
         serve(connection)
     finally:
         os._exit(0)
-
-
-def _prctl(option: int, value: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)

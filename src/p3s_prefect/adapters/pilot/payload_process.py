@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator
 from threading import Lock
 
-from p3s_prefect.adapters.pilot.keeper import PATIENCE_S, SIGNAL_CODE
+from p3s_prefect.adapters.pilot.descendants import PATIENCE_S
+from p3s_prefect.adapters.pilot.keeper import SIGNAL_CODE
 from p3s_prefect.adapters.pilot.step import StepCall, signal_name
 from p3s_prefect.core.errors import PayloadFailed, PayloadTimeout
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from p3s_prefect.adapters.pilot import formats
-from p3s_prefect.adapters.pilot.keeper import end_descendants
+from p3s_prefect.adapters.pilot.descendants import end_descendants
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import P3sError, PayloadFailed
 from p3s_prefect.core.experiment import Format, Step

@@ -1,0 +1,127 @@
+"""`p3s try`: one step, by hand, as on a pilot."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SHOW = 'env | grep ^P3S_ | sort; pwd; echo made > "$P3S_OUTPUT_MADE"; echo seen "$(cat "$P3S_INPUT_RAW")"'
+# Two lines, far apart: what is printed first must be on the terminal before the second is.
+SLOW = 'echo first; until test -e go; do sleep 0.05; done; echo second; cp "$P3S_INPUT_MADE" "$P3S_OUTPUT_FINE"'
+SUMMARY = 'echo \'{"level": {"value": 2.5, "unit": "ADC"}}\' > summary.json; exit 7'
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home with one file, and a stage of three steps."""
+
+    def step(name: str, script: str, inputs: dict[str, str], outputs: dict[str, str]) -> dict[str, object]:
+        command = ["/bin/sh", "-c", script]
+        return {"name": name, "command": command, "inputs": inputs, "outputs": outputs, "params": {"cut": 3}}
+
+    steps = [
+        step("show", SHOW, {"raw": "raw"}, {"made": "made"}),
+        step("slow", SLOW, {"made": "made"}, {"fine": "fine"}),
+        step("wrong", SUMMARY, {"fine": "fine"}, {}),
+    ]
+    total = {"per": "group", "after": ["quick"], "steps": [step("add", "true", {"made": "made"}, {})]}
+    declared = {
+        "experiment": "by-hand",
+        "instrument": {"name": "TestCam", "dimensions": {"run": "int"}, "group": ["run"]},
+        "dataset_types": {kind: {"format": "text"} for kind in ("raw", "made", "fine")},
+        "pipelines": {"dqm": {"stages": {"quick": {"steps": steps}, "total": total}}},
+        "streams": {
+            "s": {"directory": "in", "pattern": "r{run}.txt", "dataset_type": "raw", "rules": [{"pipelines": ["dqm"]}]}
+        },
+    }
+    path = tmp_path / "home"
+    path.mkdir()
+    (path / "experiment.yaml").write_text(json.dumps(declared))
+    (path / "r5.txt").write_text("data")
+    return path
+
+
+def p3s_try(home: Path, step: str, unit: str = "r5.txt") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "p3s_prefect.cli", "try", step, unit, "--directory", str(home.parent / "work")]
+    return subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_step_runs_with_its_environment_shown_as_it_has_it(home: Path) -> None:
+    """P16: what is shown before the step runs is what the step finds."""
+    ended = p3s_try(home, "dqm/quick/show")
+    assert ended.returncode == 0, ended.stderr
+    shown = re.findall(r"^  (P3S_\w+=.*?) *$", ended.stdout, re.MULTILINE)
+    printed = re.findall(r"^(P3S_.*)$", ended.stdout, re.MULTILINE)
+    assert sorted(shown) == sorted(printed)
+    assert {line.partition("=")[0] for line in shown} == {
+        "P3S_INPUT_RAW",
+        "P3S_OUTPUT_MADE",
+        "P3S_UNIT",
+        "P3S_PARAMS",
+    }
+    assert "P3S_UNIT=run=5" in printed
+    assert 'P3S_PARAMS={"cut": 3}' in printed
+    assert "seen data" in ended.stdout
+
+
+def test_what_it_leaves_is_kept_and_nothing_else_is_touched(home: Path) -> None:
+    """P16: the working directory stays; neither ledger nor store come into being."""
+    ended = p3s_try(home, "dqm/quick/show")
+    (kept,) = re.findall(r"^kept: (\S+)", ended.stdout, re.MULTILINE)
+    assert kept in ended.stdout.splitlines()
+    assert (Path(kept) / "made.txt").read_text() == "made\n"
+    assert sorted(path.name for path in home.iterdir()) == ["experiment.yaml", "r5.txt"]
+
+
+def test_the_log_is_on_the_terminal_while_the_step_runs(home: Path) -> None:
+    """P16: the first line is there before the step may print the second; steps before it run first."""
+    work = home.parent / "work"
+    command = [sys.executable, "-m", "p3s_prefect.cli", "try", "dqm/quick/slow", "r5.txt", "--directory", str(work)]
+    with subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            if line == "first\n":
+                (directory,) = work.glob("*/steps/slow")
+                (directory / "go").touch()
+                break
+        rest = running.stdout.read()
+    assert "second" in rest
+    assert running.returncode == 0
+
+
+def test_the_exit_code_is_that_of_the_payload(home: Path) -> None:
+    """P16, P15: and the reason stands at the end."""
+    work = home.parent / "work"
+    command = [sys.executable, "-m", "p3s_prefect.cli", "try", "dqm/quick/wrong", "r5.txt", "--directory", str(work)]
+    with subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        printed = ""
+        for line in running.stdout:
+            printed += line
+            for directory in work.glob("*/steps/slow"):
+                (directory / "go").touch()
+    assert running.returncode == 7
+    assert "step wrong: /bin/sh exited with 7" in printed
+
+
+@pytest.mark.parametrize(
+    ("step", "unit", "told"),
+    [
+        ("dqm/quick/sho", "r5.txt", "there is no step 'dqm/quick/sho'"),
+        ("dqm/quick/show", "r6.txt", "there is no such file"),
+        ("dqm/quick/show", "run=5", "the ledger knows no raw of run=5"),
+        ("dqm/total/add", "r5.txt", "there is no made to read"),
+    ],
+)
+def test_what_cannot_be_tried_is_said_with_what_to_do(home: Path, step: str, unit: str, told: str) -> None:
+    """S8, P16: a step, a file, a data id or an input that is not there."""
+    ended = p3s_try(home, step, unit)
+    assert ended.returncode == 1
+    assert told in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) >= 2
+    assert sorted(path.name for path in home.iterdir()) == ["experiment.yaml", "r5.txt"]
