@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 from p3s_prefect.core.data_id import DataId
@@ -31,6 +32,12 @@ def total(made: Mapping[DataId, str], coverage: Mapping[str, int]) -> dict[str, 
     states = " ".join(f"{state}={number}" for state, number in sorted(coverage.items()))
     lines = [states, *(f"{unit}: {text}" for unit, text in made.items())]
     return {"total": "\n".join(lines), "summary": {"units": {"value": len(made)}}}
+
+
+def convert(raw: dict[str, list[int]], scale: int) -> dict[str, Any]:
+    """JSON values, scaled, as an array and as a text."""
+    scaled = np.array(raw["values"]) * scale
+    return {"table": {"values": scaled}, "line": str(scaled.tolist())}
 
 
 def note(notes: str, text: str) -> None:

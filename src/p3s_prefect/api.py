@@ -14,10 +14,10 @@ It reads the ledger and the store directly, so it works whether the station runs
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import httpx
 from sqlalchemy import Connection, make_url
@@ -26,7 +26,7 @@ from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import result_views, views
 from p3s_prefect.adapters.pilot import formats
 from p3s_prefect.core.data_id import DataId
-from p3s_prefect.core.errors import LedgerError, NoSuchRecord, ServiceError
+from p3s_prefect.core.errors import LedgerError, NoSuchRecord, ServiceError, StageFailed
 from p3s_prefect.core.experiment import Format
 from p3s_prefect.core.health import arrivals, overall, station_down
 from p3s_prefect.core.views import PhaseKind, UnitDetail, UnitRow, phases, plain
@@ -178,6 +178,43 @@ class Bookkeeping:
             titles = ", ".join(repr(row.title) for row in found.products) or "none"
             raise NoSuchRecord(f"no product {title!r} of {found.unit.data_id}", fix=f"It has: {titles}.")
         return self.store.fetch(row.key, self.home.run, row.sha256).read_bytes()
+
+
+def process(
+    files: Sequence[str | Path],
+    home: str | Path = ".",
+    *,
+    pipelines: Sequence[str] = (),
+    group: Literal["closed", "open"] = "closed",
+    address: str | None = None,
+) -> Bookkeeping:
+    """Processes files here, without a station, on a Prefect server of its own if none is configured.
+
+    See the flow `p3s_prefect.flows.produce.produce`, which runs here, for what the arguments mean.
+
+    Raises:
+        BadSelection: some files fit no stream; nothing was begun.
+        LeaseLost: a station works on this home.
+        StageFailed: some stages gave no results; all others have ended, and the books tell which.
+    """
+    # Prefect takes seconds to import, which nobody who only looks should pay.
+    from prefect.exceptions import FailedRun
+
+    from p3s_prefect.flows.produce import produce
+    from p3s_prefect.tasks.server import prefect_server
+
+    with prefect_server(Home(Path(home)).run / "prefect"):
+        try:
+            produce(
+                [str(file) for file in files],
+                home=str(home),
+                pipelines=list(pipelines),
+                group=group,
+                address=address,
+            )
+        except FailedRun as failed:
+            raise StageFailed(str(failed)) from failed
+    return open_experiment(home)
 
 
 def station_status(home: Home) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
+from itertools import pairwise
 
 import pytest
 from builders import command, order
@@ -68,7 +68,9 @@ async def slots(cluster: Cluster, pilots: DaskPilots, number: int) -> None:
     await until(lambda: pilots.slots() == number)
 
 
-def run(pilots: DaskPilots, wanted: StageOrder, *, patience_s: float = PATIENCE_S, priority: int = 0) -> asyncio.Task[StageReport]:
+def run(
+    pilots: DaskPilots, wanted: StageOrder, *, patience_s: float = PATIENCE_S, priority: int = 0
+) -> asyncio.Task[StageReport]:
     return asyncio.create_task(pilots.run(wanted, priority=priority, patience_s=patience_s))
 
 
@@ -105,10 +107,12 @@ async def test_a_stage_runs_and_reports(cluster: Cluster, pilots: DaskPilots, sl
     assert reports[4].started_at <= max(reports[2].started_at, reports[3].started_at)
     for pilot in {report.pilot for report in reports}:
         spans = sorted((r.started_at, r.ended_at) for r in reports if r.pilot == pilot)
-        assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+        assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
 
-async def test_a_killed_worker_is_a_lost_pilot(cluster: Cluster, pilots: DaskPilots, sleeping: OrderOf, store: DirectoryStore) -> None:
+async def test_a_killed_worker_is_a_lost_pilot(
+    cluster: Cluster, pilots: DaskPilots, sleeping: OrderOf, store: DirectoryStore
+) -> None:
     """P12: Dask does not try again by itself; the dispatcher is told, and counts it."""
     await slots(cluster, pilots, 2)
     tasks = [run(pilots, sleeping(60)) for _ in range(2)]
@@ -122,7 +126,9 @@ async def test_a_killed_worker_is_a_lost_pilot(cluster: Cluster, pilots: DaskPil
     await until(lambda: pilots.slots() == 0)
 
 
-async def test_a_pilot_that_hangs_is_ended(cluster: Cluster, pilots: DaskPilots, sleeping: OrderOf, store: DirectoryStore) -> None:
+async def test_a_pilot_that_hangs_is_ended(
+    cluster: Cluster, pilots: DaskPilots, sleeping: OrderOf, store: DirectoryStore
+) -> None:
     """P12: one that does not answer in time leaves; its slot is gone, and so is its payload."""
     await slots(cluster, pilots, 1)
     task = run(pilots, sleeping(60), patience_s=1.0)
@@ -134,7 +140,9 @@ async def test_a_pilot_that_hangs_is_ended(cluster: Cluster, pilots: DaskPilots,
     await until(lambda: pilots.slots() == 0)
 
 
-async def test_stopping_what_runs_and_what_waits(cluster: Cluster, pilots: DaskPilots, sleeping: OrderOf, store: DirectoryStore) -> None:
+async def test_stopping_what_runs_and_what_waits(
+    cluster: Cluster, pilots: DaskPilots, sleeping: OrderOf, store: DirectoryStore
+) -> None:
     """V22: a running attempt is killed and says so; one that waits never begins; one that has ended is no error."""
     await slots(cluster, pilots, 1)
     running, waiting = sleeping(60), sleeping(0)
@@ -153,7 +161,9 @@ async def test_stopping_what_runs_and_what_waits(cluster: Cluster, pilots: DaskP
     assert (await run(pilots, sleeping(0))).manifest is not None
 
 
-async def test_a_worker_that_is_frozen_keeps_nobody(cluster: Cluster, pilots: DaskPilots, sleeping: OrderOf, store: DirectoryStore) -> None:
+async def test_a_worker_that_is_frozen_keeps_nobody(
+    cluster: Cluster, pilots: DaskPilots, sleeping: OrderOf, store: DirectoryStore
+) -> None:
     """V22, P12: stopping does not wait for a pilot that hears nothing."""
     await slots(cluster, pilots, 1)
     wanted = sleeping(60)
@@ -170,7 +180,9 @@ async def test_a_worker_that_is_frozen_keeps_nobody(cluster: Cluster, pilots: Da
     await until(lambda: pilots.slots() == 0)
 
 
-async def test_the_scheduler_killed_and_back(cluster: Cluster, pilots: DaskPilots, sleeping: OrderOf, store: DirectoryStore) -> None:
+async def test_the_scheduler_killed_and_back(
+    cluster: Cluster, pilots: DaskPilots, sleeping: OrderOf, store: DirectoryStore
+) -> None:
     """P12, V20: what was in flight is given back at once, without blame; the pool finds the next scheduler."""
     for _ in range(2):
         await slots(cluster, pilots, 1)

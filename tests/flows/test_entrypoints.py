@@ -25,14 +25,6 @@ def test_both_kinds_of_entrypoint_lead_to_the_flow(entrypoint: str) -> None:
     assert {"files", "home", "address", "cluster_class"} <= set(found.parameters.properties)
 
 
-@pytest.mark.parametrize("room", ["flows", "tasks", "blocks"])
-def test_a_room_has_one_import_name(room: str) -> None:
-    """S1: imported from the checkout under its bare name, a room says how it is called."""
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {room}"
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert f"import this package as p3s_prefect.{room}" in ended.stderr
-
-
 def test_deployed_and_run_by_a_process_worker(prefect_api: str, tmp_path: Path) -> None:
     """S2: `prefect deploy --all`, then a run from the work pool, in a process of its own."""
     from prefect.client.orchestration import get_client

@@ -213,7 +213,8 @@ class Site:
     def summary(self) -> str:
         """For the message of a test that failed."""
         stages = Counter((stage, state) for (_, stage), state in self.stages().items())
-        return f"stages: {dict(stages)}; arrivals: {self.count(schema.arrival)}; open groups: {self.count(schema.data_group, is_open=True)}"
+        arrivals, groups = self.count(schema.arrival), self.count(schema.data_group, is_open=True)
+        return f"stages: {dict(stages)}; arrivals: {arrivals}; open groups: {groups}"
 
     def count(self, table: Any, **where: Any) -> int:
         query = select(func.count()).select_from(table)

@@ -156,7 +156,9 @@ async def test_a_file_that_changes_after_it_was_taken_fails_clearly(new_site: Ne
     async with site.running():
         site.arrive(0, "sleep 0.5")
         changing = site.arrive(1, "before")
-        await site.until(lambda: site.stages().get(("run=1 subrun=1", "quick")) == "queued", "it waits behind the other")
+        await site.until(
+            lambda: site.stages().get(("run=1 subrun=1", "quick")) == "queued", "it waits behind the other"
+        )
         changing.write_text("after!")
         site.arrive(2)
         await site.until_settled(3)

@@ -36,7 +36,7 @@ async def process(site: Site, run: int) -> str:
 
 
 async def test_the_same_content_has_the_same_name_and_any_change_another(new_site: NewSite, tmp_path: Path) -> None:
-    """V23: order of keys and a restart change nothing; a parameter, and a command's content, do; each is stored once."""
+    """V23: order of keys and a restart change nothing, parameters and programs do; each is stored once."""
     home = tmp_path / "home"
     step = script_step(home, "true")
     site = new_site(declare({"quick": {"steps": [step]}}))

@@ -106,7 +106,10 @@ async def test_a_late_unit_opens_a_new_pass(new_site: NewSite) -> None:
     assert [row.number for row in passes] == [0, 1]
     assert passes[1].run_collection == f"{passes[0].run_collection}/pass1"
     assert [row.coverage for row in site.rows(schema.attempt) if row.coverage] == [{"done": 2}, {"done": 3}]
-    assert [manifest.coverage for manifest in manifests(site) if manifest.stage == "total"] == [{"done": 2}, {"done": 3}]
+    assert [manifest.coverage for manifest in manifests(site) if manifest.stage == "total"] == [
+        {"done": 2},
+        {"done": 3},
+    ]
 
 
 async def test_a_group_that_was_open_closes_after_a_restart(new_site: NewSite) -> None:

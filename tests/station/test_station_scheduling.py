@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -50,11 +51,17 @@ async def test_prescales_choose_by_hash_and_are_stored(new_site: NewSite) -> Non
             site.arrive(subrun)
         await site.until_settled(60)
     u = {str(unit): sample_number(unit, 7) for unit in (DataId.of(run=1, subrun=n) for n in range(60))}
-    expected = {(name, stage): "done" if u[name] < q else "prescaled" for name in u for stage, q in (("quick", 0.6), ("deep", 0.3))}
+    expected = {
+        (name, stage): "done" if u[name] < q else "prescaled"
+        for name in u
+        for stage, q in (("quick", 0.6), ("deep", 0.3))
+    }
     assert site.stages() == expected
     assert {(row.stage, row.q) for row in site.rows(schema.stage_run)} == {("quick", 0.6), ("deep", 0.3)}
     assert all(row.u == u[row.data_id] for row in site.rows(schema.sub_job))
-    assert "is not below q = 0.3" in next(row.reason for row in site.rows(schema.stage_run) if row.state == "prescaled" and row.stage == "deep")
+    assert "is not below q = 0.3" in next(
+        row.reason for row in site.rows(schema.stage_run) if row.state == "prescaled" and row.stage == "deep"
+    )
     assert len(site.rows(schema.attempt)) == sum(state == "done" for state in expected.values())
 
 
@@ -89,6 +96,7 @@ async def test_the_account_balances_over_all_ends(new_site: NewSite) -> None:
 
 async def test_a_failing_branch_of_a_diamond_blocks_its_descendants_only(new_site: NewSite) -> None:
     """P9: the join waits for all its parents; what does not come after the failure is done."""
+
     def stage(name: str, after: list[str], **inputs: str) -> dict[str, Any]:
         return {"after": after, "steps": [obey(name)], "retries": 0}
 
@@ -216,7 +224,7 @@ async def test_a_limit_queues_and_does_not_discard(new_site: NewSite) -> None:
         await site.until(done)
     assert most == 1
     spans = sorted((row.started_at, row.ended_at) for row in site.rows(schema.attempt))
-    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
 
 @pytest.mark.parametrize("order", ["freshest-first", "oldest-first"])
@@ -247,7 +255,7 @@ async def test_a_failed_stage_is_tried_again_after_a_while(new_site: NewSite) ->
         await site.until_settled(1)
     attempts = site.rows(schema.attempt)
     assert [row.state for row in attempts] == ["failed"] * 3
-    waits = [after.opened_at - before.ended_at for before, after in zip(attempts, attempts[1:], strict=False)]
+    waits = [after.opened_at - before.ended_at for before, after in pairwise(attempts)]
     assert waits[0] >= 0.3
     assert waits[1] >= 0.6
     assert attempts[0].reason == "step obey: ValueError: the data asked for it"

@@ -88,5 +88,3 @@ async def test_a_stop_before_anything_is_connected_is_a_stop(new_site: NewSite) 
     await site.until(lambda: len(site.rows(schema.sub_job)) == 1)
     assert process.end(signal.SIGINT) == 0
     assert set(site.stages().values()) == {"queued"}
-
-

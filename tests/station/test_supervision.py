@@ -25,8 +25,6 @@ from p3s_prefect.station import service
 pytestmark = pytest.mark.sockets
 
 
-
-
 def p3s(*words: str) -> subprocess.CompletedProcess[str]:
     """Runs the command as a user does."""
     here = str(Path(__file__).parents[1])

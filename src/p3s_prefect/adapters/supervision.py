@@ -45,6 +45,7 @@ class Services:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._run = home.run.resolve()
+        self._supervisor: subprocess.Popen[bytes] | None = None
 
     def start(self, experiment: Experiment) -> subprocess.Popen[bytes]:
         """Starts everything in a session of its own; it goes on when this process ends.
@@ -61,7 +62,7 @@ class Services:
         configuration = self._run / "supervisord.conf"
         configuration.write_text(self._configuration(programs(self._home, experiment)))
         with (self._run / "logs" / "supervisord.out").open("wb") as out:
-            return subprocess.Popen(  # noqa: S603 -- it is this interpreter
+            self._supervisor = subprocess.Popen(  # noqa: S603 -- it is this interpreter
                 [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(configuration)],
                 env=os.environ | DASK_SETTINGS,
                 stdin=subprocess.DEVNULL,
@@ -70,6 +71,7 @@ class Services:
                 start_new_session=True,
                 cwd=self._run,
             )
+        return self._supervisor
 
     def wait_for_station(self, timeout_s: float, tick: Callable[[], None] = lambda: None) -> StationAddress:
         """Waits until the station answers.
@@ -84,6 +86,9 @@ class Services:
             station = self._home.station()
             if station is not None:
                 return station
+            if self._supervisor is not None and self._supervisor.poll() is not None:
+                said = (self._run / "logs" / "supervisord.out").read_text().strip()
+                raise ServiceError(f"the supervisor ended: {said}", fix=f"Read {self._run / 'logs'}, and start again.")
             tick()
             time.sleep(_POLL_S)
         raise ServiceError(
@@ -133,14 +138,14 @@ class Services:
         sections: list[dict[str, object]] = [
             {
                 "": "supervisord",
-                "logfile": _escaped(self._run / "logs" / "supervisord.log"),
-                "pidfile": _escaped(self._pid_file),
-                "childlogdir": _escaped(self._run / "logs"),
+                # Relative to where it is started: it expands some paths twice, so that a '%' in them cannot be told.
+                "logfile": "logs/supervisord.log",
+                "pidfile": self._pid_file.name,
+                "childlogdir": "logs",
             }
         ]
         for program in kept:
             number = "-%(process_num)d" if program.copies > 1 else ""
-            log = _escaped(self._run / "logs" / program.name) + f"{number}.log"
             sections.append(
                 {
                     "": f"program:{program.name}",
@@ -155,7 +160,7 @@ class Services:
                     "stopwaitsecs": program.stop_wait_s,
                     "killasgroup": "true",
                     "redirect_stderr": "true",
-                    "stdout_logfile": log,
+                    "stdout_logfile": f"logs/{program.name}{number}.log",
                     "stdout_logfile_maxbytes": "10MB",
                     "stdout_logfile_backups": 2,
                 }
@@ -214,7 +219,3 @@ def _quoted(command: tuple[str, ...]) -> str:
 def _section(section: dict[str, object]) -> str:
     lines = [f"[{section.pop('')}]", *(f"{name}={value}" for name, value in section.items())]
     return "\n".join(lines) + "\n"
-
-
-def _escaped(path: Path) -> str:
-    return str(path).replace("%", "%%")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -21,6 +20,7 @@ from p3s_prefect.adapters.ledger import selected
 from p3s_prefect.adapters.ledger.selected import SelectedStage
 from p3s_prefect.cli.options import HomeOption, JsonOption
 from p3s_prefect.cli.output import console, plain_text, print_json, state, table
+from p3s_prefect.core.errors import StageFailed
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.records import Arrival
 
@@ -28,13 +28,6 @@ _LOOK_EVERY_S = 0.5
 # What is printed here is progress and a table: Prefect's page has the logs all the same. And a detector's machines do
 # not tell a company what they do.
 _QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "DO_NOT_TRACK": "1"}
-
-
-class GroupIs(StrEnum):
-    """Whether the files are all of their groups."""
-
-    CLOSED = "closed"
-    OPEN = "open"
 
 
 def process(
@@ -45,8 +38,9 @@ def process(
     ] = None,
     address: Annotated[str | None, typer.Option(help="A Dask scheduler to use, such as tcp://10.0.0.1:8786.")] = None,
     group: Annotated[
-        GroupIs, typer.Option(help="`closed`: these files are all of their groups, whose own stages run then.")
-    ] = GroupIs.CLOSED,
+        Literal["closed", "open"],
+        typer.Option(help="`closed`: these files are all of their groups, whose own stages run then."),
+    ] = "closed",
     as_json: JsonOption = False,
 ) -> None:
     """Process files here, without a station: Prefect runs and shows it, Dask computes."""
@@ -59,8 +53,8 @@ def process(
     check_pipelines(experiment, pipeline or [])
     seen = select_files(at.path, experiment, files)
     asked = _Asked(home=at, experiment=experiment, seen=seen, pipelines=pipeline or [])
-    with _progress(asked) as told:
-        problem = _run(asked, files, address, group, told)
+    with _progress(asked):
+        problem = _run(asked, files, address, group)
     if as_json:
         print_json({"ok": not problem, "problem": problem, "stages": [asdict(row) for row in asked.stages()]})
     else:
@@ -92,38 +86,27 @@ class _Asked:
             ledger.close()
 
 
-def _run(asked: _Asked, files: list[str], address: str | None, group: GroupIs, told: Callable[[str], None]) -> str:
+def _run(asked: _Asked, files: list[str], address: str | None, group: Literal["closed", "open"]) -> str:
     """Runs the flow; the answer is empty if all went well, and otherwise says what did not."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    from prefect.exceptions import FailedRun
+    from p3s_prefect import api
 
-    from p3s_prefect.flows.produce import produce
-    from p3s_prefect.tasks.server import prefect_server
-
-    with prefect_server(asked.home.run / "prefect"):
-        told("starting Dask")
-        try:
-            produce(
-                files,
-                home=str(asked.home.path),
-                pipelines=list(asked.pipelines),
-                group=group.value,
-                address=address,
-            )
-        except FailedRun as failed:
-            return str(failed)
+    try:
+        api.process(files, asked.home.path, pipelines=asked.pipelines, group=group, address=address)
+    except StageFailed as failed:
+        return failed.what
     return ""
 
 
 @contextmanager
-def _progress(asked: _Asked) -> Iterator[Callable[[str], None]]:
-    """Shows how many stage runs have ended; what it gives changes the words beside that."""
+def _progress(asked: _Asked) -> Iterator[None]:
+    """Shows how many stage runs have ended."""
     before = {row.stage_run_id for row in asked.stages() if row.state.is_terminal}
     columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn())
     ended = threading.Event()
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("starting Prefect", total=None)
+        task = bar.add_task("starting Prefect and Dask", total=None)
 
         def look() -> None:
             while not ended.wait(_LOOK_EVERY_S):
@@ -135,7 +118,7 @@ def _progress(asked: _Asked) -> Iterator[Callable[[str], None]]:
         looking = threading.Thread(target=look, daemon=True, name="progress")
         looking.start()
         try:
-            yield lambda words: bar.update(task, description=words)
+            yield
         finally:
             ended.set()
             looking.join()

@@ -20,7 +20,7 @@ from p3s_prefect.adapters.supervision import COMPLAINED, Services
 from p3s_prefect.cli.init import write_home
 from p3s_prefect.cli.options import HomeOption
 from p3s_prefect.cli.replay import FIRST_RUN, play
-from p3s_prefect.core.errors import P3sError
+from p3s_prefect.core.errors import LeaseLost, P3sError
 from p3s_prefect.core.replay import patterns_of
 from p3s_prefect.settings import Settings
 
@@ -85,6 +85,10 @@ def station(
     at = Home(home)
     try:
         asyncio.run(serve(at, Settings(), scheduler))
+    except LeaseLost as error:
+        # Started anew, it waits until the lease is free again: a spare for whoever has taken over.
+        logging.getLogger("p3s").error("%s", error)
+        raise typer.Exit(1) from error
     except P3sError as error:
         logging.getLogger("p3s").error("%s", error)
         Services(at).complain(str(error))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, or_, select, update
+from sqlalchemy import Connection, Row, Table, select
 
 from p3s_prefect.adapters.ledger import journal
-from p3s_prefect.adapters.ledger.rows import add
+from p3s_prefect.adapters.ledger.rows import add, add_all
 from p3s_prefect.adapters.ledger.schema import (
     arrival,
     configuration,
@@ -18,9 +18,9 @@ from p3s_prefect.adapters.ledger.schema import (
     job,
     production_pass,
     run_collection,
-    stage_run,
     sub_job,
 )
+from p3s_prefect.adapters.ledger.statements import ADD_STAGES, JOB, JOIN_GROUP, NEWEST_PASS, RIVAL
 from p3s_prefect.core.admission import Admission
 from p3s_prefect.core.closing import GroupFact
 from p3s_prefect.core.data_id import DataId
@@ -117,14 +117,13 @@ def take(
 
 
 def _rival(connection: Connection, seen: Arrival) -> Rival | None:
-    same_key = and_(arrival.c.stream == seen.stream, arrival.c.key == seen.identity.key)
-    same_unit = and_(arrival.c.data_id == str(seen.data_id), arrival.c.dataset_type == seen.dataset_type)
-    row = connection.execute(
-        select(arrival)
-        .where(or_(same_key, same_unit), arrival.c.verdict.in_([Verdict.TAKEN, Verdict.IGNORED]))
-        .order_by(arrival.c.id)
-        .limit(1)
-    ).one_or_none()
+    asked = {
+        "stream_": seen.stream,
+        "key_": seen.identity.key,
+        "unit": str(seen.data_id),
+        "type_": seen.dataset_type,
+    }
+    row = connection.execute(RIVAL, asked).first()
     if row is None:
         return None
     identity = Identity(key=row.key, size=row.size, mtime_ns=row.mtime_ns)
@@ -158,7 +157,9 @@ def _take_new(connection: Connection, seen: Arrival, intake: Intake, collections
     group, day = _join_group(connection, intake, seen.arrived_at)
     sub_jobs = []
     for admission in intake.admissions:
-        job_id = _get_or_add(connection, job, group_id=group.id, pipeline=admission.pipeline)
+        job_id = connection.scalar(JOB, {"group": group.id, "pipeline_": admission.pipeline})
+        if job_id is None:
+            job_id = add(connection, job, group_id=group.id, pipeline=admission.pipeline)
         pass_id = _open_pass(connection, job_id, day, collections[admission.pipeline], seen.arrived_at)
         sub_jobs.append(
             add_sub_job(
@@ -217,7 +218,7 @@ def add_sub_job(
         }
         for plan in admission.stages
     ]
-    ids = connection.scalars(stage_run.insert().returning(stage_run.c.id, sort_by_parameter_order=True), rows)
+    ids = connection.scalars(ADD_STAGES, rows)
     stages = tuple(
         StageFact(id=stage_run_id, stage=plan.stage, state=plan.state)
         for stage_run_id, plan in zip(ids, admission.stages, strict=True)
@@ -261,12 +262,7 @@ def _insert_arrival(
 
 def _join_group(connection: Connection, intake: Intake, now: float) -> tuple[GroupFact, date]:
     """Counts the unit in its group, which is opened, or opened again, if need be."""
-    row = connection.execute(
-        update(data_group)
-        .where(data_group.c.data_id == str(intake.group))
-        .values(last_arrival_at=now, arrivals=data_group.c.arrivals + 1, is_open=True)
-        .returning(data_group)
-    ).one_or_none()
+    row = connection.execute(JOIN_GROUP, {"group": str(intake.group), "now": now}).one_or_none()
     if row is None:
         row = connection.execute(
             data_group.insert()
@@ -293,31 +289,19 @@ def group_fact(row: Row[Any]) -> GroupFact:
 
 def _open_pass(connection: Connection, job_id: int, day: date, collection: Collection, now: float) -> int:
     """The newest pass of the job, or a new one where that is closed: an earlier pass is never added to."""
-    newest = connection.execute(
-        select(production_pass)
-        .where(production_pass.c.job_id == job_id)
-        .order_by(production_pass.c.number.desc())
-        .limit(1)
-    ).one_or_none()
+    newest = connection.execute(NEWEST_PASS, {"job": job_id}).one_or_none()
     if newest is not None and newest.is_open:
         return int(newest.id)
     number = 0 if newest is None else newest.number + 1
     name = collection.name(day, number)
-    _get_or_add(connection, configuration, id=collection.configuration_id, content=collection.content, stored_at=now)
-    _get_or_add(connection, run_collection, name=name, configuration_id=collection.configuration_id, opened_at=now)
+    _add_once(connection, configuration, id=collection.configuration_id, content=collection.content, stored_at=now)
+    _add_once(connection, run_collection, name=name, configuration_id=collection.configuration_id, opened_at=now)
     return int(
         add(connection, production_pass, job_id=job_id, number=number, run_collection=name, is_open=True, opened_at=now)
     )
 
 
-# What identifies a row that may be there already.
-_IDENTITY = {job: ("group_id", "pipeline"), configuration: ("id",), run_collection: ("name",)}
-
-
-def _get_or_add(connection: Connection, table: Any, **values: Any) -> Any:
+def _add_once(connection: Connection, table: Table, **values: Any) -> None:
     (key,) = table.primary_key.columns
-    same = and_(*(table.c[name] == values[name] for name in _IDENTITY[table]))
-    found = connection.scalar(select(key).where(same))
-    if found is not None:
-        return found
-    return add(connection, table, **values)
+    if connection.scalar(select(key).where(key == values[key.name])) is None:
+        add_all(connection, table, [values])

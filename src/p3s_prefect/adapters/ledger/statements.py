@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import bindparam, func, select, union, update
 
 from p3s_prefect.adapters.ledger.schema import (
     arrival,
     attempt,
+    data_group,
     job,
     production_pass,
     stage_run,
     sub_job,
 )
+from p3s_prefect.core.records import Verdict
 
 START = (
     select(
@@ -106,3 +108,25 @@ COMMIT_RECORD = (
     .join(job, job.c.id == production_pass.c.job_id)
     .where(attempt.c.id == bindparam("attempt_id"))
 )
+
+# Two searches by index: as one with OR, in the order of arrival, the database would rather walk through all of them.
+_OF_UNIT = select(arrival).where(arrival.c.verdict.in_([Verdict.TAKEN.value, Verdict.IGNORED.value]))
+_RIVALS = union(
+    _OF_UNIT.where(arrival.c.stream == bindparam("stream_"), arrival.c.key == bindparam("key_")),
+    _OF_UNIT.where(arrival.c.data_id == bindparam("unit"), arrival.c.dataset_type == bindparam("type_")),
+).subquery()
+RIVAL = select(_RIVALS).order_by(_RIVALS.c.id)
+JOIN_GROUP = (
+    update(data_group)
+    .where(data_group.c.data_id == bindparam("group"))
+    .values(last_arrival_at=bindparam("now"), arrivals=data_group.c.arrivals + 1, is_open=True)
+    .returning(data_group)
+)
+JOB = select(job.c.id).where(job.c.group_id == bindparam("group"), job.c.pipeline == bindparam("pipeline_"))
+NEWEST_PASS = (
+    select(production_pass)
+    .where(production_pass.c.job_id == bindparam("job"))
+    .order_by(production_pass.c.number.desc())
+    .limit(1)
+)
+ADD_STAGES = stage_run.insert().returning(stage_run.c.id, sort_by_parameter_order=True)
