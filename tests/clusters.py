@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -9,6 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from p3s_prefect.adapters import supervision
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """So that a test run that is killed leaves nothing behind."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 @dataclass
@@ -63,4 +71,5 @@ class Cluster:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=die_with_parent,
             )

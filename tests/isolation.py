@@ -7,7 +7,7 @@ import random
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -23,13 +23,18 @@ _home = pytest.StashKey[Path]()
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Before any test module is imported, as Prefect and Dask read their settings when they are."""
-    for name in [name for name in os.environ if name.startswith(_LEAKING)]:
-        del os.environ[name]
+    forget_settings(os.environ)
     home = config.stash[_home] = Path(tempfile.mkdtemp(prefix="p3s-tests-"))
     # The home directory of whoever runs the tests may be read-only, and is none of their business.
     os.environ |= {"HOME": str(home), "PREFECT_HOME": str(home / "prefect")}
     _configure_hypothesis(config)
     _guard_sockets()
+
+
+def forget_settings(environment: MutableMapping[str, str]) -> None:
+    """Takes away what would tell the tests how this machine is set up."""
+    for name in [name for name in environment if name.startswith(_LEAKING)]:
+        del environment[name]
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

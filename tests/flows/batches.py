@@ -14,13 +14,15 @@ from sqlalchemy import select
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import schema
 
-# A stage as a shell script. `fail` fails always, `flaky` the first time, `hang` for longer than anybody waits.
+# A stage as a shell script. `fail` fails always, `flaky` the first time; `hang` lasts longer than anybody waits, and
+# `stuck` does so the first time.
 OBEY = """
 read word < "$P3S_INPUT_RAW"
 case "$word" in
   fail) echo 'it was told to'; exit 3;;
   flaky) test -e "$HERE/been" || { touch "$HERE/been"; exit 4; };;
   hang) echo $$ > "$HERE/hangs"; sleep 100;;
+  stuck) test -e "$HERE/hangs" || { echo $$ > "$HERE/hangs.new"; mv "$HERE/hangs.new" "$HERE/hangs"; sleep 100; };;
 esac
 cp "$P3S_INPUT_RAW" "$P3S_OUTPUT_MADE"
 """

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from batches import Batch
 from sqlalchemy import select
@@ -43,7 +45,7 @@ class Produced:
         return {name: run.state_name or "" for name, run in self.tasks.items()}
 
 
-def produce(batch: Batch, address: str, **parameters: Any) -> Produced:
+def produce(batch: Batch, address: str | None, **parameters: Any) -> Produced:
     from p3s_prefect.flows import produce as flows
 
     given = {"files": batch.files, "home": str(batch.path), "address": address} | parameters
@@ -199,6 +201,41 @@ def test_prefects_limit_kills_what_the_stage_runner_did_not(
     assert "have not ended" in ended.state.message
     with pytest.raises(ProcessLookupError):
         os.kill(int((batch.path / "hangs").read_text()), 0)
+
+
+def test_what_its_worker_took_with_it_runs_elsewhere(dask_address: str, tmp_path: Path) -> None:
+    """P12: a killed Dask worker's stage is run again by Dask; the ledger has the loss, and no result twice."""
+    batch = Batch.of(tmp_path / "home", {0: "stuck"})
+
+    def kill() -> None:
+        while not (batch.path / "hangs").exists():
+            time.sleep(0.05)
+        # The worker started the keeper, the keeper the payload process, and that the shell.
+        _, _, worker, *_ = psutil.Process(int((batch.path / "hangs").read_text())).parents()
+        worker.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    ended = produce(batch, dask_address)
+    killer.join()
+    assert ended.state.is_completed(), ended.state
+    assert batch.attempts("quick") == ["lost", "done"]
+    assert batch.dataset("total") == 'STUCK\n{"done": 1}\n'
+
+
+def test_a_class_of_clusters_is_started_for_the_flow(prefect_api: str, tmp_path: Path) -> None:
+    """S2: any class that Dask has, with what it is made with and how it follows the load."""
+    batch = Batch.of(tmp_path / "home", {0: "a"})
+    ended = produce(
+        batch,
+        None,
+        cluster_class="distributed.LocalCluster",
+        cluster_kwargs={"n_workers": 0, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"},
+        adapt_kwargs={"minimum": 1, "maximum": 1},
+    )
+    assert ended.state.is_completed(), ended.state
+    # Without the workers that adapting brings, nothing would have run.
+    assert set(batch.states().values()) == {"done"}
 
 
 def test_a_late_unit_opens_a_new_pass(dask_address: str, tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import httpx
+from clusters import die_with_parent
 from sqlalchemy import Connection, Row, func, select
 
 from p3s_prefect.adapters.directory_store import DirectoryStore
@@ -150,7 +152,7 @@ class Site:
     def experiment(self) -> Experiment:
         return self.home.read()
 
-    @property
+    @cached_property
     def store(self) -> DirectoryStore:
         return self.home.store(self.experiment)
 
@@ -346,6 +348,7 @@ _FORKS.set_forkserver_preload(["p3s_prefect.station.service", "numpy"])
 
 
 def _serve(path: Path, scheduler: str) -> None:
+    die_with_parent()
     try:
         asyncio.run(service.serve(Home(path), Settings(), scheduler))
     except P3sError as error:

@@ -154,12 +154,12 @@ async def test_a_file_that_changes_after_it_was_taken_fails_clearly(new_site: Ne
     """P2, S8: the unit says that its file is no longer the one that arrived; the next one is not affected."""
     site = new_site(declare(pipeline={"limit": 1}))
     async with site.running():
-        site.arrive(0, "sleep 0.5")
+        site.arrive(0, f"until {site.path}/go")
+        await site.until(lambda: site.stages().get(("run=1 subrun=0", "quick")) == "running")
         changing = site.arrive(1, "before")
-        await site.until(
-            lambda: site.stages().get(("run=1 subrun=1", "quick")) == "queued", "it waits behind the other"
-        )
+        await site.until(lambda: ("run=1 subrun=1", "quick") in site.stages(), "it waits behind the other")
         changing.write_text("after!")
+        (site.path / "go").touch()
         site.arrive(2)
         await site.until_settled(3)
     (failed,) = [row for row in site.rows(schema.stage_run) if row.state == "failed"]

@@ -80,7 +80,7 @@ class DirectorySource:
                 async for seen in self._list(markers):
                     yield seen
                 for group in before:
-                    yield MarkerSeen(group=group, name=str(group))
+                    yield MarkerSeen(group=group, name=self._marker.format(group) if self._marker else "")
                 if any(self._is_open(group) for group in markers - before):
                     continue
                 async for seen in self._hinted_until(time.monotonic() + self.period_s):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -24,6 +25,8 @@ DASK_SETTINGS = {
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
     "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "30s",
 }
+# What is started with it in its environment belongs to the services of the home that it names.
+_MARK = "P3S_SERVICES_OF"
 _STOP_MARGIN_S = 15
 _POLL_S = 0.1
 
@@ -53,8 +56,10 @@ class Services:
         Raises:
             ServiceError: it is running already.
         """
-        if (pid := self.pid()) is not None:
-            raise ServiceError(f"the services of this home run already (process {pid})", fix="Stop them: p3s down")
+        if running := self.processes():
+            raise ServiceError(
+                f"the services of this home run already (process {running[0].pid})", fix="Stop them: p3s down"
+            )
         (self._run / "logs").mkdir(parents=True, exist_ok=True)
         self._complaint.unlink(missing_ok=True)
         # After a crash of the machine, its process id may be somebody else's.
@@ -64,7 +69,7 @@ class Services:
         with (self._run / "logs" / "supervisord.out").open("wb") as out:
             self._supervisor = subprocess.Popen(  # noqa: S603 -- it is this interpreter
                 [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(configuration)],
-                env=os.environ | DASK_SETTINGS,
+                env=os.environ | DASK_SETTINGS | {_MARK: str(self._run)},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -97,18 +102,31 @@ class Services:
 
     def stop(self, timeout_s: float = 60.0) -> bool:
         """Stops everything, gracefully; False if nothing ran."""
-        pid = self.pid()
-        if pid is None:
+        family = self.processes()
+        if not family:
             return False
-        process = psutil.Process(pid)
-        family = [process, *process.children(recursive=True)]
-        process.send_signal(signal.SIGTERM)
+        # The supervisor stops the others in their order; without one, as after its kill -9, each is told itself.
+        pid = self.pid()
+        for process in family:
+            if pid is None or process.pid == pid:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGTERM)
         _, alive = psutil.wait_procs(family, timeout=timeout_s)
         for left in alive:
             left.kill()
         psutil.wait_procs(alive, timeout=5)
         self._pid_file.unlink(missing_ok=True)
         return True
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process of this home's services, whether its supervisor lives or not."""
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return bool(process.environ().get(_MARK) == str(self._run))
+        except psutil.Error:
+            return False
 
     def pid(self) -> int | None:
         """The supervisor's process; None if it does not run."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -25,6 +26,8 @@ from p3s_prefect.core.replay import patterns_of
 from p3s_prefect.settings import Settings
 
 _START_TIMEOUT_S = 90.0
+# Ctrl-C, a kill, and a terminal that is closed.
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def up(home: HomeOption = Path()) -> None:
@@ -53,7 +56,8 @@ def demo(
     if not home.experiment_file.exists():
         write_home(directory, "lst1")
         _avoid_taken_port(home)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in _ENDS[1:]:
+        signal.signal(number, _interrupt)
     services = Services(home)
     try:
         url = start(home, console)
@@ -64,7 +68,8 @@ def demo(
             while True:
                 time.sleep(3600)
     except KeyboardInterrupt:
-        console.print("\nStopping.")
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            console.print("\nStopping.")
     finally:
         with _uninterrupted():
             services.stop()
@@ -142,8 +147,8 @@ class _uninterrupted:  # noqa: N801 -- reads as the statement that it is
     """A second Ctrl-C must not leave half of the services running."""
 
     def __enter__(self) -> None:
-        self._before: list[Any] = [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)]
+        self._before = [signal.signal(number, signal.SIG_IGN) for number in _ENDS]
 
     def __exit__(self, *_: object) -> None:
-        for number, before in zip((signal.SIGINT, signal.SIGTERM), self._before, strict=True):
+        for number, before in zip(_ENDS, self._before, strict=True):
             signal.signal(number, before)
