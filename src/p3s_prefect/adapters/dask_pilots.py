@@ -69,8 +69,10 @@ class DaskPilots:
         try:
             return await asyncio.wait_for(_result(future), patience_s)
         except TimeoutError:
-            await self._abandon(key)
-            raise PilotLost(f"its pilot did not answer within {patience_s:g} s, and was ended", by_stage=True) from None
+            if await self._abandon(key):
+                reason = f"its pilot did not answer within {patience_s:g} s, and was ended"
+                raise PilotLost(reason, by_stage=True) from None
+            raise PilotLost(f"no pilot had it after {patience_s:g} s", by_stage=False) from None
         finally:
             del self._futures[order.attempt_id]
             future.release()
@@ -116,7 +118,8 @@ class DaskPilots:
     async def _disconnect(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            with contextlib.suppress(OSError, TimeoutError):
+            # As above: this is called where nobody would catch it.
+            with contextlib.suppress(Exception):
                 await client.close(timeout=1)
 
     def _set_slots(self, slots: int) -> None:
@@ -124,16 +127,20 @@ class DaskPilots:
             self._slots = slots
             self.changed.set()
 
-    async def _abandon(self, key: str) -> None:
-        """Ends the worker that does not answer; it is started anew by whoever keeps the pilots running."""
-        client = self._client
+    async def _abandon(self, key: str) -> bool:
+        """Ends the worker that does not answer, which whoever keeps the pilots running starts anew.
+
+        False if no worker is known to have it.
+        """
+        client, address = self._client, None
         if client is None:
-            return
+            return False
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(_ANSWER_S):
                 address = await client.run_on_scheduler(_where_processed, key=key)
                 if address is not None:
                     await client.run(worker.leave, workers=[address], on_error="ignore")
+        return address is not None
 
 
 class _PilotPlugin(distributed.WorkerPlugin):
@@ -155,7 +162,11 @@ async def _result(future: distributed.Future[StageReport]) -> StageReport:
         report: StageReport = await future
     except KilledWorker as error:
         raise PilotLost("its pilot was lost", by_stage=True) from error
-    except (distributed.client.FutureCancelledError, OSError) as error:
+    except (distributed.client.FutureCancelledError, Exception) as error:
+        if future.status == "error":
+            # The stage runner's own errors stand in its report: this pilot is broken, or cannot even read the order.
+            # Not counted as a loss, it would be tried again at once, and for ever.
+            raise PilotLost(f"its pilot cannot run it: {type(error).__name__}: {error}"[:500], by_stage=True) from error
         raise PilotLost(f"no pilot has it any more: {error}", by_stage=False) from error
     return report
 

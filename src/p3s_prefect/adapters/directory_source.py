@@ -114,20 +114,19 @@ class DirectorySource:
         while pending:
             directory = pending.pop()
             try:
-                with os.scandir(directory) as found:
-                    entries = list(found)
+                # Entry by entry: a directory may hold more files than should be in memory at once.
+                with os.scandir(directory) as entries:
+                    for entry in entries:
+                        if not entry.is_dir(follow_symlinks=False):
+                            yield Path(entry.path)
+                        elif not is_excluded(entry.name, self._stream.exclude):
+                            pending.append(Path(entry.path))
             except OSError as error:
                 # A subdirectory that cannot be read, or was just removed, must not hide the others.
                 if directory == self.root:
                     raise
                 if not isinstance(error, FileNotFoundError):
                     tally.complain(f"{_text(directory)} cannot be listed: {error.strerror or error}")
-                continue
-            for entry in entries:
-                if not entry.is_dir(follow_symlinks=False):
-                    yield Path(entry.path)
-                elif not is_excluded(entry.name, self._stream.exclude):
-                    pending.append(Path(entry.path))
 
     def _identify(self, paths: list[Path], markers: set[DataId]) -> dict[Identity, Path]:
         """What may be a unit, by identity. Whether it is complete, which may cost reading it, is not asked yet."""
@@ -137,8 +136,13 @@ class DirectorySource:
             if group is not None:
                 markers.add(group)
             elif not self._is_passed_over(path):
-                with contextlib.suppress(FileNotFoundError):
+                try:
                     found[self._identity(path, path.lstat())] = path
+                except FileNotFoundError:
+                    continue
+                except OSError:
+                    # In a directory that may be read but not searched: `_examine` tells so, and the rest is found.
+                    found[Identity(key=self._key(path), size=-1, mtime_ns=0)] = path
         return found
 
     async def _unknown(self, found: dict[Identity, Path]) -> list[Path]:
@@ -176,9 +180,16 @@ class DirectorySource:
                 if self._is_open(group):
                     return
                 continue
-            seen = await asyncio.to_thread(self.examine, self._data_file(path))
+            seen = await asyncio.to_thread(self._examine_hinted, self._data_file(path))
             if seen is not None:
                 yield seen
+
+    def _examine_hinted(self, path: Path) -> Arrival | Refusal | None:
+        # Notifications also come from where no listing looks: writers keep what is not complete in such places.
+        above = [parent for parent in path.parents if self.root in parent.parents]
+        if any(is_excluded(parent.name, self._stream.exclude) or parent.is_symlink() for parent in above):
+            return None
+        return self.examine(path)
 
     def _data_file(self, path: Path) -> Path:
         """The file that a hint is about: a marker or manifest of a file speaks for the file beside it."""
@@ -205,6 +216,8 @@ class DirectorySource:
                 return None
             if not stat.S_ISREG(found.st_mode):
                 return self._refusal(path, found, "it is not a plain file")
+            if found.st_mtime_ns != _kept_ns(found):
+                return self._refusal(path, found, "its time of modification is centuries away")
             data_id = self._pattern.match(path.name)
             if data_id is None:
                 return self._refusal(path, found, f"its name does not fit {self._stream.pattern}")
@@ -238,8 +251,11 @@ class DirectorySource:
         if self._stream.complete.by != "manifest":
             return None
         companion = path.with_name(path.name + self._stream.complete.suffix)
-        with contextlib.suppress(FileNotFoundError, UnicodeDecodeError, IndexError):
-            return companion.read_bytes()[:4096].decode("ascii").split()[0].lower()
+        # No pipe, which would never end, and no more of it than a checksum needs.
+        if not companion.is_file():
+            return None
+        with contextlib.suppress(FileNotFoundError, UnicodeDecodeError, IndexError), companion.open("rb") as told:
+            return told.read(4096).decode("ascii").split()[0].lower()
         return None
 
     def _is_complete(self, path: Path, sha256: str | None) -> bool:
@@ -263,7 +279,7 @@ class DirectorySource:
         )
 
     def _identity(self, path: Path, found: os.stat_result) -> Identity:
-        return Identity(key=self._key(path), size=found.st_size, mtime_ns=found.st_mtime_ns)
+        return Identity(key=self._key(path), size=found.st_size, mtime_ns=_kept_ns(found))
 
     def _key(self, path: Path) -> str:
         # A file that lies elsewhere is processed on request only; no key below the root begins with a slash.
@@ -271,6 +287,11 @@ class DirectorySource:
         if len(key) <= _MOST_KEY:
             return key
         return f"{key[: _MOST_KEY - 65]}…{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def _kept_ns(found: os.stat_result) -> int:
+    # The ledger keeps 64 bits, with which ns end in the year 2262; file systems go on.
+    return max(-(2**63), min(found.st_mtime_ns, 2**63 - 1))
 
 
 def _text(path: Path) -> str:

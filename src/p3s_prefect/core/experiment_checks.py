@@ -20,6 +20,7 @@ def mistakes(experiment: Experiment) -> list[Finding]:
         found += pipeline_checks.graph(name, pipeline)
         found += pipeline_checks.stage_kinds(name, pipeline)
         found += pipeline_checks.datasets(experiment, name, pipeline)
+        found += pipeline_checks.arrivals(experiment, name)
         for where, step in steps(name, pipeline):
             found += pipeline_checks.step_names(where, step)
     for name, stream in experiment.streams.items():

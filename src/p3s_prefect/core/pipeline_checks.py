@@ -10,6 +10,9 @@ from p3s_prefect.core.findings import Finding, did_you_mean
 from p3s_prefect.core.payload import RESERVED_OUTPUTS
 from p3s_prefect.core.yaml_document import Where
 
+# What a Python payload is told besides its inputs and parameters.
+_TOLD = {"unit": "`unit` is the data id.", "coverage": "`coverage` counts a group's units by state."}
+
 
 def environment_name(name: str) -> str:
     """The part that an input's or output's name has in ``P3S_INPUT_<NAME>`` and ``P3S_OUTPUT_<NAME>``."""
@@ -105,6 +108,19 @@ def datasets(experiment: Experiment, name: str, pipeline: Pipeline) -> Iterator[
                 )
 
 
+def arrivals(experiment: Experiment, name: str) -> Iterator[Finding]:
+    """A unit is one file, so the streams that feed a pipeline bring one dataset type."""
+    streams = list(feeding_streams(experiment, name).items())
+    for stream_name, stream in streams[1:]:
+        first_name, first = streams[0]
+        if stream.dataset_type != first.dataset_type:
+            yield Finding(
+                where=("streams", stream_name, "dataset_type"),
+                what=f"the pipeline {name} is fed with {first.dataset_type!r} by the stream {first_name} already",
+                fix="A unit is one file: give each type a pipeline of its own.",
+            )
+
+
 def _made_before(pipeline: Pipeline, stage: str, step: int) -> set[str]:
     """Dataset types made by the steps before this one and by all stages before this one."""
     earlier = [*pipeline.stages[stage].steps[:step]]
@@ -150,7 +166,10 @@ def step_names(where: Where, step: Step) -> Iterator[Finding]:
                 )
             seen[variable] = key
     for key in step.params if step.python else []:
-        if key in step.inputs or key == "unit":
+        if key in step.inputs:
+            fix = "Rename the parameter or the input."
+            yield Finding(where=(*where, "params", key), what=f"{key!r} would be handed over twice", fix=fix)
+    for side, given in (("inputs", step.inputs), ("params", step.params)) if step.python else ():
+        for key in _TOLD.keys() & given.keys():
             what = f"{key!r} would be handed over twice"
-            fix = "`unit` is the data id." if key == "unit" else "Rename the parameter or the input."
-            yield Finding(where=(*where, "params", key), what=what, fix=fix)
+            yield Finding(where=(*where, side, key), what=what, fix=_TOLD[key])

@@ -59,5 +59,5 @@ async def on_defect(request: Request, error: Exception) -> Response:
         request.headers,
         500,
         "This page could not be made",
-        f"Data are processed all the same. Report {type(error).__name__} with the station's log (run/station.log).",
+        f"Data are processed all the same. Report {type(error).__name__} with the station's run/logs/station.log.",
     )

@@ -288,9 +288,9 @@ def group_fact(row: Row[Any]) -> GroupFact:
 
 
 def _open_pass(connection: Connection, job_id: int, day: date, collection: Collection, now: float) -> int:
-    """The newest pass of the job, or a new one where that is closed: an earlier pass is never added to."""
+    """The newest pass of the job, or a new one: an earlier pass is never added to, nor one of another configuration."""
     newest = connection.execute(NEWEST_PASS, {"job": job_id}).one_or_none()
-    if newest is not None and newest.is_open:
+    if newest is not None and newest.is_open and newest.run_collection == collection.name(day, newest.number):
         return int(newest.id)
     number = 0 if newest is None else newest.number + 1
     name = collection.name(day, number)

@@ -103,7 +103,13 @@ def _run_python(call: StepCall) -> None:
     wanted = inspect.signature(function).parameters
     told = {"unit": call.data_id, "coverage": dict(call.coverage)}
     arguments |= {name: value for name, value in told.items() if name in wanted}
-    returned = function(**arguments)
+    payload = os.getpid()
+    try:
+        returned = function(**arguments)
+    finally:
+        if os.getpid() != payload:
+            # It forked, and its child came back here: it must not answer, nor take the next unit's step, beside us.
+            os._exit(0)
     _write_returned(call, {} if returned is None else dict(returned))
 
 
