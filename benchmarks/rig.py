@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from p3s_prefect.adapters.home import Home
-from p3s_prefect.adapters.supervision import DASK_SETTINGS, programs
+from p3s_prefect.adapters.supervision import SERVICE_ENVIRONMENT, programs
 
 WORKERS = 2
 EXPERIMENT = """
@@ -123,7 +123,7 @@ def number_done(home: Home) -> int:
 
 def _start(command: tuple[str, ...]) -> subprocess.Popen[bytes]:
     root = str(Path(__file__).parent.parent)
-    environment = os.environ | DASK_SETTINGS | {"PYTHONPATH": root}
+    environment = os.environ | SERVICE_ENVIRONMENT | {"PYTHONPATH": root}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

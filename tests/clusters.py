@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,12 @@ class Cluster:
     port: int = field(default_factory=supervision._free_port)
     scheduler: subprocess.Popen[bytes] | None = None
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    settings: Mapping[str, str] = field(default_factory=lambda: supervision.SERVICE_ENVIRONMENT)
+
+    @property
+    def scratch(self) -> Path:
+        """Where the pilots keep what they are working on."""
+        return supervision.Home(self.path).run / "pilots"
 
     @property
     def address(self) -> str:
@@ -66,7 +73,7 @@ class Cluster:
         with (self.path / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
                 program.command,
-                env=os.environ | supervision.DASK_SETTINGS | {"PYTHONPATH": here},
+                env=os.environ | dict(self.settings) | {"PYTHONPATH": here},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

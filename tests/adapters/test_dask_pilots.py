@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from builders import command, order
@@ -17,6 +18,7 @@ from clusters import Cluster
 
 from p3s_prefect.adapters.dask_pilots import DaskPilots
 from p3s_prefect.adapters.directory_store import DirectoryStore
+from p3s_prefect.core.experiment import Step
 from p3s_prefect.core.ports import PilotLost
 from p3s_prefect.core.records import Failure, StageOrder, StageReport
 
@@ -44,14 +46,23 @@ OrderOf = Callable[..., StageOrder]
 
 @pytest.fixture
 def sleeping(store: DirectoryStore) -> OrderOf:
-    """An order that sleeps, with a number of its own."""
+    """An order that sleeps, and leaves a note when it begins."""
 
     def make(seconds: float) -> StageOrder:
-        number = next(_NUMBERS)
-        found = order(store.url, command("sleep", seconds), attempt_id=number)
-        return replace(found, prefix=f"runs/test/{number}/attempt0")
+        return numbered(store, lambda notes: command("sh", "-c", f'touch "$0" && exec sleep {seconds}', notes))
 
     return make
+
+
+def numbered(store: DirectoryStore, step: Callable[[Path], Step]) -> StageOrder:
+    """An order of a step, which is told where to leave its note, with a number of its own."""
+    number = next(_NUMBERS)
+    found = order(store.url, step(note(store.root, number)), attempt_id=number)
+    return replace(found, prefix=f"runs/test/{number}/attempt0")
+
+
+def note(beside: Path, number: int) -> Path:
+    return beside.with_name(f"begun{number}")
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -74,13 +85,17 @@ def run(
     return asyncio.create_task(pilots.run(wanted, priority=priority, patience_s=patience_s))
 
 
-async def begun(store: DirectoryStore, pilots: DaskPilots) -> None:
-    """Waits until some payload runs."""
-    del store
+async def begun(store: DirectoryStore, *orders: StageOrder) -> None:
+    """Waits until the payloads of all these run."""
+    await until(lambda: all(note(store.root, wanted.attempt_id).exists() for wanted in orders))
+
+
+async def handed_over(pilots: DaskPilots, wanted: StageOrder) -> None:
+    """Waits until the scheduler has it."""
     assert pilots._client is not None
-    while not any((await pilots._client.processing()).values()):
-        await asyncio.sleep(0.02)
-    await asyncio.sleep(0.3)
+    async with asyncio.timeout(PATIENCE_S):
+        while f"-{wanted.attempt_id}-" not in str(await pilots._client.processing()):
+            await asyncio.sleep(0.02)
 
 
 async def test_slots_come_and_go(cluster: Cluster, pilots: DaskPilots) -> None:
@@ -94,11 +109,14 @@ async def test_slots_come_and_go(cluster: Cluster, pilots: DaskPilots) -> None:
     await slots(cluster, pilots, 2)
 
 
-async def test_a_stage_runs_and_reports(cluster: Cluster, pilots: DaskPilots, sleeping: OrderOf) -> None:
+async def test_a_stage_runs_and_reports(
+    cluster: Cluster, pilots: DaskPilots, sleeping: OrderOf, store: DirectoryStore
+) -> None:
     """P12, P11: one stage at a time on each slot, the one with the higher priority first."""
     await slots(cluster, pilots, 2)
-    first = [run(pilots, sleeping(0.3)) for _ in range(2)]
-    await asyncio.sleep(0.1)
+    orders = [sleeping(0.3), sleeping(0.3)]
+    first = [run(pilots, wanted) for wanted in orders]
+    await begun(store, *orders)
     low = run(pilots, sleeping(0.2), priority=0)
     low_too = run(pilots, sleeping(0.2), priority=0)
     high = run(pilots, sleeping(0.2), priority=9)
@@ -115,8 +133,9 @@ async def test_a_killed_worker_is_a_lost_pilot(
 ) -> None:
     """P12: Dask does not try again by itself; the dispatcher is told, and counts it."""
     await slots(cluster, pilots, 2)
-    tasks = [run(pilots, sleeping(60)) for _ in range(2)]
-    await begun(store, pilots)
+    orders = [sleeping(60), sleeping(60)]
+    tasks = [run(pilots, wanted) for wanted in orders]
+    await begun(store, *orders)
     for _ in range(2):
         cluster.kill_worker()
     for task in tasks:
@@ -126,13 +145,46 @@ async def test_a_killed_worker_is_a_lost_pilot(
     await until(lambda: pilots.slots() == 0)
 
 
-async def test_a_pilot_that_hangs_is_ended(
+async def test_a_killed_pilot_leaves_nothing_once_another_has_started(
     cluster: Cluster, pilots: DaskPilots, sleeping: OrderOf, store: DirectoryStore
 ) -> None:
+    """P12: what it was working on goes with the directory that Dask gave to it."""
+    await slots(cluster, pilots, 1)
+    wanted = sleeping(60)
+    task = run(pilots, wanted)
+    await begun(store, wanted)
+    (left,) = cluster.scratch.rglob(f"{wanted.attempt_id}-*")
+    assert (left / "log.txt").exists()
+    cluster.kill_worker()
+    with pytest.raises(PilotLost):
+        await task
+    assert left.exists()
+    await until(lambda: pilots.slots() == 0)
+    await slots(cluster, pilots, 1)
+    assert not left.parent.exists()
+    assert not list(cluster.scratch.rglob(f"{wanted.attempt_id}-*"))
+
+
+async def test_a_cluster_of_others_tries_nothing_again_by_itself(tmp_path: Path, store: DirectoryStore) -> None:
+    """P12, V18 (pilots.address): a scheduler that was started without our settings loses one pilot an attempt."""
+    killer = 'touch "$0"; kill -KILL $(ps -o ppid= -p $(ps -o ppid= -p $PPID))'
+    with closing(Cluster(tmp_path, settings={})) as theirs:
+        theirs.start_scheduler()
+        async with DaskPilots(theirs.address) as pilots:
+            await slots(theirs, pilots, 3)
+            for left in (2, 1):
+                wanted = numbered(store, lambda notes: command("sh", "-c", killer, notes))
+                with pytest.raises(PilotLost) as lost:
+                    await run(pilots, wanted)
+                assert lost.value.by_stage
+                assert sum(worker.poll() is None for worker in theirs.workers) == left
+                await until(lambda left=left: pilots.slots() == left)  # type: ignore[misc]
+
+
+async def test_a_pilot_that_hangs_is_ended(cluster: Cluster, pilots: DaskPilots, sleeping: OrderOf) -> None:
     """P12: one that does not answer in time leaves; its slot is gone, and so is its payload."""
     await slots(cluster, pilots, 1)
     task = run(pilots, sleeping(60), patience_s=1.0)
-    await begun(store, pilots)
     with pytest.raises(PilotLost, match="did not answer within 1 s") as lost:
         await task
     assert lost.value.by_stage
@@ -147,9 +199,9 @@ async def test_stopping_what_runs_and_what_waits(
     await slots(cluster, pilots, 1)
     running, waiting = sleeping(60), sleeping(0)
     first = run(pilots, running)
-    await begun(store, pilots)
+    await begun(store, running)
     second = run(pilots, waiting)
-    await asyncio.sleep(0.1)
+    await handed_over(pilots, waiting)
     await pilots.stop(waiting.attempt_id)
     await pilots.stop(running.attempt_id)
     with pytest.raises(PilotLost, match="taken back before it began") as lost:
@@ -168,7 +220,7 @@ async def test_a_worker_that_is_frozen_keeps_nobody(
     await slots(cluster, pilots, 1)
     wanted = sleeping(60)
     task = run(pilots, wanted)
-    await begun(store, pilots)
+    await begun(store, wanted)
     worker = next(worker for worker in cluster.workers if worker.poll() is None)
     worker.send_signal(signal.SIGSTOP)
     begun_at = time.monotonic()
@@ -186,8 +238,9 @@ async def test_the_scheduler_killed_and_back(
     """P12, V20: what was in flight is given back at once, without blame; the pool finds the next scheduler."""
     for _ in range(2):
         await slots(cluster, pilots, 1)
-        task = run(pilots, sleeping(60))
-        await begun(store, pilots)
+        wanted = sleeping(60)
+        task = run(pilots, wanted)
+        await begun(store, wanted)
         cluster.kill_scheduler()
         with pytest.raises(PilotLost) as lost:
             await task

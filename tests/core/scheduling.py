@@ -66,12 +66,14 @@ class PlayedLedger:
         admission = admit_unit(pipeline, self.pipelines[pipeline], u=u, first_q=1.0)
         return self._let_in(admission, pass_id, taken_at)
 
-    def close(self, pipeline: str, *, pass_id: int = 1, now: float = 0.0) -> SubJobFact | None:
+    def close(
+        self, pipeline: str, *, pass_id: int = 1, now: float = 0.0, earlier: tuple[int, ...] = ()
+    ) -> SubJobFact | None:
         """The new sub-job of a closed group, if the pipeline has stages for it."""
         admission = admit_group(pipeline, self.pipelines[pipeline])
-        return admission and self._let_in(admission, pass_id, now)
+        return admission and self._let_in(admission, pass_id, now, earlier)
 
-    def _let_in(self, admission: Admission, pass_id: int, taken_at: float) -> SubJobFact:
+    def _let_in(self, admission: Admission, pass_id: int, taken_at: float, earlier: tuple[int, ...] = ()) -> SubJobFact:
         sub_job_id = next(self._numbers)
         stages = tuple(StageFact(id=next(self._numbers), stage=s.stage, state=s.state) for s in admission.stages)
         for run in stages:
@@ -85,6 +87,7 @@ class PlayedLedger:
             per=admission.per,
             taken_at=taken_at,
             stages=stages,
+            earlier_passes=earlier,
         )
         return self.facts[sub_job_id]
 

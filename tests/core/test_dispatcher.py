@@ -38,8 +38,8 @@ class Night:
         self.ledger.apply(self.dispatcher.add(fact))
         return fact.id
 
-    def close(self, pipeline: str = "p", *, pass_id: int = 1) -> int | None:
-        fact = self.ledger.close(pipeline, pass_id=pass_id, now=self.now)
+    def close(self, pipeline: str = "p", *, pass_id: int = 1, earlier: tuple[int, ...] = ()) -> int | None:
+        fact = self.ledger.close(pipeline, pass_id=pass_id, now=self.now, earlier=earlier)
         if fact is None:
             return None
         self.ledger.apply(self.dispatcher.add(fact))
@@ -250,6 +250,23 @@ def test_a_group_stage_waits_for_its_own_pass_only() -> None:
     other = night.close(pass_id=2)
     assert other is not None
     assert night.state(other, "total") is QUEUED
+
+
+def test_totals_of_a_late_unit_wait_for_what_is_open_in_the_earlier_pass() -> None:
+    """P22: pass 1 gathers the units of pass 0 too, so its totals must wait for them."""
+    night = Night({"p": _gathering()}, slots=4)
+    early, late = night.take(pass_id=1), night.take(pass_id=2)
+    group = night.close(pass_id=2, earlier=(1,))
+    assert group is not None
+    night.decide()
+    for name in ("quick", "slow"):
+        night.settle(night.run(late, name), DONE)
+    night.decide()
+    night.settle(night.run(late, "both"), DONE)
+    assert night.state(group, "total") is StageState.WAITING
+    night.finish()
+    assert night.state(early, "both") is night.state(group, "total") is DONE
+    assert _is_forgotten(night.dispatcher)
 
 
 def test_a_unit_that_is_tried_again_out_of_failed_is_waited_for_again() -> None:

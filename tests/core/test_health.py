@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 from ledger_rows import T0, facts
 
-from p3s_prefect.core.health import KeptOut, SourceFacts, Status, duration, health_rows, overall, size, station_down
+from p3s_prefect.core.health import (
+    KeptOut,
+    SourceFacts,
+    Status,
+    duration,
+    health_rows,
+    ledger,
+    overall,
+    size,
+    station_down,
+)
 
 _NONE = KeptOut(refused=0, conflicts=0, window_s=3600)
 
@@ -51,6 +61,12 @@ def test_each_trouble_is_named_with_what_to_do(
     assert cause in bad.cause
     assert bad.action
     assert overall(rows) is status
+
+
+def test_how_fast_the_books_are_is_said_after_the_first_commit() -> None:
+    """P19."""
+    assert ledger(facts(commit_s=0.0)).actual == "no commit yet"
+    assert ledger(facts(commit_s=0.004)).actual == "commits in 4 ms"
 
 
 def test_a_station_that_is_down_says_how_to_start_it() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,7 +86,7 @@ def test_phases_cover_the_time_once(unit: UnitRow, now: float) -> None:
     found = phases(unit, now)
     assert found[0].started_at == unit.taken_at
     assert found[-1].ended_at == (max(now, unit.arrived_at) if unit.settled_at is None else unit.settled_at)
-    assert all(one.ended_at == other.started_at for one, other in zip(found, found[1:], strict=False))
+    assert all(one.ended_at == other.started_at for one, other in itertools.pairwise(found))
     assert all(phase.ended_at >= phase.started_at for phase in found)
 
 

@@ -8,6 +8,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import typer
 from clusters import die_with_parent
 from sqlalchemy import Connection, Row, func, select
 
@@ -24,7 +26,7 @@ from p3s_prefect.adapters.directory_store import DirectoryStore
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import schema
 from p3s_prefect.adapters.ledger.database import Ledger
-from p3s_prefect.core.errors import P3sError
+from p3s_prefect.cli import run
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.settings import Settings
 from p3s_prefect.station import service
@@ -157,6 +159,10 @@ class Site:
         return self.home.store(self.experiment)
 
     @property
+    def log(self) -> Path:
+        return self.path / "station.log"
+
+    @property
     def incoming(self) -> Path:
         found = self.path / "incoming"
         found.mkdir(exist_ok=True)
@@ -279,8 +285,8 @@ class Site:
                 listener.close()
 
     def spawn(self) -> StationProcess:
-        """A station as a process of its own, to be killed."""
-        process = _FORKS.Process(target=_serve, args=(self.path, self.scheduler), daemon=True)
+        """A station as a process of its own, to be killed, with the command of `p3s up`; it prints to `log`."""
+        process = _FORKS.Process(target=_serve, args=(self.path, self.scheduler, self.log), daemon=True)
         process.start()
         return StationProcess(site=self, process=process)
 
@@ -344,13 +350,14 @@ class StationProcess:
 
 # Forked from a process that has imported everything, so that a test can afford to kill many.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["p3s_prefect.station.service", "numpy"])
+_FORKS.set_forkserver_preload(["p3s_prefect.cli.run", "p3s_prefect.station.service", "numpy"])
 
 
-def _serve(path: Path, scheduler: str) -> None:
+def _serve(path: Path, scheduler: str, log: Path) -> None:
     die_with_parent()
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
     try:
-        asyncio.run(service.serve(Home(path), Settings(), scheduler))
-    except P3sError as error:
-        (path / "complaint.txt").write_text(str(error))
-        raise SystemExit(3) from error
+        run.station(scheduler, path)
+    except typer.Exit as end:
+        raise SystemExit(end.exit_code) from end

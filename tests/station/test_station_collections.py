@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -110,3 +111,45 @@ async def test_a_reprocessed_group_uses_the_names_of_its_day(new_site: NewSite) 
     assert second.endswith("/pass1")
     assert second.split("/")[:3] == first.split("/")[:3]
     assert second.split("/")[3] != first.split("/")[3]
+
+
+async def test_what_waits_when_the_configuration_changes_goes_on_in_a_new_pass(
+    new_site: NewSite, tmp_path: Path
+) -> None:
+    """V23, P7: nothing that the new configuration makes stands under the old name; the old account is settled."""
+    stages = {"quick": {"steps": [obey()]}, "total": total()}
+    rule = {"closing": {"count": 2}}
+    site = new_site(declare(stages, instrument=rule, station={"grace_s": 0.1}))
+    async with site.running():
+        site.arrive(0)
+        await site.until_done(1)
+        site.arrive(1, f"until {tmp_path}/go")
+        await site.until(lambda: "running" in site.stages("quick").values())
+    (tmp_path / "go").touch()
+    site.declare(declare({"swift": {"steps": [obey("swift")]}, "total": total("swift")}, instrument=rule))
+    async with site.running():
+        await site.until(lambda: all(row.settled_at for row in site.rows(schema.sub_job)), "all is settled")
+        await site.until(lambda: len(site.rows(schema.production_pass)) == 2)
+        await site.until(lambda: not any(row.is_open for row in site.rows(schema.data_group)), "the group has closed")
+        await site.until(lambda: all(row.settled_at for row in site.rows(schema.sub_job)), "its totals are made")
+    old, new = site.rows(schema.production_pass)
+    assert old.run_collection.split("/")[3] != new.run_collection.split("/")[3]
+    made = {(row.dataset_type, row.data_id): row.run_collection for row in site.rows(schema.dataset)}
+    assert made["made-quick", "run=1 subrun=0"] == old.run_collection
+    assert made["made-swift", "run=1 subrun=1"] == new.run_collection
+    cancelled = [row for row in site.rows(schema.stage_run) if row.state == "cancelled"]
+    assert {(row.stage, row.reason) for row in cancelled} == {
+        ("quick", "the configuration changed before it ran"),
+        ("total", "the configuration changed before it ran"),
+    }
+
+
+async def test_a_pipeline_that_is_gone_leaves_its_units_cancelled(new_site: NewSite, tmp_path: Path) -> None:
+    """S8, P7: the station starts, and says what became of them."""
+    site = new_site(declare(station={"grace_s": 0.1}))
+    async with site.running():
+        site.arrive(0, f"until {tmp_path}/go")
+        await site.until(lambda: "running" in site.stages("quick").values())
+    site.declare(json.loads(json.dumps(declare()).replace('"dqm"', '"other"')))
+    async with site.running():
+        await site.until(lambda: set(site.units().values()) == {"cancelled"})

@@ -27,11 +27,13 @@ async def test_sigterm_gives_what_runs_its_grace_and_the_rest_back(new_site: New
     site.arrive(1, "sleep 30")
     for subrun in range(2, 8):
         site.arrive(subrun)
-        await site.until(lambda: len(site.rows(schema.sub_job)) >= 2)
+    await site.until(lambda: len(site.rows(schema.sub_job)) == 8)
     await site.until(lambda: site.stages().get(("run=1 subrun=1", "quick")) == "running")
     begun = time.monotonic()
     process.signal(signal.SIGTERM)
     process.signal(signal.SIGTERM)  # a second one is harmless
+    await site.until(lambda: "stopping; what runs gets 1.5 s" in site.log.read_text())
+    site.arrive(9)
     assert process.join() == 0
     took_s = time.monotonic() - begun
     assert 1.4 < took_s < 8
@@ -42,8 +44,7 @@ async def test_sigterm_gives_what_runs_its_grace_and_the_rest_back(new_site: New
     (stopped,) = [row for row in site.rows(schema.attempt) if row.state == "stopped"]
     assert stopped.reason == "it was stopped"
     assert site.home.station() is None
-    site.arrive(9)
-    assert all(row.data_id != "run=1 subrun=9" for row in site.rows(schema.sub_job))
+    assert sorted(site.units()) == [f"run=1 subrun={subrun}" for subrun in range(8)]
 
 
 async def test_a_restart_finishes_what_was_given_back(new_site: NewSite) -> None:

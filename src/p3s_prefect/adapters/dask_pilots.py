@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
+from pathlib import Path
 from typing import Any
 
 import distributed
@@ -113,6 +114,7 @@ class DaskPilots:
         # Messages wait 10 ms for company by default, which is most of a round trip: 10.6 ms, and 6.3 ms with 1 ms.
         if (batched := self._client.scheduler_comm) is not None:
             batched.interval = _MESSAGE_INTERVAL_S
+        await self._client.run_on_scheduler(_try_nothing_again)
         await self._client.register_plugin(_PilotPlugin(self._modules), name="p3s-pilot")
 
     async def _disconnect(self) -> None:
@@ -151,10 +153,10 @@ class _PilotPlugin(distributed.WorkerPlugin):
 
     def setup(self, worker: Any) -> None:
         """Called by Dask in the worker."""
-        del worker
         from p3s_prefect.adapters.pilot.worker import stage_runner
 
-        stage_runner(self._modules)
+        # Dask removes it at the worker's end; after a kill -9, when the next worker starts in the same place.
+        stage_runner(self._modules, Path(worker.local_directory))
 
 
 async def _result(future: distributed.Future[StageReport]) -> StageReport:
@@ -169,6 +171,12 @@ async def _result(future: distributed.Future[StageReport]) -> StageReport:
             raise PilotLost(f"its pilot cannot run it: {type(error).__name__}: {error}"[:500], by_stage=True) from error
         raise PilotLost(f"no pilot has it any more: {error}", by_stage=False) from error
     return report
+
+
+def _try_nothing_again(dask_scheduler: Any) -> None:
+    # By default Dask gives a stage that kills its worker to three more. The dispatcher tries again, and counts; and a
+    # scheduler that was started by others has not been told so.
+    dask_scheduler.allowed_failures = 0
 
 
 def _count_slots(dask_scheduler: Any) -> int:

@@ -109,7 +109,7 @@ class DirectorySource:
         self.period_s = max(self._stream.list_every_s, (time.monotonic() - begun) / _LISTING_SHARE)
 
     def _walk(self, tally: _Tally) -> Iterator[Path]:
-        """All files below the root; symbolic links to directories are not followed."""
+        """All files below the root, and directories that bear a unit's name; links to directories are not followed."""
         pending = [self.root]
         while pending:
             directory = pending.pop()
@@ -117,9 +117,10 @@ class DirectorySource:
                 # Entry by entry: a directory may hold more files than should be in memory at once.
                 with os.scandir(directory) as entries:
                     for entry in entries:
-                        if not entry.is_dir(follow_symlinks=False):
+                        is_directory = entry.is_dir(follow_symlinks=False)
+                        if not is_directory or self._pattern.match(entry.name) is not None:
                             yield Path(entry.path)
-                        elif not is_excluded(entry.name, self._stream.exclude):
+                        if is_directory and not is_excluded(entry.name, self._stream.exclude):
                             pending.append(Path(entry.path))
             except OSError as error:
                 # A subdirectory that cannot be read, or was just removed, must not hide the others.
@@ -212,7 +213,7 @@ class DirectorySource:
             return None
         try:
             found = path.lstat()
-            if stat.S_ISDIR(found.st_mode):
+            if stat.S_ISDIR(found.st_mode) and self._pattern.match(path.name) is None:
                 return None
             if not stat.S_ISREG(found.st_mode):
                 return self._refusal(path, found, "it is not a plain file")
@@ -279,6 +280,9 @@ class DirectorySource:
         )
 
     def _identity(self, path: Path, found: os.stat_result) -> Identity:
+        if stat.S_ISDIR(found.st_mode):
+            # Its size and time change with what is in it, and it shall be refused once.
+            return Identity(key=self._key(path), size=0, mtime_ns=0)
         return Identity(key=self._key(path), size=found.st_size, mtime_ns=_kept_ns(found))
 
     def _key(self, path: Path) -> str:

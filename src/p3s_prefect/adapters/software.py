@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from p3s_prefect.adapters.directory_store import file_sha256
+from p3s_prefect.core.errors import ServiceError
 from p3s_prefect.core.experiment import Pipeline, Step
 
 
@@ -42,8 +43,13 @@ def _distributions() -> dict[str, str]:
 def _programs(step: Step, home: Path) -> dict[str, str]:
     words = resolve_command(step, home).command or []
     paths = [Path(shutil.which(words[0]) or words[0]), *map(Path, words[1:])]
-    return {
-        word: f"sha256:{file_sha256(path)}"
-        for word, path in zip(step.command or [], paths, strict=True)
-        if path.is_file()
-    }
+    try:
+        return _checksums(step.command or [], paths)
+    except OSError as error:
+        raise ServiceError(
+            f"{error.filename} cannot be read: {error.strerror}", fix="A payload's program must be readable."
+        ) from error
+
+
+def _checksums(words: list[str], paths: list[Path]) -> dict[str, str]:
+    return {word: f"sha256:{file_sha256(path)}" for word, path in zip(words, paths, strict=True) if path.is_file()}

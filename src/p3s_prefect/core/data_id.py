@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from p3s_prefect.core.errors import BadName
@@ -61,11 +61,6 @@ class DataId:
     @classmethod
     def of(cls, **values: Value) -> DataId:
         """``DataId.of(run=2008, subrun=3)``."""
-        return cls(tuple(values.items()))
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Value]) -> DataId:
-        """From a mapping, in its order."""
         return cls(tuple(values.items()))
 
     @classmethod

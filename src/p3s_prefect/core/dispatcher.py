@@ -98,7 +98,8 @@ class Dispatcher:
             run = _Run(id=stage.id, stage=stage.stage, sub_job=sub_job, state=stage.state, deadline=deadline)
             sub_job.runs[stage.stage] = run
         self._runs |= {run.id: run for run in sub_job.runs.values()}
-        self._passes[fact.pass_id].add(sub_job)
+        for pass_id in sub_job.passes:
+            self._passes[pass_id].add(sub_job)
         for run in sub_job.runs.values():
             self._enter(run, run.state)
         changes: list[Transition] = []
@@ -199,8 +200,8 @@ class Dispatcher:
 
     def _expire_overdue(self, now: float, changes: list[Transition]) -> None:
         while self._first_of(self._deadlines) <= now:
-            deadline, stage_run_id = heapq.heappop(self._deadlines)
-            self._expire(self._runs[stage_run_id], f"its deadline passed {now - deadline:.1f} s ago", changes)
+            _, stage_run_id = heapq.heappop(self._deadlines)
+            self._expire(self._runs[stage_run_id], "its deadline passed while it waited", changes)
 
     def _next(self, now: float, changes: list[Transition]) -> _Run | None:
         """The stage run to start next, taken from its queue, if a slot is free; first expires what is overdue."""
@@ -266,17 +267,19 @@ class Dispatcher:
     def _units_settled(self, run: _Run) -> bool:
         # Ancestors, not parents alone: a parent that is blocked may have another ancestor that still runs, and what
         # is gathered must not depend on which of the two ends first.
-        units = self._passes[run.sub_job.fact.pass_id]
+        if run.sub_job.fact.per == "unit":
+            return True
         before = run.sub_job.plan.ancestors[run.stage]
-        return run.sub_job.fact.per == "unit" or not any(units.open[stage] for stage in before)
+        return not any(self._passes[pass_id].open[stage] for pass_id in run.sub_job.passes for stage in before)
 
     def _forget(self, sub_job: _SubJob) -> None:
         for run in sub_job.runs.values():
             self._runs.pop(run.id, None)
-        siblings = self._passes[sub_job.fact.pass_id]
-        siblings.remove(sub_job)
-        if siblings.empty:
-            del self._passes[sub_job.fact.pass_id]
+        for pass_id in sub_job.passes:
+            siblings = self._passes[pass_id]
+            siblings.remove(sub_job)
+            if siblings.empty:
+                del self._passes[pass_id]
 
 
 _Rank = tuple[int, bool, float, int]
@@ -312,6 +315,11 @@ class _SubJob:
     plan: _Plan
     runs: dict[str, _Run] = field(default_factory=dict)
     started: bool = False
+
+    @property
+    def passes(self) -> tuple[int, ...]:
+        """Its own, and for a group's those whose units it gathers too."""
+        return (self.fact.pass_id, *self.fact.earlier_passes)
 
     @property
     def pipeline(self) -> str:
@@ -353,7 +361,7 @@ def _is_ready(entry: tuple[_Rank, _Run]) -> bool:
 
 @dataclass(slots=True)
 class _Pass:
-    """What of a pass is open: a group's stage waits until none of its units has the stage before it open."""
+    """What of a pass is open: a group's stage waits until none of the units has a stage before it open."""
 
     units: set[int] = field(default_factory=set)
     groups: dict[int, _SubJob] = field(default_factory=dict)

@@ -6,7 +6,6 @@ mistakes into errors with file, line and fix, is `p3s_prefect.core.experiment_fi
 
 from __future__ import annotations
 
-import string
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -287,8 +286,3 @@ class Experiment(_Model):
     """The slots that do the work."""
     station: Station = Station()
     """The long-lived service."""
-
-
-def pattern_fields(pattern: str) -> list[str]:
-    """The dimension names in a file-name pattern, in order: ``run{run:05d}.fits`` -> ``["run"]``."""
-    return [field for _, field, _, _ in string.Formatter().parse(pattern) if field is not None]

@@ -78,8 +78,8 @@ class StationFacts:
     """Why the store cannot be written or read; empty if it can."""
     store_free_bytes: int | None = None
     """Room on its disk; None where that has no meaning."""
-    commit_s: float | None = None
-    """A typical (median) duration of the latest ledger commits; None before the first."""
+    commit_s: float = 0.0
+    """Duration of the latest ledger commit; 0 before the first."""
     ledger_problem: str = ""
     """Why the ledger cannot be written; empty if it can."""
 
@@ -196,7 +196,7 @@ def store(facts: StationFacts) -> HealthRow:
 def ledger(facts: StationFacts) -> HealthRow:
     """Whether the books can be kept, and how fast."""
     commit_s = facts.commit_s
-    speed = "no commit yet" if commit_s is None else f"commits in {duration(commit_s)}"
+    speed = f"commits in {duration(commit_s)}" if commit_s else "no commit yet"
     row = HealthRow(
         name="ledger",
         nominal=f"commits in less than {duration(SLOW_COMMIT_S)}",
@@ -206,7 +206,7 @@ def ledger(facts: StationFacts) -> HealthRow:
     if facts.ledger_problem:
         action = "Look whether its disk is full or read-only; the station tries again."
         return _bad(row, Status.DOWN, facts.ledger_problem, action)
-    if commit_s is not None and commit_s > SLOW_COMMIT_S:
+    if commit_s > SLOW_COMMIT_S:
         return _bad(row, Status.DEGRADED, "the ledger's disk is slow", "Find out what else writes to that disk.")
     return row
 

@@ -49,6 +49,17 @@ def run_collection(instrument: str, pipeline: str, day: date, configuration_id: 
     return f"{name}/pass{pass_number}" if pass_number else name
 
 
+def attempt_of(key: str) -> str:
+    """The attempt's prefix in the key of one of its objects; the whole key if it is none (see `attempt_prefix`).
+
+    The attempt comes two parts after the last part of the data id, which alone has an equals sign: a stage may be
+    called ``attempt1``.
+    """
+    parts = key.split("/")
+    ends = [place for place, part in enumerate(parts) if "=" in part]
+    return "/".join(parts[: ends[-1] + 3]) if ends else key
+
+
 def attempt_prefix(collection: str, data_id: DataId, stage: str, attempt: int) -> str:
     """Where the objects of an attempt go. Each execution adds a part of its own, as Dask may run an attempt twice."""
     return f"runs/{collection}/{data_id.path}/{stage}/attempt{attempt}"

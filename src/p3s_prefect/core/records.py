@@ -82,6 +82,8 @@ class SubJobFact:
     per: Literal["unit", "group"]
     taken_at: float
     stages: tuple[StageFact, ...]
+    earlier_passes: tuple[int, ...] = ()
+    """For a group's sub-job: the earlier passes of its job, whose units it gathers too."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,13 +55,15 @@ class Catalogue:
 
         `pipelines` take the place of those that the stream's rules choose.
         """
-        stream = self.experiment.streams[seen.stream]
-        u = sample_number(seen.data_id, self.experiment.seed)
-        admissions = tuple(
-            admit_unit(name, self.experiment.pipelines[name], u=u, first_q=stream.prescale)
-            for name in pipelines or choose_pipelines(stream, seen.data_id)
-        )
+        chosen = pipelines or choose_pipelines(self.experiment.streams[seen.stream], seen.data_id)
+        admissions = tuple(self.admission(name, seen.stream, seen.data_id) for name in chosen)
         return Intake(group=self.group(seen.data_id), day=self.day(seen.arrived_at), admissions=admissions)
+
+    def admission(self, pipeline: str, stream: str, data_id: DataId) -> Admission:
+        """How a unit of a stream begins in a pipeline."""
+        u = sample_number(data_id, self.experiment.seed)
+        first_q = self.experiment.streams[stream].prescale if stream in self.experiment.streams else 1.0
+        return admit_unit(pipeline, self.experiment.pipelines[pipeline], u=u, first_q=first_q)
 
     def group(self, data_id: DataId) -> DataId:
         """The group that a unit belongs to."""

@@ -32,14 +32,14 @@ class Feed:
         listener: asyncio.Queue[Event] = asyncio.Queue(_MOST_WAITING)
         self._listeners.add(listener)
         ended = asyncio.create_task(self._ended.wait())
+        event = asyncio.create_task(listener.get())
         try:
             while not ended.done():
-                event = asyncio.create_task(listener.get())
                 await asyncio.wait({event, ended}, return_when=asyncio.FIRST_COMPLETED)
                 if event.done():
-                    yield event.result()
-                else:
-                    event.cancel()
+                    told, event = event.result(), asyncio.create_task(listener.get())
+                    yield told
         finally:
+            event.cancel()
             ended.cancel()
             self._listeners.discard(listener)

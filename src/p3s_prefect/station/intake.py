@@ -47,8 +47,14 @@ class Intake:
         return group in self._groups
 
     def resume(self, open_groups: list[GroupFact]) -> None:
-        """Takes over the groups that were open when the last station ended."""
-        self._groups = {group.data_id: group for group in open_groups}
+        """Takes over the groups that were open when the last station ended.
+
+        How long it was quiet counts from now: what came meanwhile is still to be found.
+        """
+        now = self._clock.now()
+        self._groups = {
+            group.data_id: replace(group, last_arrival_at=max(group.last_arrival_at, now)) for group in open_groups
+        }
 
     async def follow(self, source: ArrivalSource) -> None:
         """Takes everything that a source tells, in batches, until cancelled."""

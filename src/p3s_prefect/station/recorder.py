@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Mapping
@@ -18,13 +19,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RETRY_S = 5.0
+_DRAIN_S = 5.0
 # That a record was written is noted in the ledger this often: at worst, so many seconds' records are written again.
 _NOTE_EVERY_S = 1.0
 
 
 def write_record(store: ObjectStore, record: Mapping[str, Any]) -> None:
     """Writes a commit record; writing it again changes nothing."""
-    store.put_bytes(f"{record['prefix']}/commit.json", json.dumps(record, sort_keys=True).encode())
+    store.put_bytes(
+        f"{record['prefix']}/{record['execution']}/commit.json", json.dumps(record, sort_keys=True).encode()
+    )
 
 
 class Recorder:
@@ -55,11 +59,13 @@ class Recorder:
                 await self.note()
 
     async def drain(self) -> None:
-        """Writes what waits, and notes it."""
-        while not self._waiting.empty():
-            record = self._waiting.get_nowait()
-            await self._write(record)
-            self._written.append(record["attempt_id"])
+        """Writes what waits, and notes it; what cannot be written within a few seconds, the next station writes."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_S):
+                while not self._waiting.empty():
+                    record = self._waiting.get_nowait()
+                    await self._write(record)
+                    self._written.append(record["attempt_id"])
         await self.note()
 
     async def note(self) -> None:

@@ -9,7 +9,7 @@ import logging
 import shutil
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -21,12 +21,13 @@ from p3s_prefect.adapters.dask_pilots import DaskPilots
 from p3s_prefect.adapters.directory_source import DirectorySource
 from p3s_prefect.adapters.directory_store import DirectoryStore
 from p3s_prefect.adapters.home import Home
-from p3s_prefect.adapters.ledger import arrivals, execution, groups
+from p3s_prefect.adapters.ledger import arrivals, execution, groups, reconfigured
 from p3s_prefect.adapters.ledger.database import Ledger, renew
+from p3s_prefect.core.closing import GroupFact
 from p3s_prefect.core.errors import LeaseLost, ServiceError
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.health import SourceFacts, StationFacts
-from p3s_prefect.core.records import Identity
+from p3s_prefect.core.records import Identity, SubJobFact
 from p3s_prefect.settings import Settings
 from p3s_prefect.station import upkeep
 from p3s_prefect.station.catalogue import Catalogue
@@ -39,6 +40,9 @@ from p3s_prefect.station.recovery import recover
 from p3s_prefect.web.app import create_app
 
 log = logging.getLogger(__name__)
+
+# A browser that does not close its connection must not keep the station from stopping.
+_PAGE_STOP_S = 3
 
 
 async def serve(home: Home, settings: Settings, scheduler: str) -> None:
@@ -85,10 +89,16 @@ class _Station:
             return
         lease = waiting.result()
         catalogue = Catalogue(self.experiment, self.home.path.resolve(), self.store.url)
+        # Now, and not at the first arrival: a program that cannot be read is a reason not to start.
+        await asyncio.to_thread(lambda: catalogue.collections)
         async with AsyncExitStack() as stack:
             self.committer = await stack.enter_async_context(Committer(self.ledger, lease))
+            # From now on: recovering and resuming may take longer than the lease after a long outage.
+            self.keeping = asyncio.create_task(upkeep.keep_lease(self.committer, lease, lease_s, self.clock))
+            stack.push_async_callback(_cancel, [self.keeping])
             self.recorder = Recorder(self.store, self.committer)
             await self._recover()
+            await self._retire(catalogue)
             self.pilots = await stack.enter_async_context(DaskPilots(scheduler, catalogue.payload_modules))
             self.handout = Handout(catalogue, self.committer, self.pilots, self.recorder, self.feed, self.clock)
             self.intake = Intake(catalogue, self.committer, self.handout, self.feed, self.clock)
@@ -113,26 +123,37 @@ class _Station:
         for record in unrecorded:
             self.recorder.add(record)
 
-    async def _resume(self) -> None:
-        open_sub_jobs, open_groups = await self.committer.do(
-            lambda connection: (execution.open_sub_jobs(connection), groups.open_groups(connection))
+    async def _retire(self, catalogue: Catalogue) -> None:
+        now = self.clock.now()
+        retired = await self.committer.do(
+            lambda connection: reconfigured.retire(connection, catalogue.collections, catalogue.admission, now)
         )
+        if retired:
+            log.warning("the configuration changed: %d open sub-jobs go on in new passes", retired)
+
+    async def _resume(self) -> None:
+        open_sub_jobs, open_groups = await asyncio.to_thread(self._open_work)
         self.intake.resume(open_groups)
         for fact in open_sub_jobs:
             await self.handout.add(fact)
 
+    def _open_work(self) -> tuple[list[SubJobFact], list[GroupFact]]:
+        # Read beside the writer, who keeps the lease meanwhile: after a long outage this takes its time.
+        with self.ledger.reading() as connection:
+            return execution.open_sub_jobs(connection), groups.open_groups(connection)
+
     async def _until_stopped(self, server: uvicorn.Server, listener: socket.socket) -> None:
         """Runs everything until it is asked to stop; if one part fails, the station ends, and is started anew."""
-        lease_s, sweep_s = self.experiment.station.lease_s, self.experiment.store.sweep_after_s
+        sweep_s = self.experiment.store.sweep_after_s
         async with asyncio.TaskGroup() as tasks:
             taking = [tasks.create_task(self.intake.follow(source)) for source in self.sources]
             taking.append(tasks.create_task(self.intake.close_when_quiet()))
             working = tasks.create_task(self.handout.run())
             other = [
                 tasks.create_task(self.recorder.run()),
+                tasks.create_task(_outcome(self.keeping)),
                 tasks.create_task(self._follow_pilots()),
                 tasks.create_task(upkeep.keep_swept(self.ledger, self.store, sweep_s, self.clock)),
-                tasks.create_task(upkeep.keep_lease(self.committer, self.committer.lease, lease_s, self.clock)),
             ]
             serving = tasks.create_task(server.serve(sockets=[listener]))
             self.home.announce_station(_url(listener))
@@ -157,7 +178,7 @@ class _Station:
             self.feed.tell("pilots", slots=self.pilots.slots())
 
     def _source(self, name: str) -> DirectorySource:
-        async def known(stream: str, keys: object) -> set[Identity]:
+        async def known(stream: str, keys: Sequence[str]) -> set[Identity]:
             return await asyncio.to_thread(self._known, stream, keys)
 
         return DirectorySource(
@@ -170,9 +191,9 @@ class _Station:
             is_open=self.intake.is_open,
         )
 
-    def _known(self, stream: str, keys: object) -> set[Identity]:
+    def _known(self, stream: str, keys: Sequence[str]) -> set[Identity]:
         with self.ledger.reading() as connection:
-            return arrivals.known(connection, stream, keys)  # type: ignore[arg-type]
+            return arrivals.known(connection, stream, keys)
 
     def _server(self, settings: Settings) -> uvicorn.Server:
         app = create_app(
@@ -184,7 +205,11 @@ class _Station:
             token=settings.token.get_secret_value() if settings.token else None,
         )
         # Requests are not logged: their paths may carry the token.
-        return _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+        return _Server(
+            uvicorn.Config(
+                app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=_PAGE_STOP_S
+            )
+        )
 
     def _facts(self) -> StationFacts:
         backlog = self.handout.dispatcher.backlog()
@@ -271,6 +296,11 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _outcome(task: asyncio.Task[None]) -> None:
+    """Ends as the task does: a lost lease ends the station, even if nothing is to be written."""
+    await asyncio.shield(task)
 
 
 async def _first(task: asyncio.Task[object], stop: asyncio.Event) -> bool:

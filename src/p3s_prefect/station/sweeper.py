@@ -6,31 +6,35 @@ from itertools import groupby
 
 from p3s_prefect.adapters.ledger import sweeping
 from p3s_prefect.adapters.ledger.database import Ledger
-from p3s_prefect.core.ports import ObjectStore
+from p3s_prefect.core.naming import attempt_of
+from p3s_prefect.core.ports import ObjectInfo, ObjectStore
 
 
-def sweep(ledger: Ledger, store: ObjectStore, older_than: float) -> list[str]:
-    """Removes orphans last modified before `older_than` (UTC, seconds since 1970) and returns their keys.
+def sweep(ledger: Ledger, store: ObjectStore, older_than: float, since: float | None = None) -> list[str]:
+    """Removes orphans last modified before `older_than` and returns their keys; times are UTC in seconds since 1970.
 
     What a running attempt writes is spared, however old, and so are the logs of attempts that failed. Where a commit
-    record says that something was published of which this ledger knows nothing, it is the ledger that lacks it.
+    record says that something was published of which this ledger knows nothing, it is the ledger that lacks it. With
+    `since`, only the run collections are looked through in which an attempt was opened after it.
     """
+    with ledger.reading() as connection:
+        collections = sweeping.collections(connection, since)
     removed = []
-    for prefix, found in groupby(store.list("runs/"), key=lambda found: _prefix(found.key)):
-        objects = list(found)
-        with ledger.reading() as connection:
-            keeps = sweeping.keeper(connection, prefix)
-        if keeps is None and any(one.key == f"{prefix}/commit.json" for one in objects):
-            continue
-        for one in objects:
-            if one.modified_at < older_than and (keeps is None or not keeps(one.key)):
-                store.delete(one.key)
-                removed.append(one.key)
+    for collection in collections:
+        for prefix, found in groupby(store.list(f"runs/{collection}/"), key=lambda found: attempt_of(found.key)):
+            for orphan in _orphans(ledger, prefix, list(found), older_than):
+                store.delete(orphan)
+                removed.append(orphan)
     return removed
 
 
-def _prefix(key: str) -> str:
-    """The attempt's part of an object's key: everything up to and with ``attemptN``."""
-    parts = key.split("/")
-    ends = [place for place, part in enumerate(parts) if part.startswith("attempt") and part[7:].isdigit()]
-    return "/".join(parts[: ends[0] + 1]) if ends else key
+def _orphans(ledger: Ledger, prefix: str, objects: list[ObjectInfo], older_than: float) -> list[str]:
+    with ledger.reading() as connection:
+        keeps = sweeping.keeper(connection, prefix)
+    recorded = {one.key.removesuffix("commit.json") for one in objects if one.key.endswith("/commit.json")}
+    return [
+        one.key
+        for one in objects
+        if one.modified_at < older_than
+        and not (keeps(one.key) if keeps is not None else any(one.key.startswith(place) for place in recorded))
+    ]

@@ -12,7 +12,7 @@ import psutil
 
 from p3s_prefect.adapters.directory_store import DirectoryStore
 from p3s_prefect.adapters.ledger.database import Lease, Ledger, acquire, renew
-from p3s_prefect.core.errors import LeaseLost
+from p3s_prefect.core.errors import LeaseLost, P3sError
 from p3s_prefect.core.ports import Clock
 from p3s_prefect.station.committer import Committer
 from p3s_prefect.station.sweeper import sweep
@@ -23,6 +23,7 @@ _ASK_AGAIN_S = 1.0
 # Three signs of life a lease: two may be late before anybody takes over.
 RENEWALS = 3
 _SWEEPS_PER_AGE = 4
+_LONGEST_STAGE_S = 86_400.0
 
 
 async def take_lease(ledger: Ledger, namespace: str, lease_s: float, clock: Clock) -> Lease:
@@ -60,13 +61,20 @@ async def keep_lease(committer: Committer, lease: Lease, lease_s: float, clock: 
 
 
 async def keep_swept(ledger: Ledger, store: DirectoryStore, after_s: float, clock: Clock) -> None:
-    """Sweeps the store from time to time until cancelled."""
+    """Sweeps the store from time to time until cancelled: all of it at first, then where something was written."""
+    since: float | None = None
     while True:
         older_than = clock.now() - after_s
-        removed = await asyncio.to_thread(sweep, ledger, store, older_than)
-        unfinished = await asyncio.to_thread(store.sweep_unfinished, older_than)
-        if removed or unfinished:
-            log.info("swept %d orphans and %d unfinished objects", len(removed), unfinished)
+        try:
+            removed = await asyncio.to_thread(sweep, ledger, store, older_than, since)
+            unfinished = await asyncio.to_thread(store.sweep_unfinished, older_than)
+        except (OSError, P3sError) as error:
+            # What cannot be read or removed costs room, not results.
+            log.error("the store was not swept: %s", error)
+        else:
+            since = older_than - _LONGEST_STAGE_S
+            if removed or unfinished:
+                log.info("swept %d orphans and %d unfinished objects", len(removed), unfinished)
         await asyncio.sleep(after_s / _SWEEPS_PER_AGE)
 
 

@@ -16,7 +16,7 @@ from p3s_prefect.instruments.lst1.displays import MAX_PNG_BYTES, brightest_event
 from p3s_prefect.instruments.lst1.pixels import pixel_statistics
 from p3s_prefect.instruments.lst1.sample import sample, sample_subrun
 from p3s_prefect.instruments.lst1.subruns import write_subrun
-from p3s_prefect.instruments.lst1.totals import coverage, run_totals
+from p3s_prefect.instruments.lst1.totals import run_totals, share_covered
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_common_shift_of_the_baseline_is_not_light() -> None:
 
 def test_run_totals(workdir: Path, statistics_of_run: dict[DataId, dict[str, np.ndarray]]) -> None:
     """P17, P22."""
-    result = run_totals(statistics_of_run, DataId.of(run=2008))
+    result = run_totals(statistics_of_run, DataId.of(run=2008), {"done": 5})
     products = check_pictures(result["products"])
     assert [product.category for product in products] == ["Pedestal", "Noise", "Trend"]
     summary = SUMMARY.validate_python(result["summary"], strict=True)
@@ -94,7 +94,7 @@ def test_run_totals(workdir: Path, statistics_of_run: dict[DataId, dict[str, np.
 def test_totals_state_what_is_missing(workdir: Path, statistics_of_run: dict[DataId, dict[str, np.ndarray]]) -> None:
     """P22."""
     parts = {data_id: arrays for data_id, arrays in statistics_of_run.items() if data_id["subrun"] in (1, 3)}
-    result = run_totals(parts, DataId.of(run=2008))
+    result = run_totals(parts, DataId.of(run=2008), {"done": 2, "failed": 1, "expired": 1})
     assert result["summary"]["subruns_missing"]["value"] == 2
     assert result["summary"]["coverage"] == {"value": 50.0, "unit": "%"}
     assert result["run_statistics"]["subrun"].tolist() == [1, 3]
@@ -102,8 +102,16 @@ def test_totals_state_what_is_missing(workdir: Path, statistics_of_run: dict[Dat
 
 def test_totals_of_nothing_say_so() -> None:
     with pytest.raises(ValueError, match="no subrun of run=7 has statistics"):
-        run_totals({}, DataId.of(run=7))
+        run_totals({}, DataId.of(run=7), {"failed": 1})
 
 
-def test_coverage_of_one_subrun() -> None:
-    assert coverage([0])["coverage"]["value"] == 100.0
+@pytest.mark.parametrize(
+    ("merged", "seen", "missing"),
+    [([0], 1, 0), ([0, 1], 4, 2), ([1, 3], 2, 2), ([1, 2, 3], 5, 2)],
+    ids=["all", "the last ones failed", "others were never seen", "the first and the last failed"],
+)
+def test_coverage_counts_what_failed_and_what_never_came(merged: list[int], seen: int, missing: int) -> None:
+    """P22."""
+    found = share_covered(merged, seen)
+    assert found["subruns_missing"]["value"] == missing
+    assert found["coverage"]["value"] == 100 * len(merged) / (len(merged) + missing)

@@ -160,7 +160,7 @@ def _take_new(connection: Connection, seen: Arrival, intake: Intake, collections
         job_id = connection.scalar(JOB, {"group": group.id, "pipeline_": admission.pipeline})
         if job_id is None:
             job_id = add(connection, job, group_id=group.id, pipeline=admission.pipeline)
-        pass_id = _open_pass(connection, job_id, day, collections[admission.pipeline], seen.arrived_at)
+        pass_id = open_pass(connection, job_id, day, collections[admission.pipeline], seen.arrived_at)
         sub_jobs.append(
             add_sub_job(
                 connection,
@@ -287,7 +287,7 @@ def group_fact(row: Row[Any]) -> GroupFact:
     )
 
 
-def _open_pass(connection: Connection, job_id: int, day: date, collection: Collection, now: float) -> int:
+def open_pass(connection: Connection, job_id: int, day: date, collection: Collection, now: float) -> int:
     """The newest pass of the job, or a new one: an earlier pass is never added to, nor one of another configuration."""
     newest = connection.execute(NEWEST_PASS, {"job": job_id}).one_or_none()
     if newest is not None and newest.is_open and newest.run_collection == collection.name(day, newest.number):

@@ -93,6 +93,7 @@ def sub_job_fact(connection: Connection, row: Row[Any]) -> SubJobFact:
         data_id=DataId.parse(row.data_id),
         per=row.per,
         taken_at=row.taken_at,
+        earlier_passes=earlier_passes(connection, row.pass_id) if row.per == "group" else (),
         stages=tuple(
             StageFact(
                 id=stage.id,
@@ -102,6 +103,17 @@ def sub_job_fact(connection: Connection, row: Row[Any]) -> SubJobFact:
             for stage in stages
         ),
     )
+
+
+def earlier_passes(connection: Connection, pass_id: int) -> tuple[int, ...]:
+    """The passes of the same job before this one."""
+    own = production_pass.alias()
+    query = (
+        select(production_pass.c.id)
+        .join(own, own.c.job_id == production_pass.c.job_id)
+        .where(own.c.id == pass_id, production_pass.c.number < own.c.number)
+    )
+    return tuple(connection.scalars(query.order_by(production_pass.c.number)))
 
 
 def apply(connection: Connection, transitions: Iterable[Transition], now: float) -> None:

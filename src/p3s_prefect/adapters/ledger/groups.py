@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from sqlalchemy import Connection, select, update
 
 from p3s_prefect.adapters.ledger import journal
 from p3s_prefect.adapters.ledger.arrivals import add_sub_job, group_fact
+from p3s_prefect.adapters.ledger.execution import earlier_passes
 from p3s_prefect.adapters.ledger.schema import data_group, job, production_pass
 from p3s_prefect.core.admission import Admission
 from p3s_prefect.core.closing import GroupFact
@@ -42,7 +44,7 @@ def close(
     connection.execute(
         update(production_pass).where(production_pass.c.id.in_([row.id for row in passes])).values(is_open=False)
     )
-    return [
+    added = (
         add_sub_job(
             connection,
             row.id,
@@ -54,4 +56,5 @@ def close(
         )
         for row in passes
         if (admission := admissions.get(row.pipeline)) is not None
-    ]
+    )
+    return [replace(fact, earlier_passes=earlier_passes(connection, fact.pass_id)) for fact in added]

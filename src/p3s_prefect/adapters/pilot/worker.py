@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from threading import Lock
@@ -25,16 +27,26 @@ def stop_attempt(attempt_id: int) -> bool:
     return _runner is not None and _runner.stop(attempt_id)
 
 
-def stage_runner(modules: tuple[str, ...] = ()) -> StageRunner:
-    """This process's stage runner; the first call makes it, with a payload process that has imported `modules`."""
+def stage_runner(modules: tuple[str, ...] = (), scratch: Path | None = None) -> StageRunner:
+    """This process's stage runner; the first call makes it, with a payload process that has imported `modules`.
+
+    It works below `scratch`; without one, in a temporary directory that is removed when the process ends.
+    """
     global _runner
     with _lock:
         if _runner is None:
             processes = PayloadProcesses(modules)
             processes.warm()
-            scratch = Path(tempfile.mkdtemp(prefix="p3s-pilot-"))
-            _runner = StageRunner(processes, scratch, pilot=f"{os.uname().nodename}:{os.getpid()}")
+            _runner = StageRunner(
+                processes, scratch or _temporary_directory(), pilot=f"{os.uname().nodename}:{os.getpid()}"
+            )
         return _runner
+
+
+def _temporary_directory() -> Path:
+    found = Path(tempfile.mkdtemp(prefix="p3s-pilot-"))
+    atexit.register(shutil.rmtree, found, ignore_errors=True)
+    return found
 
 
 def leave() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,12 @@ from p3s_prefect.instruments.lst1.pixels import PixelStatistics, merge
 _COLOURS = ("#0072B2", "#D55E00")  # blue and vermilion of M. Okabe and K. Ito's set for any colour vision
 
 
-def run_totals(pixel_statistics: Mapping[DataId, Mapping[str, np.ndarray]], unit: DataId) -> dict[str, Any]:
+def run_totals(
+    pixel_statistics: Mapping[DataId, Mapping[str, np.ndarray]], unit: DataId, coverage: Mapping[str, int]
+) -> dict[str, Any]:
     """Payload: the statistics of a run's subruns in, ``run_statistics`` (npz), summary values and pictures out.
+
+    `coverage` tells how many subruns of the run that have arrived are in which state.
 
     Raises:
         ValueError: no subrun of the run has statistics.
@@ -38,18 +42,23 @@ def run_totals(pixel_statistics: Mapping[DataId, Mapping[str, np.ndarray]], unit
     ]
     return {
         "run_statistics": total.arrays() | {"subrun": np.array(sorted(parts))},
-        "summary": total.summary() | coverage(list(parts)),
+        "summary": total.summary() | share_covered(parts, sum(coverage.values())),
         "products": products,
     }
 
 
-def coverage(subruns: list[int]) -> dict[str, dict[str, float | int | str]]:
-    """How much of the run is in the totals; subruns count from 0, and those behind the last one seen are unknown."""
-    missing = sorted(set(range(max(subruns) + 1)) - set(subruns))
+def share_covered(merged: Iterable[int], seen: int) -> dict[str, dict[str, float | int | str]]:
+    """How much of the run is in the totals.
+
+    `merged` are the numbers of the subruns that are in them, and `seen` is how many of the run have arrived. Subruns
+    count from 0, so a gap below the last one that was merged is missing too, though it was never seen.
+    """
+    numbers = set(merged)
+    expected = max(seen, max(numbers) + 1)
     return {
-        "subruns": {"value": len(subruns), "unit": ""},
-        "subruns_missing": {"value": len(missing), "unit": ""},
-        "coverage": {"value": 100 * len(subruns) / (max(subruns) + 1), "unit": "%"},
+        "subruns": {"value": len(numbers), "unit": ""},
+        "subruns_missing": {"value": expected - len(numbers), "unit": ""},
+        "coverage": {"value": 100 * len(numbers) / expected, "unit": "%"},
     }
 
 

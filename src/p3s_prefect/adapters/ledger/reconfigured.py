@@ -1,0 +1,105 @@
+"""What was open when the experiment file changed: nothing of a new configuration goes into an old collection (V23)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import date
+from typing import Any
+
+from sqlalchemy import Connection, Row, select, update
+
+from p3s_prefect.adapters.ledger import execution
+from p3s_prefect.adapters.ledger.arrivals import Collection, add_sub_job, open_pass
+from p3s_prefect.adapters.ledger.schema import (
+    arrival,
+    data_group,
+    job,
+    production_pass,
+    run_collection,
+    stage_run,
+    sub_job,
+)
+from p3s_prefect.core.admission import Admission
+from p3s_prefect.core.data_id import DataId
+from p3s_prefect.core.records import Transition
+from p3s_prefect.core.states import StageState
+
+_REASON = "the configuration changed before it ran"
+
+
+def retire(
+    connection: Connection,
+    collections: Mapping[str, Collection],
+    admission: Callable[[str, str, DataId], Admission],
+    now: float,
+) -> int:
+    """Cancels what is open under another configuration than today's, and lets its units in again, in a new pass.
+
+    A unit of a pipeline that is no longer there is only cancelled. `admission` tells how a unit begins, from pipeline,
+    stream and data id. Nothing may be running. Returns the number of sub-jobs that were cancelled.
+    """
+    outdated = [row for row in connection.execute(_open()) if not _is_current(row, collections)]
+    for row in outdated:
+        _cancel(connection, row.id, now)
+        if row.pipeline in collections:
+            _let_in_again(connection, row, collections[row.pipeline], admission, now)
+    return len(outdated)
+
+
+def _open() -> Any:
+    return (
+        select(
+            sub_job,
+            job.c.pipeline,
+            production_pass.c.job_id,
+            run_collection.c.configuration_id,
+            data_group.c.id.label("group_id"),
+            data_group.c.day,
+            arrival.c.stream,
+        )
+        .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
+        .join(run_collection, run_collection.c.name == production_pass.c.run_collection)
+        .join(job, job.c.id == production_pass.c.job_id)
+        .join(data_group, data_group.c.id == job.c.group_id)
+        .outerjoin(arrival, arrival.c.id == sub_job.c.arrival_id)
+        .where(sub_job.c.settled_at.is_(None))
+        .order_by(sub_job.c.id)
+    )
+
+
+def _is_current(row: Row[Any], collections: Mapping[str, Collection]) -> bool:
+    return row.pipeline in collections and collections[row.pipeline].configuration_id == row.configuration_id
+
+
+def _cancel(connection: Connection, sub_job_id: int, now: float) -> None:
+    states = connection.execute(select(stage_run.c.id, stage_run.c.state).where(stage_run.c.sub_job_id == sub_job_id))
+    changes = [
+        Transition(stage_run_id=found.id, old=StageState(found.state), new=StageState.CANCELLED, reason=_REASON)
+        for found in states.all()
+        if not StageState(found.state).is_terminal
+    ]
+    execution.apply(connection, changes, now)
+
+
+def _let_in_again(
+    connection: Connection,
+    row: Row[Any],
+    collection: Collection,
+    admission: Callable[[str, str, DataId], Admission],
+    now: float,
+) -> None:
+    """Opens a pass for the unit, or for the group that closed; the group closes again by its rule, and then counts."""
+    pass_id = open_pass(connection, row.job_id, date.fromisoformat(row.day), collection, now)
+    connection.execute(
+        update(data_group).where(data_group.c.id == row.group_id).values(is_open=True, last_arrival_at=now)
+    )
+    if row.per == "unit":
+        add_sub_job(
+            connection,
+            pass_id,
+            admission(row.pipeline, row.stream, DataId.parse(row.data_id)),
+            data_id=DataId.parse(row.data_id),
+            arrival_id=row.arrival_id,
+            taken_at=row.taken_at,
+            arrived_at=now,
+        )
