@@ -41,7 +41,7 @@ async def test_a_group_closes_by_its_marker(new_site: NewSite) -> None:
     expected = ["done=3 failed=1", *(f"run=1 subrun={n}: {n}" for n in (0, 1, 3))]
     assert totals(site) == ["\n".join(expected)]
     group, _ = site.rows(schema.data_group)
-    assert (group.closed_by, group.arrivals) == ("marker run=1", 4)
+    assert (group.closed_by, group.arrivals) == ("marker r001.closed", 4)
 
 
 @pytest.mark.parametrize("notify", [True, False])
