@@ -9,12 +9,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOCK := build/lock
 SHIPPED := src flows tasks blocks
 
-.PHONY: help demo test check bench lock clean FORCE
+.PHONY: help demo test check chaos bench lock clean FORCE
 
 help:
 	@echo "make demo    set up, play real telescope data through the system, and show the page; Ctrl-C stops it"
 	@echo "make test    set up, and run the gates and all tests"
 	@echo "make check   the gates alone: ruff, mypy, import-linter"
+	@echo "make chaos   kill the station 500 times at random moments, and compare the books; takes a quarter of an hour"
 	@echo "make bench   the benchmarks; prints one table"
 	@echo "make lock    choose all versions anew, and write them to constraints.txt"
 	@echo "make clean   remove the environment and what was built"
@@ -30,6 +31,9 @@ check: $(VENV)/tools
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+chaos: $(VENV)/tools
+	P3S_KILLS=500 $(BIN)/python -m pytest tests/station/test_station_kills.py
 
 bench: $(VENV)/tools
 	$(BIN)/python -m benchmarks

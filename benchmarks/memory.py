@@ -25,7 +25,9 @@ def run(many: int = MANY) -> list[Row]:
     return [
         Row(f"station memory after {FEW:,} units", f"{after_few / 2**20:.0f} MiB", ""),
         Row(
-            f"station memory after {many:,} units", f"{after_many / 2**20:.0f} MiB", f"{after_many / after_few:.2f} (wanted: 1.10)"
+            f"station memory after {many:,} units",
+            f"{after_many / 2**20:.0f} MiB",
+            f"{after_many / after_few:.2f} (wanted: 1.10)",
         ),
     ]
 

@@ -36,7 +36,11 @@ def run() -> list[Row]:
         Row(f"  against bare submit, {in_flight} in flight", f"{limited:.0f}/s", f"{rate / limited:.2f} (wanted: 0.5)"),
         Row("  against bulk submit", f"{bulk:.0f}/s", f"{rate / bulk:.2f}"),
         Row("bare Dask round trip, median", f"{1e3 * round_trip:.1f} ms", ""),
-        Row(f"file visible to first step, p50 at {FILES_PER_S}/s", f"{1e3 * p50:.1f} ms", f"{p50 / round_trip:.1f} (wanted: 6)"),
+        Row(
+            f"file visible to first step, p50 at {FILES_PER_S}/s",
+            f"{1e3 * p50:.1f} ms",
+            f"{p50 / round_trip:.1f} (wanted: 6)",
+        ),
         Row("file visible to first step, p99", f"{1e3 * p99:.1f} ms", f"{p99 / round_trip:.1f} (wanted: 25)"),
     ]
 
@@ -56,5 +60,3 @@ def _paced_delays(home: rig.Home) -> list[float]:
     rig.until(lambda: rig.number_done(home) >= FILES + PACED_FILES, 60)
     started = sorted(row[0] for row in rig.published(home))[FILES:]
     return [start - seen for start, seen in zip(started, visible, strict=True)]
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,15 @@ from p3s_prefect.adapters.ledger.database import Ledger
 
 # Sockets are off unless a test is marked; no setting of this machine reaches it (see isolation.py).
 pytest_plugins = ["isolation"]
+
+
+@pytest.fixture
+def programs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The programs that the experiment without mistakes names, so that a check finds them."""
+    place = tmp_path_factory.mktemp("programs")
+    for name in ("subtract", "fft", "find", "draw", "add"):
+        (place / name).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(place), prepend=os.pathsep)
 
 
 @pytest.fixture

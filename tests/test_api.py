@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import runpy
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +14,14 @@ import pandas as pd
 import pytest
 from ledger_rows import PNG, T0, Rows, StoredBytes
 
+from p3s_prefect import api
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import schema
 from p3s_prefect.api import Bookkeeping, open_experiment
 from p3s_prefect.core.errors import ChecksumMismatch, ExperimentFileErrors, LedgerError, NoSuchRecord
+from p3s_prefect.instruments import lst1
+from p3s_prefect.instruments.lst1.pixels import pixel_statistics
+from p3s_prefect.instruments.lst1.sample import sample_subrun
 
 _EXPERIMENT = Path(__file__).parent / "core" / "good_experiment.yaml"
 
@@ -102,6 +108,39 @@ def test_without_a_station_the_status_says_so_and_still_counts(books: Bookkeepin
     assert (found["status"], found["station"]) == ("down", None)
     assert found["health"][0]["action"].startswith("Start it with `p3s up`")
     assert found["sub_jobs"][0]["done"] == 1
+    assert [row["name"] for row in found["health"]] == ["station", "arrivals", "results"]
+
+
+def test_the_examples_of_the_docstring_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P17: with the experiment, and the statistics, that it speaks of."""
+    home = Home(tmp_path / "demo")
+    home.path.mkdir()
+    home.experiment_file.write_bytes((Path(lst1.__file__).parent / "experiment.yaml").read_bytes())
+    experiment = home.read()
+    content = io.BytesIO()
+    np.savez(content, **pixel_statistics(sample_subrun(1, 3).waveform).arrays())
+    found = home.store(experiment).put_bytes("runs/statistics", content.getvalue())
+    ledger = home.ledger(experiment)
+    ledger.migrate()
+    with ledger.transaction() as connection:
+        rows = Rows(connection, StoredBytes())
+        unit = rows.unit(rows.production_pass(rows.group("run=2008"), "waveform-dqm"), "run=2008 subrun=3")
+        values = {
+            "dataset_type": "pixel_statistics",
+            "format": "npz",
+            "attempt_id": rows.attempt(rows.stage(unit, "quick")),
+        }
+        collection = "TestCam/waveform-dqm/1/pass0"
+        rows.add(schema.dataset, data_id="run=2008 subrun=3", run_collection=collection, **values, **found.model_dump())
+    ledger.close()
+    monkeypatch.chdir(tmp_path)
+    example = textwrap.dedent((api.__doc__ or "").partition("::\n")[2].partition("\nIt reads")[0])
+    script = tmp_path / "example.py"
+    *lines, last = example.strip().splitlines()
+    script.write_text("\n".join([*lines, f"value = {last}"]))
+    names = runpy.run_path(str(script))
+    assert names["value"].shape == (2, 1855)
+    names["books"].close()
 
 
 def test_a_home_that_is_none_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -33,7 +33,13 @@ async def test_asyncio_works_without_sockets() -> None:
 
 
 def test_settings_of_whoever_runs_the_tests_do_not_reach_them() -> None:
-    environment = {"P3S_TOKEN": "secret", "PREFECT_API_URL": "http://else", "DASK_X": "1", "PATH": "/bin", "P3S_KILLS": "9"}
+    environment = {
+        "P3S_TOKEN": "secret",
+        "PREFECT_API_URL": "http://else",
+        "DASK_X": "1",
+        "PATH": "/bin",
+        "P3S_KILLS": "9",
+    }
     forget_settings(environment)
     assert environment == {"PATH": "/bin", "P3S_KILLS": "9"}
     assert "p3s-tests-" in os.environ["HOME"]

@@ -6,7 +6,7 @@
 
     books = open_experiment("demo")
     books.units(state="failed")                      # a DataFrame
-    books.dataset("pixel_statistics", "run=2008 subrun=3")["mean"]
+    books.dataset("pixel_statistics", "run=2008 subrun=3")["pedestal"]
 
 It reads the ledger and the store directly, so it works whether the station runs or not.
 """
@@ -25,10 +25,11 @@ from sqlalchemy import Connection, make_url
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import result_views, views
 from p3s_prefect.adapters.pilot import formats
+from p3s_prefect.adapters.supervision import Services
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import LedgerError, NoSuchRecord, ServiceError, StageFailed
 from p3s_prefect.core.experiment import Format
-from p3s_prefect.core.health import arrivals, overall, station_down
+from p3s_prefect.core.health import START_STATION, arrivals, overall, results, station_down
 from p3s_prefect.core.views import PhaseKind, UnitDetail, UnitRow, phases, plain
 from p3s_prefect.settings import Settings
 
@@ -91,7 +92,9 @@ class Bookkeeping:
         try:
             return station_status(self.home)
         except ServiceError as error:
-            rows = (station_down(error.what), arrivals(self.read(views.kept_out, now=time.time())))
+            now = time.time()
+            kept_out, outcomes = self.read(views.kept_out, now=now), self.read(views.outcomes, now=now)
+            rows = (station_down(error.what, error.fix), arrivals(kept_out), results(outcomes))
             return {
                 "experiment": self.experiment.experiment,
                 "instrument": self.experiment.instrument.name,
@@ -110,7 +113,12 @@ class Bookkeeping:
         group: str | None = None,
         limit: int = 200,
     ) -> pandas.DataFrame:
-        """Units, newest first, with the seconds that each spent in each phase; `state` may be ``open``."""
+        """Units, newest first, with the seconds that each spent in each phase; `state` may be ``open``.
+
+        Raises:
+            BadName: there is no such state or pipeline.
+        """
+        self.read(views.check_filters, self.experiment.pipelines, state=state, pipeline=pipeline)
         rows = self.read(views.units, state=state, pipeline=pipeline, group=group, limit=limit)
         now = time.time()
         return _frame({**_flat(row), **_seconds(row, now)} for row in rows)
@@ -121,7 +129,12 @@ class Bookkeeping:
         return _frame({**_flat(row), **plain(pass_)} for row in rows for pass_ in row.coverage)
 
     def account(self, *, pipeline: str | None = None, group: str | None = None) -> pandas.DataFrame:
-        """What became of all that was seen, by pipeline and stage (P7); sub-jobs have no stage."""
+        """What became of all that was seen, by pipeline and stage (P7); sub-jobs have no stage.
+
+        Raises:
+            BadName: there is no such pipeline.
+        """
+        self.read(views.check_filters, self.experiment.pipelines, pipeline=pipeline)
         chosen = {"pipeline": pipeline, "group": group}
         rows = [*self.read(views.sub_job_account, **chosen), *self.read(views.account, **chosen)]
         return _frame(plain(row) for row in rows)
@@ -147,7 +160,16 @@ class Bookkeeping:
         Raises:
             NoSuchRecord: there is no such unit.
         """
-        return self.read(result_views.unit, _text(data_id), pipeline=pipeline, pass_number=pass_number)
+        return self.read(result_views.unit, self.named(data_id), pipeline=pipeline, pass_number=pass_number)
+
+    def named(self, data_id: str | DataId) -> str:
+        """A data id as the ledger has it: its dimensions may be given in any order.
+
+        Raises:
+            BadName: it is none, or the experiment has no such dimension.
+        """
+        parsed = DataId.parse(data_id) if isinstance(data_id, str) else data_id
+        return str(parsed.ordered(list(self.experiment.instrument.dimensions)))
 
     def dataset(self, dataset_type: str, data_id: str | DataId, *, run_collection: str | None = None) -> Any:
         """A dataset's value in the Python form of its format (`core.payload`); a path where that is a file.
@@ -158,11 +180,12 @@ class Bookkeeping:
             NoSuchRecord: there is none.
             ChecksumMismatch: its bytes were damaged in the store.
         """
-        rows = self.read(result_views.datasets, dataset_type, _text(data_id))
+        name = self.named(data_id)
+        rows = self.read(result_views.datasets, dataset_type, name)
         row = next((row for row in rows if run_collection in (None, row.run_collection)), None)
         if row is None:
             raise NoSuchRecord(
-                f"no dataset {dataset_type} of {_text(data_id)}", fix="`unit(...).datasets` lists what a unit has."
+                f"no dataset {dataset_type} of {name}", fix="`unit(...).datasets` lists what a unit has."
             )
         return formats.read(self.store.fetch(row.key, self.home.run, row.sha256), Format(row.format))
 
@@ -225,7 +248,11 @@ def station_status(home: Home) -> dict[str, Any]:
     """
     address = home.station()
     if address is None:
-        raise ServiceError("no station runs here", fix="Start it with `p3s up`.")
+        if Services(home).pid() is not None:
+            raise ServiceError(
+                "the station is being started again", fix="See run/logs/station.log: it says why it ended."
+            )
+        raise ServiceError("no station runs here", fix=START_STATION)
     token = Settings().token
     headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
     try:
@@ -238,12 +265,8 @@ def station_status(home: Home) -> dict[str, Any]:
     except (httpx.HTTPError, ValueError) as error:
         raise ServiceError(
             f"the station (process {address.pid}) does not answer at {address.url}: {type(error).__name__}",
-            fix="Look into run/station.log; `p3s down` and `p3s up` restart it.",
+            fix="Look into run/logs/station.log; `p3s down` and `p3s up` restart it.",
         ) from error
-
-
-def _text(data_id: str | DataId) -> str:
-    return str(DataId.parse(data_id) if isinstance(data_id, str) else data_id)
 
 
 def _flat(row: Any) -> dict[str, Any]:

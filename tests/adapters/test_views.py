@@ -12,7 +12,7 @@ from sqlalchemy import event
 
 from p3s_prefect.adapters.ledger import result_views, views
 from p3s_prefect.adapters.ledger.database import Ledger
-from p3s_prefect.core.errors import NoSuchRecord
+from p3s_prefect.core.errors import BadName, NoSuchRecord
 from p3s_prefect.core.states import TERMINAL, SubJobState
 
 Fill = Callable[[Callable[[Rows], None]], None]
@@ -127,6 +127,9 @@ def test_a_page_costs_the_same_however_long_the_history(seen_ledger: Ledger, fil
         views.units(connection, state="open")
         views.units(connection, group="run=1")
         views.groups(connection)
+        views.outcomes(connection, now=T0 + 250)
+        result_views.group_or_unit(connection, "run=1")
+        result_views.group_work(connection, "run=1")
         result_views.latest_products(connection)
         result_views.trends(connection)
         result_views.unit(connection, "run=1 subrun=2")
@@ -212,3 +215,46 @@ def test_files_that_were_kept_out(seen_ledger: Ledger, fill: Fill) -> None:
         counts = views.kept_out(connection, now=T0 + 1)
     assert [(row.key, row.reason) for row in rows] == [("c", "other bytes"), ("b", "its name fits no pattern")]
     assert (counts.refused, counts.conflicts) == (1, 0)
+
+
+def test_outcomes_count_what_settled_lately(seen_ledger: Ledger, fill: Fill) -> None:
+    """P19: what was left out on purpose, what is open and what is long ago do not count."""
+
+    def write(rows: Rows) -> None:
+        pass_id = rows.production_pass(rows.group("run=1"), "dqm")
+        for number, state in enumerate(("done", "expired", "failed", "done", "prescaled", "arrived")):
+            unit = rows.unit(pass_id, f"run=1 subrun={number}", state=state, at=T0 + number)
+            rows.stage(unit, "quick", state="running" if state == "arrived" else state, reason=f"reason {number}")
+        rows.unit(pass_id, "run=1 subrun=9", state="failed", at=T0 - 3700)
+
+    fill(write)
+    with seen_ledger.reading() as connection:
+        found = views.outcomes(connection, now=T0 + 10)
+        later = views.outcomes(connection, now=T0 + 10_000)
+    assert (found.done, found.failed, found.expired, found.blocked) == (2, 1, 1, 0)
+    assert found.latest == ("done", "failed", "expired", "done")
+    assert found.reason == "reason 2"
+    assert (later.done, later.lost, later.latest, later.reason) == (0, 0, (), "")
+
+
+def test_what_selects_nothing_is_refused_with_what_there_is(seen_ledger: Ledger, fill: Fill) -> None:
+    fill(_runs)
+    with seen_ledger.reading() as connection:
+        views.check_filters(connection, ["quality"], state="expected", pipeline="dqm")
+        with pytest.raises(BadName, match="prescaled"):
+            views.check_filters(connection, [], state="bogus")
+        with pytest.raises(BadName, match="Give one of: dqm, quality"):
+            views.check_filters(connection, ["quality"], pipeline="nope")
+
+
+def test_a_group_is_found_in_a_pass_that_it_has(seen_ledger: Ledger, fill: Fill) -> None:
+    fill(_runs)
+    with seen_ledger.reading() as connection:
+        group, work = result_views.group_or_unit(connection, "run=1", pipeline="dqm", pass_number=0)
+        assert group is not None
+        assert work is not None
+        assert (group.data_id, work.unit.per) == ("run=1", "group")
+        assert result_views.group_or_unit(connection, "run=2", pipeline="dqm")[1] is None
+        for asked in ({"pipeline": "nope"}, {"pass_number": 7}):
+            with pytest.raises(NoSuchRecord, match="It is in: pipeline dqm, pass 0"):
+                result_views.group_or_unit(connection, "run=2", **asked)  # type: ignore[arg-type]

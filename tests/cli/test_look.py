@@ -16,10 +16,12 @@ from ledger_rows import Rows, StoredBytes
 from typer.testing import CliRunner
 
 from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.supervision import Services
 from p3s_prefect.cli import look
-from p3s_prefect.core.errors import BadName, NoSuchRecord
+from p3s_prefect.core.errors import BadName, ExperimentFileErrors, NoSuchRecord
 
 _EXPERIMENT = Path(__file__).parent.parent / "core" / "good_experiment.yaml"
+_README = Path(__file__).parents[2] / "README.md"
 _HOSTILE = "\x1b]0;owned\x07[bold red]name[/]"
 
 commands = typer.Typer()
@@ -44,7 +46,7 @@ def home(tmp_path: Path) -> Home:
             attempt = rows.attempt(rows.stage(unit, "clean", state=state, reason=reason), state=state, reason=reason)
             if state == "done":
                 rows.product(attempt, "Pedestal")
-                rows.summary(attempt, "noise", 4.25, "ADC")
+                rows.summary(attempt, "noise", 4.253199, "ADC")
         rows.arrival(_HOSTILE, verdict="refused", reason="its name fits no pattern")
     ledger.close()
     return home
@@ -72,6 +74,15 @@ def test_status_of_a_station_that_died_without_a_word(home: Home) -> None:
     home.run.mkdir()
     (home.run / "station.json").write_text(json.dumps({"url": "http://127.0.0.1:1", "pid": 2**22 + 1}))
     assert "no station runs here" in _run(home, "status")
+
+
+def test_status_while_the_station_is_started_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P19: its supervisor lives, so that nobody has to start it."""
+    monkeypatch.setattr(Services, "pid", lambda _: os.getpid())
+    text = _run(home, "status")
+    assert "the station is being started again" in text
+    assert "run/logs/station.log" in text
+    assert "p3s up" not in text
 
 
 class _Answers(BaseHTTPRequestHandler):
@@ -140,7 +151,7 @@ def test_tables_cut_nothing_in_a_pipe_and_let_nothing_act(home: Home) -> None:
 
 def test_show_tells_all_about_a_unit(home: Home) -> None:
     text = _run(home, "show", "run=1", "part=0")
-    for part in ("waited for arrival", "clean: work", "noise", "4.25", "Pedestal", "log.txt"):
+    for part in ("waited for arrival", "clean: work", "noise", "4.253 ", "Pedestal", "log.txt"):
         assert part in text
     assert _json(home, "show", "run=1 part=0")["unit"]["unit"]["state"] == "done"
 
@@ -151,3 +162,41 @@ def test_show_of_a_group_and_of_nothing(home: Home) -> None:
         _run(home, "show", "run=7")
     with pytest.raises(BadName, match="Write run=2008"):
         _run(home, "show", "nonsense")
+
+
+def test_show_takes_dimensions_in_any_order_and_knows_their_names(home: Home) -> None:
+    assert "run=1 part=0 in quality" in _run(home, "show", "part=0", "run=1")
+    with pytest.raises(BadName, match=r"no dimension 'subrun'\n  There are: run, part"):
+        _run(home, "show", "subrun=0", "run=1")
+
+
+@pytest.mark.parametrize("data_id", ["run=1", "run=1 part=0"])
+@pytest.mark.parametrize("chosen", [("--pipeline", "nope"), ("--pass", "7")])
+def test_show_names_pipelines_and_passes_that_there_are(home: Home, data_id: str, chosen: tuple[str, str]) -> None:
+    with pytest.raises(NoSuchRecord, match=f"{chosen[1]}\\n  It is in: pipeline quality, pass 0"):
+        _run(home, "show", data_id, *chosen)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("units", "--state", "bogus"), "open, expected, arrived, done"),
+        (("units", "--pipeline", "nope"), "Give one of: quality"),
+        (("arrivals", "--state", "done"), "Arrivals have verdicts: --kept-out"),
+        (("units", "--kept-out"), "It selects arrivals"),
+        (("journal", "--group", "run=1"), "It selects units"),
+    ],
+)
+def test_list_refuses_what_selects_nothing(home: Home, arguments: tuple[str, ...], says: str) -> None:
+    with pytest.raises(BadName, match=says):
+        _run(home, "list", *arguments)
+
+
+def test_files_that_were_kept_out_come_with_a_remedy(home: Home) -> None:
+    """S8."""
+    assert "Correct the file, and send it again." in _run(home, "list", "arrivals", "--kept-out")
+
+
+def test_a_file_is_no_home(home: Home) -> None:
+    with pytest.raises(ExperimentFileErrors, match=r"README\.md: is not a directory\n  Give the experiment's home"):
+        _run(Home(_README), "status")

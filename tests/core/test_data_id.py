@@ -100,3 +100,11 @@ def test_a_hostile_name_is_quoted_short_and_escaped() -> None:
         safe_name("\x1b[2J" + "x" * 10_000, what="file")
     assert len(caught.value.what) < 200
     assert "\x1b" not in str(caught.value)
+
+
+def test_dimensions_in_any_order_name_the_same() -> None:
+    """S8: and one that there is not is named with those that there are."""
+    assert DataId.parse("subrun=3 run=2008").ordered(["run", "subrun"]) == DataId.of(run=2008, subrun=3)
+    assert DataId.of(run=2008).ordered(["run", "subrun"]) == DataId.of(run=2008)
+    with pytest.raises(BadName, match=r"no dimension 'rum'\n  There are: run, subrun"):
+        DataId.of(rum=2008).ordered(["run", "subrun"])

@@ -161,6 +161,7 @@ def test_what_is_probably_not_meant_is_a_remark_and_no_error() -> None:
     ]
 
 
+@pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize(
     ("payload", "words"),
     [
@@ -184,6 +185,7 @@ def test_a_python_payload_that_cannot_be_called_is_a_mistake(
     assert caught.value.key == "pipelines.quality.stages.noise.steps[0].python"
 
 
+@pytest.mark.usefixtures("programs")
 def test_a_python_payload_that_fits_its_step_is_no_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """S8."""
     (tmp_path / "good_payload_module.py").write_text("def run(clean, unit, threshold=3):\n    return {}\n")

@@ -9,17 +9,27 @@ from ledger_rows import T0, facts
 
 from p3s_prefect.core.health import (
     KeptOut,
+    Outcomes,
     SourceFacts,
     Status,
     duration,
     health_rows,
     ledger,
     overall,
+    results,
     size,
     station_down,
 )
 
 _NONE = KeptOut(refused=0, conflicts=0, window_s=3600)
+
+
+def _ended(*newest: str, reason: str = "", **counts: int) -> Outcomes:
+    values = dict.fromkeys(("done", "failed", "expired", "blocked"), 0) | counts
+    return Outcomes(**values, latest=newest, reason=reason, window_s=3600)
+
+
+_WELL = _ended("done", "done", done=40, failed=2)
 
 
 def _source(**changes: Any) -> tuple[SourceFacts, ...]:
@@ -28,8 +38,10 @@ def _source(**changes: Any) -> tuple[SourceFacts, ...]:
 
 
 def test_a_healthy_station() -> None:
-    rows = health_rows(facts(), _NONE)
-    assert [row.name for row in rows] == ["pilots", "source camera", "backlog", "store", "ledger", "arrivals"]
+    rows = health_rows(facts(), _NONE, _WELL)
+    assert [row.name for row in rows] == [
+        *("pilots", "source camera", "backlog", "store", "ledger", "arrivals", "results")
+    ]
     assert overall(rows) is Status.OK
     assert not [row for row in rows if row.cause or row.action]
 
@@ -43,6 +55,7 @@ def test_a_healthy_station() -> None:
         ({"sources": _source(listed_at=T0 - 10)}, _NONE, "source camera", Status.DEGRADED, "hangs"),
         ({"sources": _source(listed_at=None)}, _NONE, "source camera", Status.DEGRADED, "hangs"),
         ({"queued": 9, "oldest_taken_at": T0 - 60}, _NONE, "backlog", Status.DEGRADED, "faster than"),
+        ({"queued": 9, "oldest_taken_at": T0 - 21}, _NONE, "backlog", Status.DEGRADED, "faster than"),
         ({"store_problem": "No space left"}, _NONE, "store", Status.DOWN, "No space left"),
         ({"store_free_bytes": 10**9}, _NONE, "store", Status.DEGRADED, "nearly full"),
         ({"ledger_problem": "disk I/O error"}, _NONE, "ledger", Status.DOWN, "disk I/O error"),
@@ -55,12 +68,36 @@ def test_each_trouble_is_named_with_what_to_do(
     changes: dict[str, Any], kept_out: KeptOut, name: str, status: Status, cause: str
 ) -> None:
     """P19, for the rows that exist: only the row of the trouble changes, and it names cause and action."""
-    rows = health_rows(facts(**changes), kept_out)
+    rows = health_rows(facts(**changes), kept_out, _WELL)
     (bad,) = (row for row in rows if row.status is not Status.OK)
     assert (bad.name, bad.status) == (name, status)
     assert cause in bad.cause
     assert bad.action
     assert overall(rows) is status
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "status", "says"),
+    [
+        (_ended(), Status.OK, ""),
+        (_ended("failed", "failed", "done", done=95, failed=5), Status.OK, ""),
+        (_ended("done", done=94, failed=6, reason="quick: exited with 3"), Status.DEGRADED, "exited with 3"),
+        (_ended("failed", "failed", "failed", "done", done=900, failed=3), Status.DEGRADED, "most of them failed"),
+        (_ended("expired", "expired", "expired", "done", done=900, expired=3), Status.OK, ""),
+        (_ended("done", done=1, expired=9, blocked=1), Status.DEGRADED, "10 of 11 units gave no result"),
+        (_ended("failed", "failed", failed=2), Status.DEGRADED, "2 of 2 units"),
+        (_ended(*["expired"] * 5, done=900, expired=5), Status.DOWN, "most of them expired"),
+        (_ended("failed", "failed", "expired", "blocked", "failed", failed=9), Status.DOWN, "most of them failed"),
+    ],
+)
+def test_lost_units_are_not_well(outcomes: Outcomes, status: Status, says: str) -> None:
+    """P19: a station that runs and gives nothing is not well; cause and action name what is lost most."""
+    row = results(outcomes)
+    assert row.status is status
+    assert says in row.cause
+    if status is not Status.OK:
+        assert f"p3s list units --state {'expired' if outcomes.expired > outcomes.failed else 'failed'}" in row.action
+        assert ("Add pilots" in row.action) == (outcomes.expired > outcomes.failed)
 
 
 def test_how_fast_the_books_are_is_said_after_the_first_commit() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,6 +105,16 @@ def test_phases_of_a_unit_with_a_second_try() -> None:
         (PhaseKind.PUBLISHING, 8.0, 8.5),
     ]
     assert found[4].label == "s0: work"
+
+
+def test_after_the_end_of_a_failed_unit_nothing_is_waited_for() -> None:
+    attempt = _attempt(0, 2.0, 3.0, 4.0, None)
+    failed = replace(_unit(0.0, 1.0, 5.0, [[attempt]]), state="failed")
+    assert [phase.label for phase in phases(failed, now=9.0)] == [
+        *("waited for arrival", "waited", "s0: running", "recorded")
+    ]
+    expired = replace(failed, state="expired")
+    assert phases(expired, now=9.0)[-1].label == "waited"
 
 
 def test_an_open_unit_runs_until_now() -> None:

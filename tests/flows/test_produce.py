@@ -98,7 +98,10 @@ def test_each_result_is_kept_under_collection_data_id_and_stage(good: Example) -
     kept = {path.relative_to(store / "prefect").as_posix() for path in store.glob("prefect/**/*.json")}
     units = {f"{collection}/run=1/subrun={n}/{stage}.json" for n in range(3) for stage in ("quick", "later")}
     assert kept == units | {f"{collection}/run=1/total.json"}
-    assert all((store / row.prefix / row.execution / "commit.json").is_file() for row in good.batch.rows(select(schema.attempt)))
+    assert all(
+        (store / row.prefix / row.execution / "commit.json").is_file()
+        for row in good.batch.rows(select(schema.attempt))
+    )
     assert all(row.is_recorded for row in good.batch.rows(select(schema.attempt)))
 
 

@@ -10,6 +10,7 @@ import pytest
 from faces import Browser, NewFace
 from ledger_rows import T0, Rows, facts
 
+from p3s_prefect.adapters.ledger import schema
 from p3s_prefect.core.health import StationFacts
 
 Fill = Callable[[Callable[[Rows], object]], None]
@@ -69,7 +70,7 @@ def test_a_failed_unit_tells_its_reason_everywhere(client: Browser, fill: Fill) 
     fill(lambda rows: _run(rows, state="failed"))
     for address in ("/", "/?state=failed", "/units/dqm/0/run=1/subrun=0", "/groups/run=1"):
         assert "quick: exited with 3" in client.get(address).text
-    assert "quick: exited with 3" not in client.get("/?state=done").text
+    assert "exited with 3" not in client.get("/?state=done").text.partition('id="units"')[2]
 
 
 def test_a_units_page_tells_where_its_time_went(client: Browser, fill: Fill) -> None:
@@ -127,6 +128,12 @@ def test_pages_forbid_whatever_they_do_not_need(client: Browser) -> None:
         ("/units/dqm/x/run=1", 400, "no whole number"),
         ("/groups/run=9", 404, "no group run=9"),
         ("/?limit=1e9", 400, "no whole number"),
+        ("/?state=bogus", 400, "expected, arrived, done"),
+        ("/groups/run=1?state=bogus", 400, "no state"),
+        ("/?pipeline=nope", 400, "Give one of: quality"),
+        ("/api/units?state=bogus", 400, "no state"),
+        ("/api/account?pipeline=nope", 400, "no pipeline"),
+        ("/api/arrivals?verdict=done", 400, "taken, ignored, same, conflict, refused"),
         ("/api/products/99", 404, "no product 99"),
         ("/api/logs/99", 404, "no log"),
         ("/nowhere", 404, "no such page"),
@@ -145,3 +152,96 @@ def test_nothing_can_be_changed_through_the_face(client: Browser) -> None:
     """S7."""
     for method in ("POST", "PUT", "PATCH", "DELETE"):
         assert client.request(method, "/api/units").status_code == 405
+
+
+def test_most_units_lost_is_shown_as_not_well(client: Browser, fill: Fill) -> None:
+    """P19: on the page, in the status and to who watches it alike."""
+    fill(lambda rows: _run(rows, state="failed"))
+    page = html.unescape(client.get("/").text)
+    rows = client.get("/api/status").json()["health"]
+    (results,) = (row for row in rows if row["name"] == "results")
+    assert results["status"] == "degraded"
+    assert "Degraded" in page
+    assert results["cause"] in page
+    assert client.get("/healthz").json()["status"] == "degraded"
+
+
+def test_units_without_pictures_are_told_from_no_units(client: Browser, fill: Fill) -> None:
+    def write(rows: Rows) -> None:
+        unit = rows.unit(rows.production_pass(rows.group("run=1"), "quality"), "run=1 part=0")
+        rows.attempt(rows.stage(unit, "clean"))
+
+    fill(write)
+    page = client.get("/").text
+    assert "units are done, and none of the latest made any" in page
+    assert "as soon as the first" not in page
+
+
+@pytest.mark.parametrize(
+    ("is_open", "unit", "whole", "says"),
+    [
+        (True, "arrived", None, "yet: they are made when it has closed"),
+        (False, "arrived", "arrived", "yet: its totals wait for 1 open unit."),
+        (False, "done", "arrived", "yet: its totals are being made."),
+        (False, "done", "failed", "its totals failed because of this: add: exited with 3."),
+        (False, "done", "done", "its totals made none."),
+        (False, "done", None, "no stage works on the whole."),
+    ],
+)
+def test_a_group_without_pictures_says_why(
+    client: Browser, fill: Fill, is_open: bool, unit: str, whole: str | None, says: str
+) -> None:
+    def write(rows: Rows) -> None:
+        pass_id = rows.production_pass(rows.group("run=1", is_open=is_open), "quality")
+        rows.unit(pass_id, "run=1 part=0", state=unit)
+        if whole is not None:
+            reason = "add: exited with 3" if whole == "failed" else ""
+            state = "waiting" if whole == "arrived" else whole
+            rows.stage(rows.unit(pass_id, "run=1", state=whole, per="group"), "totals", state=state, reason=reason)
+
+    fill(write)
+    page = client.get("/groups/run=1").text
+    assert "No pictures of the whole run" in page
+    assert says in page
+
+
+def test_a_failed_unit_is_not_promised_anything(client: Browser, fill: Fill) -> None:
+    def write(rows: Rows) -> None:
+        _run(rows, state="failed")
+        arrival = rows.arrival("a.fits", data_id="run=1 subrun=0")
+        rows.connection.execute(schema.sub_job.update().values(arrival_id=arrival))
+
+    fill(write)
+    page = client.get("/units/dqm/0/run=1/subrun=0").text
+    assert "nothing published" in page
+    assert "not recorded" in page
+    assert "not yet" not in page
+    assert "not read yet" not in page
+
+
+def test_trends_of_units_and_of_groups_stand_apart(client: Browser, fill: Fill) -> None:
+    """P17."""
+
+    def write(rows: Rows) -> None:
+        pass_id = rows.production_pass(rows.group("run=1"), "quality")
+        for data_id, per, stage in (("run=1 part=0", "unit", "clean"), ("run=1", "group", "totals")):
+            rows.summary(rows.attempt(rows.stage(rows.unit(pass_id, data_id, per=per), stage)), "noise", 4.25, "ADC")
+
+    fill(write)
+    page = client.get("/").text
+    assert page.index("<h3>Each part (clean)</h3>") < page.index("<h3>Each run (totals)</h3>")
+
+
+def test_files_that_were_kept_out_come_with_a_remedy(client: Browser, fill: Fill) -> None:
+    """S8."""
+
+    def write(rows: Rows) -> None:
+        rows.arrival("a", verdict="refused", reason="its name does not fit run{run}.fits")
+        rows.arrival("b", verdict="refused", reason="it is not a plain file")
+        rows.arrival("c", verdict="refused", reason="its time of modification is centuries away")
+        rows.arrival("d", verdict="conflict", reason="other bytes than x, which was taken before; the first one stays")
+
+    fill(write)
+    page = html.unescape(client.get("/").text)
+    for remedy in ("Rename it so that it fits the pattern", "Put the file itself there", "Set its time", "came first"):
+        assert remedy in page

@@ -20,6 +20,8 @@ from p3s_prefect.core.errors import P3sError
 from p3s_prefect.core.experiment import Experiment, Stage, Stream
 from p3s_prefect.core.pipeline_checks import feeding_streams
 
+_ENDINGS = (".png", ".svg", ".pdf")
+_FIX = "Give a path that ends in .png, .svg or .pdf."
 _WIDTH, _GAP = 2.6, 1.6
 _LINE, _ROW_GAP = 0.21, 0.45
 _INK, _FAINT = "#1b2a38", "#5d6b78"
@@ -53,8 +55,12 @@ def draw_experiment(experiment: Experiment, path: FilePath) -> None:
     """Draw all pipelines into a file; its ending says how (.png, .svg, .pdf).
 
     Raises:
-        P3sError: matplotlib does not know the ending, or the file cannot be written.
+        P3sError: it has another ending, or the file cannot be written.
     """
+    if path.suffix.lower() not in _ENDINGS:
+        raise P3sError(f"{path} cannot be drawn: its ending is not one of {', '.join(_ENDINGS)}", fix=_FIX)
+    if not path.parent.is_dir():
+        raise P3sError(f"{path} cannot be drawn: the directory {path.parent} does not exist", fix="Make it first.")
     panels = [_Panel(experiment, name) for name in experiment.pipelines]
     width = max(max(panel.width for panel in panels), 8.0) + 0.6
     height = sum(panel.height for panel in panels) + 0.5
@@ -70,9 +76,7 @@ def draw_experiment(experiment: Experiment, path: FilePath) -> None:
     try:
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:
-        raise P3sError(
-            f"{path} cannot be drawn: {error}", fix="Give a path that ends in .png, .svg or .pdf."
-        ) from error
+        raise P3sError(f"{path} cannot be drawn: {error}", fix=_FIX) from error
 
 
 class _Panel:

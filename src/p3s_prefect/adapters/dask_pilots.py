@@ -155,7 +155,7 @@ class _PilotPlugin(distributed.WorkerPlugin):
         """Called by Dask in the worker."""
         from p3s_prefect.adapters.pilot.worker import stage_runner
 
-        # Dask removes it at the worker's end; after a kill -9, when the next worker starts in the same place.
+        # Dask removes this directory at the worker's end; after a kill -9, when the next worker starts beside it.
         stage_runner(self._modules, Path(worker.local_directory))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def read_experiment(
 
 
 def payload_mistakes(experiment: Experiment) -> Iterator[Finding]:
-    """Python payloads that cannot be imported here, or do not take what their step hands over.
+    """Payloads that cannot be run here: Python that cannot be imported or does not fit its step, absent programs.
 
     Imports the payloads' modules, and so runs what these do when imported.
     """
@@ -39,6 +40,20 @@ def payload_mistakes(experiment: Experiment) -> Iterator[Finding]:
                 if step.python is not None and (wrong := _payload_mistake(step.python, step)):
                     where = ("pipelines", pipeline_name, "stages", stage_name, "steps", index, "python")
                     yield Finding(where=where, what=wrong[0], fix=wrong[1])
+                if step.command is not None and (wrong := _program_mistake(step.command[0])):
+                    where = ("pipelines", pipeline_name, "stages", stage_name, "steps", index, "command")
+                    yield Finding(where=where, what=wrong[0], fix=wrong[1])
+
+
+def _program_mistake(program: str) -> tuple[str, str] | None:
+    path = Path(program)
+    # A path such as ./fit begins at the step's working directory, where an earlier step may put it.
+    if shutil.which(program) or (os.sep in program and not path.is_absolute()):
+        return None
+    if path.is_absolute() and path.is_file():
+        return f"the program {program} is not executable", "Make it executable with `chmod +x`, or name another one."
+    place = "" if path.is_absolute() else " in any directory of PATH"
+    return f"there is no program {program}{place}", "Correct its name, or install it where `p3s` and the pilots run."
 
 
 def _payload_mistake(python: str, step: Step) -> tuple[str, str] | None:
@@ -55,10 +70,10 @@ def _payload_mistake(python: str, step: Step) -> tuple[str, str] | None:
         return f"{module_name} has no function {function_name}", "Correct the name after the colon."
     try:
         signature = inspect.signature(function)
-        handed_over = [*step.inputs, *step.params, *(["unit"] if "unit" in signature.parameters else [])]
-        signature.bind(**dict.fromkeys(handed_over))
+        told = [name for name in ("unit", "coverage") if name in signature.parameters]
+        signature.bind(**dict.fromkeys([*step.inputs, *step.params, *told]))
     except (TypeError, ValueError) as error:
-        fix = "Its parameters are the step's inputs and params, by name, and `unit` if it wants the data id."
+        fix = "Its parameters are the step's inputs and params, by name, and `unit` and `coverage` if it wants them."
         return f"{python} does not take what the step hands over: {error}", fix
     return None
 

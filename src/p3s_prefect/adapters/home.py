@@ -14,6 +14,7 @@ from sqlalchemy import make_url
 from p3s_prefect.adapters.directory_store import DirectoryStore
 from p3s_prefect.adapters.experiment_file import read_experiment
 from p3s_prefect.adapters.ledger.database import Ledger
+from p3s_prefect.core.errors import ExperimentFileError, ExperimentFileErrors
 from p3s_prefect.core.experiment import Experiment
 
 
@@ -43,6 +44,9 @@ class Home:
 
     def read(self) -> Experiment:
         """The experiment (see `read_experiment`)."""
+        if self.path.exists() and not self.path.is_dir():
+            fix = "Give the experiment's home: the directory of its experiment.yaml."
+            raise ExperimentFileErrors([ExperimentFileError("is not a directory", file=str(self.path), fix=fix)])
         return read_experiment(self.experiment_file)
 
     def store(self, experiment: Experiment) -> DirectoryStore:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from p3s_prefect.adapters.experiment_file import payload_mistakes, read_experiment
+from p3s_prefect.adapters.home import Home
 from p3s_prefect.cli.explain import as_json as explained_as_json
 from p3s_prefect.cli.explain import explain
 from p3s_prefect.core.errors import ExperimentFileErrors, P3sError
@@ -19,13 +20,15 @@ from p3s_prefect.core.experiment_checks import remarks
 
 
 def check(
-    path: Annotated[Path, typer.Argument(help="The experiment file.")] = Path("experiment.yaml"),
+    path: Annotated[Path, typer.Argument(help="The experiment file, or its directory.")] = Path("experiment.yaml"),
     picture: Annotated[
         Path | None, typer.Option("--picture", help="Also draw the pipelines into this file (.png, .svg or .pdf).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Explain what an experiment file would do, in words and as a DAG, or list all of its mistakes."""
+    if path.is_dir():
+        path = Home(path).experiment_file
     try:
         experiment = read_experiment(path, also=[payload_mistakes])
     except ExperimentFileErrors as errors:

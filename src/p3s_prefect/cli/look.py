@@ -13,13 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from p3s_prefect.adapters.ledger import result_views, views
-from p3s_prefect.api import Bookkeeping, open_experiment
+from p3s_prefect.api import open_experiment
 from p3s_prefect.cli.options import HomeOption, JsonOption
 from p3s_prefect.cli.output import ago, console, plain_text, print_json, state, table
-from p3s_prefect.core.data_id import DataId
-from p3s_prefect.core.errors import NoSuchRecord
+from p3s_prefect.core.errors import BadName
 from p3s_prefect.core.health import duration, size
-from p3s_prefect.core.views import GroupRow, UnitDetail, UnitRow, phases, plain
+from p3s_prefect.core.views import GroupRow, UnitDetail, UnitRow, number, phases, plain
 
 
 class What(StrEnum):
@@ -77,7 +76,10 @@ def list_(
 ) -> None:
     """List units, groups, arrivals, the journal or the latest products, newest first."""
     page: dict[str, Any] = {"limit": limit, "before": before}
+    given = {"--state": in_state, "--pipeline": pipeline, "--group": group, "--subject": subject}
+    _refuse_others(what, {name for name, value in (given | {"--kept-out": kept_out or None}).items() if value})
     with open_experiment(home) as books:
+        books.read(views.check_filters, books.experiment.pipelines, state=in_state, pipeline=pipeline)
         rows: tuple[Any, ...]
         match what:
             case What.UNITS:
@@ -105,15 +107,9 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show all about one unit or group: states, attempts and their reasons, times, results, journal."""
-    name = str(DataId.parse(" ".join(data_id)))
     with open_experiment(home) as books:
-        group = _group(books, name)
-        try:
-            unit = books.unit(name, pipeline=pipeline, pass_number=pass_number)
-        except NoSuchRecord:
-            if group is None:
-                raise
-            unit = None
+        name = books.named(" ".join(data_id))
+        group, unit = books.read(result_views.group_or_unit, name, pipeline=pipeline, pass_number=pass_number)
     if as_json:
         print_json({"group": plain(group) if group else None, "unit": plain(unit) if unit else None})
         return
@@ -124,11 +120,12 @@ def show(
         _print_unit(out, unit, time.time())
 
 
-def _group(books: Bookkeeping, name: str) -> GroupRow | None:
-    try:
-        return books.read(result_views.group, name)
-    except NoSuchRecord:
-        return None
+def _refuse_others(what: What, given: set[str]) -> None:
+    for option in sorted(given - _TAKES.get(what, set())):
+        fix = f"It selects {next(other for other, names in _TAKES.items() if option in names)}."
+        if what is What.ARRIVALS and option == "--state":
+            fix = "Arrivals have verdicts: --kept-out lists those that were refused or are in conflict."
+        raise BadName(f"{option} does not select {what}", fix=fix)
 
 
 def _print_account(out: Console, sub_jobs: list[dict[str, Any]], stages: list[dict[str, Any]]) -> None:
@@ -184,9 +181,9 @@ def _groups(rows: tuple[GroupRow, ...], now: float) -> Table:
 
 def _arrivals(rows: tuple[Any, ...], now: float) -> Table:
     return table(
-        ["file", "verdict", "unit", "size>", "seen>", "why"],
+        ["file", "verdict", "unit", "size>", "seen>", "why", "what to do"],
         [
-            (row.key, state(row.verdict), row.data_id, size(row.size), ago(row.arrived_at, now), row.reason)
+            (row.key, state(row.verdict), row.data_id, size(row.size), ago(row.arrived_at, now), row.reason, row.remedy)
             for row in rows
         ],
     )
@@ -232,7 +229,7 @@ def _print_unit(out: Console, found: UnitDetail, now: float) -> None:
     for title, columns, rows in (
         ("Where its time went", ["", ">"], spent),
         ("Attempts", ["stage", "state", "attempt>", "ended as", "pilot", "why", "log"], attempts),
-        ("Summary values", ["", ">", ""], [(row.name, row.value, row.unit) for row in found.summary]),
+        ("Summary values", ["", ">", ""], [(row.name, number(row.value), row.unit) for row in found.summary]),
         ("Read", ["type", "data id", "SHA-256"], [(r.dataset_type, r.data_id, r.sha256[:12]) for r in found.lineage]),
         (
             "Made",
@@ -247,6 +244,12 @@ def _print_unit(out: Console, found: UnitDetail, now: float) -> None:
         out.print("", _journal(found.journal[:20], now), sep="\n")
 
 
+# The options that select among what is listed.
+_TAKES = {
+    What.UNITS: {"--state", "--pipeline", "--group"},
+    What.ARRIVALS: {"--kept-out"},
+    What.JOURNAL: {"--subject"},
+}
 _LISTS: dict[What, Callable[[tuple[Any, ...], float], Table]] = {
     What.UNITS: _units,
     What.GROUPS: _groups,

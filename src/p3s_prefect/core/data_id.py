@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from p3s_prefect.core.errors import BadName
@@ -94,6 +94,17 @@ class DataId:
     def dimensions(self) -> tuple[str, ...]:
         """The names of its dimensions, in order."""
         return tuple(dimension for dimension, _ in self.items)
+
+    def ordered(self, dimensions: Sequence[str]) -> DataId:
+        """The same, in the order of these dimensions.
+
+        Raises:
+            BadName: it has one that is not among them.
+        """
+        for dimension in self.dimensions:
+            if dimension not in dimensions:
+                raise BadName(f"there is no dimension {dimension!r}", fix=f"There are: {', '.join(dimensions)}.")
+        return self.subset(dimension for dimension in dimensions if dimension in self.dimensions)
 
     def subset(self, dimensions: Iterable[str]) -> DataId:
         """The part of it that these dimensions name, in their order."""

@@ -8,10 +8,16 @@ from enum import StrEnum
 
 # One listing may fall into a busy moment; when three in a row are missing, listing has stopped.
 LATE_LISTINGS = 3
-# Units are usually done in seconds; a wait of a minute is noticed by people who look at the pictures.
-LONG_WAIT_S = 60.0
+# Units are usually done in seconds. LST-1 gives a subrun up 60 s after it was taken: told at half of that, there is
+# still time to act before units are lost; told at 60 s, they are lost already.
+LONG_WAIT_S = 30.0
 # A commit takes 2 to 20 ms on a local disk; at half a second the disk, or what shares it, is in trouble.
 SLOW_COMMIT_S = 0.5
+# One unit in twenty may be damaged by itself; more have a cause in common. So have three that fail in a row, and when
+# five in a row give nothing, the next will not either.
+TOLERATED_LOSS = 0.05
+FAILED_IN_A_ROW = 3
+LOST_IN_A_ROW = 5
 # About ten minutes of results at 10 MB/s: enough to call somebody.
 LOW_SPACE_BYTES = 6 * 10**9
 
@@ -93,7 +99,27 @@ class KeptOut:
     window_s: float
 
 
-def health_rows(facts: StationFacts, kept_out: KeptOut) -> tuple[HealthRow, ...]:
+@dataclass(frozen=True, kw_only=True)
+class Outcomes:
+    """How the sub-jobs ended that settled over `window_s`; those that were left out on purpose do not count."""
+
+    done: int
+    failed: int
+    expired: int
+    blocked: int
+    latest: tuple[str, ...]
+    """States of the last `LOST_IN_A_ROW`, newest first."""
+    reason: str
+    """Why the newest one that is not done is not; empty if all are."""
+    window_s: float
+
+    @property
+    def lost(self) -> int:
+        """Those that gave no result though they should."""
+        return self.failed + self.expired + self.blocked
+
+
+def health_rows(facts: StationFacts, kept_out: KeptOut, outcomes: Outcomes) -> tuple[HealthRow, ...]:
     """All rows, in the order in which they are shown."""
     return (
         pilots(facts),
@@ -102,6 +128,7 @@ def health_rows(facts: StationFacts, kept_out: KeptOut) -> tuple[HealthRow, ...]
         store(facts),
         ledger(facts),
         arrivals(kept_out),
+        results(outcomes),
     )
 
 
@@ -111,7 +138,10 @@ def overall(rows: Iterable[HealthRow]) -> Status:
     return max((row.status for row in rows), key=order.index, default=Status.OK)
 
 
-def station_down(reason: str) -> HealthRow:
+START_STATION = "Start it with `p3s up`. What arrives meanwhile is found by its first listing."
+
+
+def station_down(reason: str, action: str = START_STATION) -> HealthRow:
     """The row that stands for a station that does not answer."""
     return HealthRow(
         name="station",
@@ -119,7 +149,7 @@ def station_down(reason: str) -> HealthRow:
         actual="down",
         status=Status.DOWN,
         cause=reason,
-        action="Start it with `p3s up`. What arrives meanwhile is found by its first listing.",
+        action=action,
     )
 
 
@@ -224,6 +254,38 @@ def arrivals(kept_out: KeptOut) -> HealthRow:
         action = "See the list of files that were kept out: each has its reason (`p3s list arrivals --kept-out`)."
         return _bad(row, Status.DEGRADED, "files arrived that cannot be processed as they are", action)
     return row
+
+
+def results(outcomes: Outcomes) -> HealthRow:
+    """Whether units give results, or are lost."""
+    within = f"in {duration(outcomes.window_s)}"
+    counts = {"failed": outcomes.failed, "expired": outcomes.expired, "blocked": outcomes.blocked}
+    lost = [f", {count} {state}" for state, count in counts.items() if count]
+    row = HealthRow(
+        name="results",
+        nominal=f"at most {100 * TOLERATED_LOSS:g} % lost {within}",
+        actual=f"{outcomes.done} done{''.join(lost)} {within}",
+        status=Status.OK,
+    )
+    status = _lost(outcomes)
+    if status is Status.OK:
+        return row
+    most = max(counts, key=lambda state: counts[state])
+    cause = f"{outcomes.lost} of {outcomes.done + outcomes.lost} units gave no result; most of them {most}"
+    newest = f"; the newest: {outcomes.reason}" if outcomes.reason else ""
+    look = f"`p3s list units --state {most}` shows them."
+    action = f"Add pilots, or lower a prescale in the experiment file; {look}" if most == "expired" else look
+    return _bad(row, status, cause + newest, action)
+
+
+def _lost(outcomes: Outcomes) -> Status:
+    if len(outcomes.latest) >= LOST_IN_A_ROW and "done" not in outcomes.latest:
+        return Status.DOWN
+    last = outcomes.latest[:FAILED_IN_A_ROW]
+    in_a_row = len(last) == FAILED_IN_A_ROW and set(last) == {"failed"}
+    if in_a_row or outcomes.lost > TOLERATED_LOSS * (outcomes.done + outcomes.lost):
+        return Status.DEGRADED
+    return Status.OK
 
 
 def duration(seconds: float) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any
+
+from p3s_prefect.core.records import Verdict
+from p3s_prefect.core.states import SubJobState
 
 # --- a unit and its parts -----------------------------------------------------------------------------------------
 
@@ -136,6 +139,31 @@ class ArrivalRow:
     verdict: str
     reason: str
 
+    @property
+    def remedy(self) -> str:
+        """What to do about a file that was kept out; empty for others."""
+        if self.verdict == Verdict.CONFLICT:
+            return "The content that came first counts: send the new one under a name, and so a number, of its own."
+        if self.verdict != Verdict.REFUSED:
+            return ""
+        # The source's own words; what none of them fits is told in general.
+        known = (remedy for words, remedy in _REMEDIES if words in self.reason)
+        return next(known, "Correct the file, and send it again.")
+
+
+_REMEDIES = (
+    (
+        "name does not fit",
+        "Rename it so that it fits the pattern, or, if it shall not be processed, add its name to the stream's "
+        "`exclude`.",
+    ),
+    (
+        "not a plain file",
+        "Put the file itself there, not a link or a directory, or add its name to the stream's `exclude`.",
+    ),
+    ("time of modification", "Set its time (`touch` it), once the clock of the machine that wrote it is right."),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetRow:
@@ -201,6 +229,7 @@ class SummaryRow:
 
     pipeline: str
     stage: str
+    per: str
     data_id: str
     name: str
     value: float | int | str | bool
@@ -214,6 +243,7 @@ class Trend:
 
     pipeline: str
     stage: str
+    per: str
     name: str
     unit: str
     data_ids: tuple[str, ...]
@@ -317,6 +347,8 @@ class AccountRow:
 
 # --- from records to what people read -------------------------------------------------------------------------------
 
+_WAITED = "waited"
+
 
 def phases(unit: UnitRow, now: float) -> tuple[Phase, ...]:
     """Where a unit's time went, without gaps, from the data being taken until `now` or until it settled.
@@ -331,7 +363,11 @@ def phases(unit: UnitRow, now: float) -> tuple[Phase, ...]:
         started_at=min(unit.taken_at, unit.arrived_at),
         ended_at=unit.arrived_at,
     )
-    return (arrival, *_timeline(unit.arrived_at, end, spans))
+    found = [arrival, *_timeline(unit.arrived_at, end, spans)]
+    # Nothing is waited for after a failure that settles the unit: its report is on the way into the ledger.
+    if unit.settled_at is not None and unit.state == SubJobState.FAILED and spans and found[-1].label == _WAITED:
+        found[-1] = replace(found[-1], label="recorded")
+    return tuple(found)
 
 
 def stage_phases(stage: StageRow, end: float) -> Iterator[Phase]:
@@ -359,7 +395,7 @@ def _timeline(start: float, end: float, spans: list[Phase]) -> Iterator[Phase]:
     last: Phase | None = None
     for left, right in pairwise(edges):
         over = next((span for span in spans if span.started_at <= left and span.ended_at >= right), None)
-        kind, label = (over.kind, over.label) if over else (PhaseKind.WAITING, "waited")
+        kind, label = (over.kind, over.label) if over else (PhaseKind.WAITING, _WAITED)
         if last is not None and (last.kind, last.label) == (kind, label):
             last = Phase(kind=kind, label=label, started_at=last.started_at, ended_at=right)
             continue
@@ -373,6 +409,13 @@ def _timeline(start: float, end: float, spans: list[Phase]) -> Iterator[Phase]:
 def plain(record: Any) -> dict[str, Any]:
     """A record as mappings, lists and plain values, for JSON."""
     return asdict(record)
+
+
+def number(value: float | int | str | bool) -> str:
+    """A summary value as people read it: four digits say enough."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,7 @@ from p3s_prefect.adapters.ledger import result_views, views
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.health import Status, overall
 from p3s_prefect.core.views import plain
-from p3s_prefect.web.face import face_of, page, unit_filters, whole
+from p3s_prefect.web.face import checked_filters, face_of, page, whole
 
 
 async def healthz(request: Request) -> JSONResponse:
@@ -52,7 +52,7 @@ async def status(request: Request) -> JSONResponse:
 
 async def units(request: Request) -> JSONResponse:
     """Units, newest first; ``state``, ``pipeline``, ``group``, ``limit``, and ``before`` for the next page."""
-    rows = await face_of(request).read(views.units, **unit_filters(request))
+    rows = await face_of(request).read(views.units, **await checked_filters(request))
     return JSONResponse({"units": _plain(rows), "before": rows[-1].id if rows else None})
 
 
@@ -71,6 +71,7 @@ async def groups(request: Request) -> JSONResponse:
 async def arrivals(request: Request) -> JSONResponse:
     """Files that were seen, newest first; ``?verdict=refused`` (several times) selects."""
     chosen = request.query_params.getlist("verdict") or None
+    views.check_verdicts(chosen or ())
     rows = await face_of(request).read(views.arrivals, verdicts=chosen, **page(request))
     return JSONResponse({"arrivals": _plain(rows), "before": rows[-1].id if rows else None})
 
@@ -85,6 +86,7 @@ async def journal(request: Request) -> JSONResponse:
 async def account(request: Request) -> JSONResponse:
     """The account (P7), counted now; ``pipeline`` and ``group`` select."""
     chosen = {name: request.query_params.get(name) for name in ("pipeline", "group")}
+    await checked_filters(request)
 
     def read(connection: Connection) -> dict[str, Any]:
         stages = views.account(connection, **chosen)

@@ -71,13 +71,25 @@ class Face:
 
     def health(self, connection: Connection, facts: StationFacts) -> tuple[HealthRow, ...]:
         """The health rows at the moment of `facts`."""
-        return health_rows(facts, views.kept_out(connection, now=facts.at))
+        return health_rows(facts, views.kept_out(connection, now=facts.at), views.outcomes(connection, now=facts.at))
 
 
 def face_of(request: Request) -> Face:
     """The face that `create_app` was given."""
     face: Face = request.app.state.face
     return face
+
+
+async def checked_filters(request: Request) -> dict[str, Any]:
+    """As `unit_filters`.
+
+    Raises:
+        BadName: a number is none, or there is no such state or pipeline.
+    """
+    face, filters = face_of(request), unit_filters(request)
+    chosen = {name: filters.get(name) for name in ("state", "pipeline")}
+    await face.read(views.check_filters, face.experiment.pipelines, **chosen)
+    return filters
 
 
 def unit_filters(request: Request) -> dict[str, Any]:

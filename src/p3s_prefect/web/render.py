@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from p3s_prefect.core.health import duration, size
-from p3s_prefect.core.views import Phase, StageRow, Trend, UnitRow, phases, printable, stage_phases
+from p3s_prefect.core.views import Phase, StageRow, Trend, UnitRow, number, phases, printable, stage_phases
 
 _HERE = Path(__file__).parent
 # Width in which bars and sparklines are drawn; the page stretches them.
@@ -89,13 +89,6 @@ def prose(text: str) -> Markup:
     return Markup().join(
         Markup("<code>{}</code>").format(piece) if index % 2 else piece for index, piece in enumerate(pieces)
     )
-
-
-def number(value: float | int | str | bool) -> str:
-    """A summary value as people read it: four digits say enough."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 
 def bar(unit: UnitRow, now: float) -> list[Piece]:

@@ -37,7 +37,8 @@ def test_payloads_take_the_inputs_and_parameters_that_are_declared(experiment: E
         module, _, function = (step.python or "").partition(":")
         signature = inspect.signature(getattr(importlib.import_module(module), function))
         given = dict.fromkeys([*step.inputs, *step.params])
-        signature.bind(**given | ({"unit": None} if "unit" in signature.parameters else {}))
+        told = [name for name in ("unit", "coverage") if name in signature.parameters]
+        signature.bind(**given | dict.fromkeys(told))
 
 
 def test_a_night_is_one_day_and_totals_wait_for_quick(experiment: Experiment) -> None:

@@ -53,15 +53,49 @@ def unit(
         None,
     )
     if chosen is None:
-        where = "".join(
-            [f" in pipeline {pipeline}" if pipeline else "", f", pass {pass_number}" if pass_number is not None else ""]
-        )
-        raise NoSuchRecord(
-            f"no unit {data_id}{where}",
-            fix="`p3s list units` shows what there is, `p3s list arrivals` what was seen and not taken.",
-        )
+        raise _no_such_unit(data_id, pipeline, pass_number, [(row.pipeline, row.pass_number) for row in rows])
     first, *others = with_stages(connection, [chosen, *(row for row in rows if row.id != chosen.id)])
     return _detail(connection, chosen, first, tuple(others))
+
+
+def _no_such_unit(
+    data_id: str, pipeline: str | None, pass_number: int | None, there: list[tuple[str, int]]
+) -> NoSuchRecord:
+    where = "".join(
+        [f" in pipeline {pipeline}" if pipeline else "", f", pass {pass_number}" if pass_number is not None else ""]
+    )
+    fix = "`p3s list units` shows what there is, `p3s list arrivals` what was seen and not taken."
+    if there:
+        fix = f"It is in: {'; '.join(f'pipeline {name}, pass {number}' for name, number in sorted(there))}."
+    return NoSuchRecord(f"no unit {data_id}{where}", fix=fix)
+
+
+def group_or_unit(
+    connection: Connection, data_id: str, *, pipeline: str | None = None, pass_number: int | None = None
+) -> tuple[GroupRow | None, UnitDetail | None]:
+    """What a data id names: a group, a unit, or a group with the sub-job of its own stages.
+
+    Raises:
+        NoSuchRecord: it names neither, or not in that pipeline and pass.
+    """
+    row = connection.execute(select(data_group).where(data_group.c.data_id == data_id)).one_or_none()
+    found = None if row is None else with_coverage(connection, [row])[0]
+    try:
+        return found, unit(connection, data_id, pipeline=pipeline, pass_number=pass_number)
+    except NoSuchRecord:
+        if found is None:
+            raise
+        there = [(one.pipeline, one.pass_number) for one in found.coverage]
+    asked = pipeline is not None or pass_number is not None
+    if asked and not any(pipeline in (None, name) and pass_number in (None, number) for name, number in there):
+        raise _no_such_unit(data_id, pipeline, pass_number, there)
+    return found, None
+
+
+def group_work(connection: Connection, data_id: str) -> tuple[UnitRow, ...]:
+    """The sub-jobs of a group's own stages, newest first."""
+    query = select_units().where(sub_job.c.data_id == data_id, sub_job.c.per == "group").order_by(sub_job.c.id.desc())
+    return with_stages(connection, connection.execute(query).all())
 
 
 def group(connection: Connection, data_id: str) -> GroupRow:
@@ -151,6 +185,7 @@ def _trend(rows: list[SummaryRow]) -> Trend:
     return Trend(
         pipeline=last.pipeline,
         stage=last.stage,
+        per=last.per,
         name=last.name,
         unit=last.unit,
         data_ids=tuple(row.data_id for row in rows),
@@ -231,6 +266,7 @@ def _summaries() -> Select[Any]:
         select(
             job.c.pipeline,
             stage_run.c.stage,
+            sub_job.c.per,
             sub_job.c.data_id,
             summary_value.c.name,
             summary_value.c.value,

@@ -141,6 +141,7 @@ sub_job = Table(
         "ix_sub_job_open", "state", sqlite_where=text("settled_at IS NULL"), postgresql_where=text("settled_at IS NULL")
     ),
     Index("ix_sub_job_data_id", "data_id"),
+    Index("ix_sub_job_settled_at", "settled_at"),
 )
 
 stage_run = Table(

@@ -6,7 +6,7 @@ Lists come newest first and in pages: a page costs the same whether the ledger h
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, case, func, select
@@ -21,7 +21,8 @@ from p3s_prefect.adapters.ledger.schema import (
     stage_run,
     sub_job,
 )
-from p3s_prefect.core.health import KeptOut
+from p3s_prefect.core.errors import BadName
+from p3s_prefect.core.health import LOST_IN_A_ROW, KeptOut, Outcomes
 from p3s_prefect.core.records import Verdict
 from p3s_prefect.core.states import TERMINAL, StageState, SubJobState
 from p3s_prefect.core.views import (
@@ -39,6 +40,8 @@ from p3s_prefect.core.views import (
 # More than anybody reads at once; a client that wants all goes from page to page.
 MAX_PAGE = 1000
 KEPT_OUT = (Verdict.REFUSED, Verdict.CONFLICT)
+# States that say whether a unit gave a result; the others leave units out on purpose.
+_TOLD = (SubJobState.DONE, SubJobState.FAILED, SubJobState.EXPIRED, SubJobState.BLOCKED)
 
 
 def units(
@@ -133,6 +136,59 @@ def kept_out(connection: Connection, *, now: float, window_s: float = 3600) -> K
     )
     counts = {row.verdict: row.files for row in rows}
     return KeptOut(refused=counts.get(Verdict.REFUSED, 0), conflicts=counts.get(Verdict.CONFLICT, 0), window_s=window_s)
+
+
+def outcomes(connection: Connection, *, now: float, window_s: float = 3600) -> Outcomes:
+    """How the sub-jobs ended that settled lately."""
+    lately = sub_job.c.settled_at > now - window_s
+    counts: dict[str, int] = dict.fromkeys(_TOLD, 0)
+    for row in connection.execute(
+        select(sub_job.c.state, func.count().label("units")).where(lately).group_by(sub_job.c.state)
+    ):
+        counts[row.state] = row.units
+    newest = select(sub_job.c.id, sub_job.c.state).order_by(sub_job.c.settled_at.desc(), sub_job.c.id.desc())
+    latest = connection.execute(newest.where(lately, sub_job.c.state.in_(_TOLD)).limit(LOST_IN_A_ROW)).all()
+    lost = connection.execute(newest.where(lately, sub_job.c.state.in_(_TOLD[1:])).limit(1)).first()
+    return Outcomes(
+        **{state.value: counts[state] for state in _TOLD},
+        latest=tuple(row.state for row in latest),
+        reason="" if lost is None else _reason(connection, lost.id, lost.state),
+        window_s=window_s,
+    )
+
+
+def _reason(connection: Connection, sub_job_id: int, state: str) -> str:
+    query = select(stage_run.c.reason).where(stage_run.c.sub_job_id == sub_job_id, stage_run.c.state == state)
+    return connection.scalars(query.where(stage_run.c.reason != "").order_by(stage_run.c.position)).first() or ""
+
+
+def check_filters(
+    connection: Connection, pipelines: Collection[str], *, state: str | None = None, pipeline: str | None = None
+) -> None:
+    """Refuses what can select nothing; `pipelines` are those of the experiment file.
+
+    Raises:
+        BadName: there is no such state of a unit, or no such pipeline in the file or in the ledger.
+    """
+    states = ["open", *SubJobState]
+    if state is not None and state not in states:
+        raise BadName(f"units have no state {state[:40]!r}", fix=f"Give one of: {', '.join(states)}.")
+    if pipeline is None or pipeline in pipelines:
+        return
+    known = sorted({*pipelines, *connection.scalars(select(job.c.pipeline).distinct())})
+    if pipeline not in known:
+        raise BadName(f"there is no pipeline {pipeline[:120]!r}", fix=f"Give one of: {', '.join(known)}.")
+
+
+def check_verdicts(verdicts: Iterable[str]) -> None:
+    """Refuses verdicts that no arrival can have.
+
+    Raises:
+        BadName: there is no such verdict.
+    """
+    for verdict in verdicts:
+        if verdict not in list(Verdict):
+            raise BadName(f"arrivals have no verdict {verdict[:40]!r}", fix=f"Give one of: {', '.join(Verdict)}.")
 
 
 def journal_rows(

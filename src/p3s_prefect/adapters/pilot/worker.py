@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from threading import Lock
 
+from distributed import get_worker
+
 from p3s_prefect.adapters.pilot.payload_process import PayloadProcesses
 from p3s_prefect.adapters.pilot.stage_runner import StageRunner
 from p3s_prefect.core.records import StageOrder, StageReport
@@ -30,20 +32,26 @@ def stop_attempt(attempt_id: int) -> bool:
 def stage_runner(modules: tuple[str, ...] = (), scratch: Path | None = None) -> StageRunner:
     """This process's stage runner; the first call makes it, with a payload process that has imported `modules`.
 
-    It works below `scratch`; without one, in a temporary directory that is removed when the process ends.
+    It works below `scratch`; without one, below that of the Dask worker whose task this is.
     """
     global _runner
     with _lock:
         if _runner is None:
             processes = PayloadProcesses(modules)
             processes.warm()
-            _runner = StageRunner(
-                processes, scratch or _temporary_directory(), pilot=f"{os.uname().nodename}:{os.getpid()}"
-            )
+            _runner = StageRunner(processes, scratch or _scratch(), pilot=f"{os.uname().nodename}:{os.getpid()}")
         return _runner
 
 
+def _scratch() -> Path:
+    try:
+        return Path(get_worker().local_directory)
+    except ValueError:
+        return _temporary_directory()
+
+
 def _temporary_directory() -> Path:
+    """Removed when the process ends, unless it is killed."""
     found = Path(tempfile.mkdtemp(prefix="p3s-pilot-"))
     atexit.register(shutil.rmtree, found, ignore_errors=True)
     return found

@@ -155,6 +155,7 @@ def upgrade() -> None:
             sqlite_where=sa.text("settled_at IS NULL"),
             postgresql_where=sa.text("settled_at IS NULL"),
         )
+        batch_op.create_index("ix_sub_job_settled_at", ["settled_at"], unique=False)
 
     op.create_table(
         "stage_run",
