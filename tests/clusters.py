@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from p3s_prefect.adapters import supervision
 
 _PR_SET_PDEATHSIG = 1
@@ -80,3 +82,17 @@ class Cluster:
                 start_new_session=True,
                 preexec_fn=die_with_parent,
             )
+
+
+def below(pid: int) -> list[psutil.Process]:
+    """All descendants of a process.
+
+    By parents alone: psutil's own answer also compares times of creation, which it reckons from the time of boot, and
+    where that is near the turn of a second, it loses children now and then.
+    """
+    parents = {found.pid: found.info["ppid"] for found in psutil.process_iter(["ppid"])}
+    found, generation = [], {pid}
+    while generation:
+        generation = {child for child, parent in parents.items() if parent in generation}
+        found += generation
+    return [psutil.Process(child) for child in found if psutil.pid_exists(child)]

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from builders import command, python
+from clusters import below
 
 from p3s_prefect.adapters.pilot import payload_process
 from p3s_prefect.adapters.pilot.payload_process import PayloadProcess, PayloadProcesses
@@ -201,7 +202,7 @@ def test_one_that_dies_while_idle_is_replaced(processes: PayloadProcesses, call:
     with processes.borrow() as process:
         process.is_ready()
         keeper = psutil.Process(process._keeper.pid)
-        (payload,) = keeper.children()
+        (payload,) = below(keeper.pid)
     payload.send_signal(signal.SIGKILL)
     _until(lambda: not process.is_alive)
     with processes.borrow() as other:
@@ -271,10 +272,10 @@ def test_payloads_die_with_their_worker(tmp_path: Path, kind: str) -> None:
     )
     sign, lines = (tmp_path / "started", 0) if kind == "native" else (pids, 2 if kind == "command" else 1)
     _until(lambda: sign.exists() and sign.read_text().count("\n") >= lines)
-    below = psutil.Process(worker.pid).children(recursive=True)
-    assert len(below) >= 2
+    family = below(worker.pid)
+    assert len(family) >= 2
     worker.kill()
     worker.wait()
-    _until(lambda: not any(found.is_running() for found in below))
+    _until(lambda: not any(found.is_running() for found in family))
     if kind != "native":
         assert _gone(pids)

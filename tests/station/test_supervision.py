@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from clusters import below
 from sites import Declared, Site, declare
 
 from p3s_prefect.adapters.home import Home
@@ -57,7 +58,7 @@ def prepared(tmp_path: Path) -> Iterator[Callable[..., Site]]:
 def family(site: Site) -> list[psutil.Process]:
     """The supervisor and all below it, payload processes too."""
     pid = Services(site.home).pid()
-    return [] if pid is None else [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return [] if pid is None else [psutil.Process(pid), *below(pid)]
 
 
 def service_of(site: Site, word: str) -> psutil.Process:
