@@ -124,6 +124,11 @@ SUMMARY = TypeAdapter(Summary)
 PRODUCTS = TypeAdapter(list[Product])
 
 
+def environment_name(name: str) -> str:
+    """The part that an input's or output's name has in ``P3S_INPUT_<NAME>`` and ``P3S_OUTPUT_<NAME>``."""
+    return name.upper().translate(str.maketrans("-.+", "___"))
+
+
 def read_summary(text: str | bytes) -> Summary:
     """The summary values of a ``summary.json``.
 

@@ -7,16 +7,11 @@ from collections.abc import Iterator
 from p3s_prefect.core.dag import ancestors, descendants, find_cycle
 from p3s_prefect.core.experiment import Experiment, Pipeline, Step, Stream
 from p3s_prefect.core.findings import Finding, did_you_mean
-from p3s_prefect.core.payload import RESERVED_OUTPUTS
+from p3s_prefect.core.payload import RESERVED_OUTPUTS, environment_name
 from p3s_prefect.core.yaml_document import Where
 
 # What a Python payload is told besides its inputs and parameters.
 _TOLD = {"unit": "`unit` is the data id.", "coverage": "`coverage` counts a group's units by state."}
-
-
-def environment_name(name: str) -> str:
-    """The part that an input's or output's name has in ``P3S_INPUT_<NAME>`` and ``P3S_OUTPUT_<NAME>``."""
-    return name.upper().translate(str.maketrans("-.+", "___"))
 
 
 def feeding_streams(experiment: Experiment, pipeline: str) -> dict[str, Stream]:

@@ -24,7 +24,7 @@ from p3s_prefect.adapters.pilot.descendants import end_descendants
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import P3sError, PayloadFailed
 from p3s_prefect.core.experiment import Format, Step
-from p3s_prefect.core.payload import PRODUCTS_FILE, RESERVED_OUTPUTS, SUMMARY_FILE
+from p3s_prefect.core.payload import PRODUCTS_FILE, RESERVED_OUTPUTS, SUMMARY_FILE, environment_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +153,8 @@ def _run_command(call: StepCall) -> None:
 
 def step_environment(call: StepCall) -> dict[str, str]:
     """What a command finds in its environment, besides what the pilot has there; see `core.payload`."""
-    environment = {f"P3S_INPUT_{_variable(name)}": str(found.path) for name, found in call.inputs.items()}
-    environment |= {f"P3S_OUTPUT_{_variable(name)}": str(out.path) for name, out in call.outputs.items()}
+    environment = {f"P3S_INPUT_{environment_name(name)}": str(found.path) for name, found in call.inputs.items()}
+    environment |= {f"P3S_OUTPUT_{environment_name(name)}": str(out.path) for name, out in call.outputs.items()}
     environment |= {"P3S_UNIT": str(call.data_id), "P3S_PARAMS": json.dumps(call.step.params)}
     if call.coverage:
         environment["P3S_COVERAGE"] = json.dumps(dict(call.coverage))
@@ -173,10 +173,6 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _variable(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in name).upper()
 
 
 def _line(error: BaseException) -> str:
