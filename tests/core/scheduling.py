@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -57,6 +58,7 @@ class PlayedLedger:
         self.pipelines = pipelines
         self.facts: dict[int, SubJobFact] = {}
         self.states: dict[int, StageState] = {}
+        self.q: dict[int, float] = {}
         self.sub_job_of: dict[int, int] = {}
         self.stage_of: dict[int, str] = {}
         self._numbers = count(1)
@@ -75,17 +77,19 @@ class PlayedLedger:
 
     def _let_in(self, admission: Admission, pass_id: int, taken_at: float, earlier: tuple[int, ...] = ()) -> SubJobFact:
         sub_job_id = next(self._numbers)
-        stages = tuple(StageFact(id=next(self._numbers), stage=s.stage, state=s.state) for s in admission.stages)
+        stages = tuple(StageFact(id=next(self._numbers), stage=s.stage, state=s.state, q=s.q) for s in admission.stages)
         for run in stages:
             self.states[run.id], self.sub_job_of[run.id] = run.state, sub_job_id
-            self.stage_of[run.id] = run.stage
+            self.stage_of[run.id], self.q[run.id] = run.stage, run.q
         self.facts[sub_job_id] = SubJobFact(
             id=sub_job_id,
             pass_id=pass_id,
             pipeline=admission.pipeline,
             data_id=DataId.of(run=pass_id, number=sub_job_id),
+            group=DataId.of(run=pass_id),
             per=admission.per,
             taken_at=taken_at,
+            u=admission.u,
             stages=stages,
             earlier_passes=earlier,
         )
@@ -93,7 +97,14 @@ class PlayedLedger:
 
     def apply(self, changes: Iterable[Transition]) -> None:
         for change in changes:
-            self.move(change.stage_run_id, change.old, change.new)
+            if change.q is not None:
+                assert change.q <= self.q[change.stage_run_id]
+                self.q[change.stage_run_id] = change.q
+            if change.new is change.old:
+                assert change.q is not None
+                assert self.states[change.stage_run_id] is change.old
+            else:
+                self.move(change.stage_run_id, change.old, change.new)
 
     def move(self, stage_run_id: int, old: StageState, new: StageState) -> None:
         assert self.states[stage_run_id] is old
@@ -135,8 +146,8 @@ class PlayedLedger:
         for number in self.running():
             self.move(number, StageState.RUNNING, StageState.QUEUED)
         for fact in self.facts.values():
-            now = tuple(StageFact(id=run.id, stage=run.stage, state=self.states[run.id]) for run in fact.stages)
-            self.facts[fact.id] = SubJobFact(**{**vars(fact), "stages": now})
+            now = tuple(replace(run, state=self.states[run.id], q=self.q[run.id]) for run in fact.stages)
+            self.facts[fact.id] = replace(fact, stages=now)
         found = [f for f in self.facts.values() if not all(self.states[run.id].is_terminal for run in f.stages)]
         return sorted(found, key=lambda fact: fact.per == "group")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from random import Random
 
 import pytest
@@ -12,17 +14,20 @@ from scheduling import PlayedLedger, chain, pipelines, stage
 
 from p3s_prefect.core import dag
 from p3s_prefect.core.dispatcher import Backlog, Dispatcher
-from p3s_prefect.core.experiment import Order, Pipeline
+from p3s_prefect.core.experiment import Order, Pipeline, WorkClass
+from p3s_prefect.core.overrides import Controls, Override, OverrideKind, Target
 from p3s_prefect.core.states import StageState
 
 DONE, FAILED, EXPIRED, QUEUED = StageState.DONE, StageState.FAILED, StageState.EXPIRED, StageState.QUEUED
 BLOCKED, PRESCALED, RUNNING = StageState.BLOCKED, StageState.PRESCALED, StageState.RUNNING
+SHED = StageState.SHED
 
 
 class Night:
     """A dispatcher, its ledger and a clock, driven by hand or by chance."""
 
-    def __init__(self, pipelines: dict[str, Pipeline], slots: int = 2) -> None:
+    def __init__(self, pipelines: dict[str, Pipeline], slots: int = 2, classes: Mapping[str, WorkClass] = {}) -> None:
+        self.classes = classes
         self.ledger = PlayedLedger(pipelines)
         self.pipelines = pipelines
         self.now = 0.0
@@ -30,19 +35,19 @@ class Night:
         self._new_dispatcher()
 
     def _new_dispatcher(self) -> None:
-        self.dispatcher = Dispatcher(self.pipelines)
+        self.dispatcher = Dispatcher(self.pipelines, self.classes)
         self.dispatcher.set_slots(self.slots)
 
     def take(self, pipeline: str = "p", *, pass_id: int = 1, taken_at: float = 0.0, u: float = 0.0) -> int:
         fact = self.ledger.take(pipeline, pass_id=pass_id, taken_at=taken_at, u=u)
-        self.ledger.apply(self.dispatcher.add(fact))
+        self.ledger.apply(self.dispatcher.add(fact, self.now))
         return fact.id
 
     def close(self, pipeline: str = "p", *, pass_id: int = 1, earlier: tuple[int, ...] = ()) -> int | None:
         fact = self.ledger.close(pipeline, pass_id=pass_id, now=self.now, earlier=earlier)
         if fact is None:
             return None
-        self.ledger.apply(self.dispatcher.add(fact))
+        self.ledger.apply(self.dispatcher.add(fact, self.now))
         return fact.id
 
     def decide(self) -> list[int]:
@@ -54,13 +59,13 @@ class Night:
         self, stage_run_id: int, state: StageState, *, not_before: float = 0.0, service_s: float | None = None
     ) -> None:
         self.ledger.move(stage_run_id, self.ledger.states[stage_run_id], state)
-        changes = self.dispatcher.settle(stage_run_id, state, not_before=not_before, service_s=service_s)
+        changes = self.dispatcher.settle(stage_run_id, state, now=self.now, not_before=not_before, service_s=service_s)
         self.ledger.apply(changes)
 
     def restart(self) -> None:
         self._new_dispatcher()
         for fact in self.ledger.restart():
-            self.ledger.apply(self.dispatcher.add(fact))
+            self.ledger.apply(self.dispatcher.add(fact, self.now))
 
     def run(self, sub_job_id: int, name: str) -> int:
         return next(run.id for run in self.ledger.facts[sub_job_id].stages if run.stage == name)
@@ -95,7 +100,7 @@ def _assert_blocked_exactly(night: Night) -> None:
         own = night.ledger.by_stage(fact.id)
         for name, state in own.items():
             before = [own[parent] for parent in dag.ancestors(night.pipelines[fact.pipeline], name) if parent in own]
-            if state is not PRESCALED:
+            if state not in (PRESCALED, SHED):
                 assert (state is BLOCKED) == any(other is not DONE for other in before)
 
 
@@ -205,7 +210,7 @@ def test_a_failed_parent_blocks_its_descendants_and_no_others() -> None:
     night.settle(night.run(unit, "a"), DONE)
     night.decide()
     night.ledger.move(night.run(unit, "bad"), RUNNING, FAILED)
-    changes = night.dispatcher.settle(night.run(unit, "bad"), FAILED)
+    changes = night.dispatcher.settle(night.run(unit, "bad"), FAILED, now=night.now)
     night.ledger.apply(changes)
     assert [(night.subject(change.stage_run_id)[1], change.reason) for change in changes] == [
         ("after-bad", "bad is failed"),
@@ -456,14 +461,44 @@ def _start_order(night: Night) -> list[int]:
     return order
 
 
-@pytest.mark.parametrize(("order", "sign"), [(Order.FRESHEST_FIRST, -1), (Order.OLDEST_FIRST, 1)])
+@pytest.mark.parametrize(
+    ("order", "sign"), [(Order.FRESHEST_FIRST, -1), (Order.OLDEST_FIRST, 1), (Order.FIRST_COME, 0)]
+)
 @given(taken_at=st.lists(st.floats(0, 1e9), min_size=1, max_size=12))
 @settings(max_examples=40)
 def test_order_within_a_pipeline(order: Order, sign: int, taken_at: list[float]) -> None:
-    """P11: freshest first or oldest first, whatever the order of arrival; of two of the same time, the first come."""
+    """P11, B4: by the time of taking or as they come; of two of the same time, the first come."""
     night = Night({"p": chain("a", order=order)})
     units = {night.take(taken_at=at): at for at in taken_at}
     assert _start_order(night) == sorted(units, key=lambda unit: (sign * units[unit], unit))
+
+
+def test_the_earliest_deadline_goes_first_whatever_stage_has_it() -> None:
+    """P11, B4: by the absolute deadline; what has none goes last, as it came."""
+    stages = {"short": stage(deadline_s=5.0), "long": stage(deadline_s=50.0), "none": stage()}
+    night = Night({"p": Pipeline(stages=stages, order=Order.EARLIEST_DEADLINE)})
+    new, old = night.take(taken_at=2.0), night.take(taken_at=0.0)
+    night.dispatcher.capacity = 1
+    order = []
+    while night.dispatcher.open:
+        (number,) = night.decide()
+        order.append(night.subject(number))
+        night.settle(number, DONE)
+    assert order == [(old, "short"), (new, "short"), (old, "long"), (new, "long"), (new, "none"), (old, "none")]
+
+
+def test_a_class_has_a_limit_of_its_own_and_shares_it() -> None:
+    """P14: two pipelines of a class with room for three; another class is not held up, and nothing is lost."""
+    pipelines = {name: chain("a", work_class="dqm") for name in ("one", "two")} | {"other": chain("a")}
+    night = Night(pipelines, slots=8, classes={"dqm": WorkClass(limit=3)})
+    for name in pipelines:
+        for _ in range(4):
+            night.take(name, pass_id=len(name))
+    started = Counter(night.ledger.facts[night.subject(number)[0]].pipeline for number in night.decide())
+    assert started["other"] == 4
+    assert started["one"] + started["two"] == 3
+    night.finish()
+    assert set(night.ledger.states.values()) == {DONE}
 
 
 def test_priority_goes_before_order() -> None:
@@ -536,11 +571,132 @@ def test_a_limit_queues_and_does_not_discard() -> None:
     assert all(night.state(unit, "a") is DONE for unit in units)
 
 
+# --- overrides ------------------------------------------------------------------------------------------------------
+
+
+def _set(kind: OverrideKind, value: int | None = None, **target: object) -> Controls:
+    one = Override(id=1, kind=kind, target=Target(**target), value=value, by="somebody", why="because", set_at=0.0)
+    return Controls([one])
+
+
+def _control(night: Night, controls: Controls) -> None:
+    night.ledger.apply(night.dispatcher.control(controls, night.now))
+
+
+def test_a_changed_priority_sorts_what_waits_and_touches_nothing_that_runs() -> None:
+    """P10: of 10,000 that wait, and back again."""
+    night = Night({"p": chain("a", order=Order.FIRST_COME), "q": chain("a", order=Order.FIRST_COME)}, slots=2)
+    first = [night.take("p") for _ in range(5_000)]
+    last = [night.take("q", pass_id=2) for _ in range(5_000)]
+    running = night.decide()
+    _control(night, _set(OverrideKind.PRIORITY, 5, pipeline="q"))
+    assert sorted(night.ledger.running()) == sorted(running)
+    waiting = [unit for unit in last if night.state(unit, "a") is QUEUED]
+    night.settle(running[0], DONE)
+    night.settle(running[1], DONE)
+    assert night.decide() == [night.run(unit, "a") for unit in waiting[:2]]
+    _control(night, Controls())
+    night.settle(night.ledger.running()[0], DONE)
+    (number,) = night.decide()
+    assert night.subject(number)[0] in first
+
+
+def test_one_units_priority_can_be_raised() -> None:
+    """P10."""
+    night = Night({"p": chain("a")}, slots=0)
+    units = [night.take(taken_at=float(at)) for at in range(5)]
+    _control(night, _set(OverrideKind.PRIORITY, 9, unit=night.ledger.facts[units[1]].data_id))
+    assert _start_order(night) == [units[1], units[4], units[3], units[2], units[0]]
+
+
+def test_pause_lets_nothing_start_and_deadlines_count_on() -> None:
+    """P14."""
+    night = Night(_urgent())
+    unit = night.take(taken_at=0.0)
+    _control(night, _set(OverrideKind.PAUSE, pipeline="p"))
+    assert night.decide() == []
+    assert night.state(unit, "a") is QUEUED
+    late = night.take(taken_at=5.0)
+    night.now = 10.0
+    assert night.decide() == []
+    assert night.state(unit, "a") is EXPIRED
+    _control(night, Controls())
+    assert night.decide() == [night.run(late, "a")]
+
+
+def test_drain_ends_what_has_begun_and_begins_nothing() -> None:
+    """P14."""
+    night = Night({"p": chain("a", "b")})
+    night.dispatcher.capacity = 1
+    begun, new = night.take(taken_at=1.0), night.take(taken_at=0.0)
+    night.decide()
+    _control(night, _set(OverrideKind.DRAIN, pipeline="p"))
+    night.settle(night.run(begun, "a"), DONE)
+    assert night.decide() == [night.run(begun, "b")]
+    night.settle(night.run(begun, "b"), DONE)
+    assert night.decide() == []
+    assert night.state(new, "a") is QUEUED
+
+
+def test_hold_puts_aside_and_release_puts_back() -> None:
+    """P14: what waits for its parents too; what comes while it is held is held too; nothing that runs is touched."""
+    night = Night({"p": chain("a", "b")})
+    night.dispatcher.capacity = 1
+    running, waiting = night.take(taken_at=1.0), night.take(taken_at=0.0)
+    night.decide()
+    _control(night, _set(OverrideKind.HOLD, pipeline="p"))
+    later = night.take(taken_at=2.0)
+    held = StageState.HELD
+    assert [night.state(unit, "a") for unit in (running, waiting, later)] == [RUNNING, held, held]
+    assert {night.state(unit, "b") for unit in (running, waiting, later)} == {held}
+    night.settle(night.run(running, "a"), DONE)
+    assert night.decide() == []
+    night.restart()
+    _control(night, Controls())
+    assert night.state(running, "b") is QUEUED
+    assert night.state(waiting, "b") is StageState.WAITING
+    night.finish()
+    assert set(night.ledger.states.values()) == {DONE}
+
+
+def test_a_limit_by_command_takes_the_place_of_the_declared_one() -> None:
+    """P14: 0 lets none run."""
+    night = Night({"p": chain("a", limit=3)}, slots=8)
+    for _ in range(10):
+        night.take()
+    _control(night, _set(OverrideKind.LIMIT, 0, pipeline="p"))
+    assert night.decide() == []
+    _control(night, _set(OverrideKind.LIMIT, 5, pipeline="p"))
+    assert len(night.decide()) == 5
+    _control(night, Controls())
+    assert night.decide() == []
+    assert len(night.ledger.running()) == 5
+
+
+def test_a_new_definition_is_for_what_comes_from_now_on() -> None:
+    """S9: what is open goes on as it began; limits are those of today."""
+    night = Night({"p": chain("a", "b")}, slots=4)
+    old = night.take()
+    night.pipelines["p"] = chain("a", "b", "c", limit=1)
+    night.dispatcher.define(night.pipelines, {})
+    new = night.take()
+    assert len(night.decide()) == 1
+    night.finish()
+    assert night.ledger.by_stage(old) == {"a": DONE, "b": DONE}
+    assert night.ledger.by_stage(new) == {"a": DONE, "b": DONE, "c": DONE}
+
+
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
 def _entries(dispatcher: Dispatcher) -> int:
-    heaps = [dispatcher._deadlines, dispatcher._later, *dispatcher._ready.values()]
+    lines = dispatcher._queues.lines.values()
+    heaps = [
+        dispatcher._queues._later,
+        dispatcher._queues._owed,
+        *(line.deadlines for line in lines),
+        *(heap for line in lines for heap in line._heaps.values()),
+    ]
     return sum(len(heap) for heap in heaps) + len(dispatcher._runs) + len(dispatcher._passes)
 
 

@@ -8,6 +8,7 @@ import pytest
 from ledger_rows import T0, facts
 
 from p3s_prefect.core.health import (
+    BreakerFacts,
     KeptOut,
     Outcomes,
     SourceFacts,
@@ -20,6 +21,7 @@ from p3s_prefect.core.health import (
     size,
     station_down,
 )
+from p3s_prefect.core.overrides import BREAKER, Override, OverrideKind, Target
 
 _NONE = KeptOut(refused=0, conflicts=0, window_s=3600)
 
@@ -40,7 +42,7 @@ def _source(**changes: Any) -> tuple[SourceFacts, ...]:
 def test_a_healthy_station() -> None:
     rows = health_rows(facts(), _NONE, _WELL)
     assert [row.name for row in rows] == [
-        *("pilots", "source camera", "backlog", "store", "ledger", "arrivals", "results")
+        *("pilots", "source camera", "backlog", "store", "ledger", "arrivals", "results", "overload")
     ]
     assert overall(rows) is Status.OK
     assert not [row for row in rows if row.cause or row.action]
@@ -100,6 +102,15 @@ def test_lost_units_are_not_well(outcomes: Outcomes, status: Status, says: str) 
         assert ("Add pilots" in row.action) == (outcomes.expired > outcomes.failed)
 
 
+def test_what_is_shed_is_not_well_and_says_how_much() -> None:
+    """P19, P6: units that overload leaves out are told, with their share and what to do."""
+    row = health_rows(facts(), _NONE, _ended("done", done=168, shed=1659))[-1]
+    assert (row.name, row.status) == ("overload", Status.DEGRADED)
+    assert "1659 of 1827 units shed" in row.actual
+    assert row.cause.startswith("91 % were left out")
+    assert "p3s limits" in row.action
+
+
 def test_how_fast_the_books_are_is_said_after_the_first_commit() -> None:
     """P19."""
     assert ledger(facts(commit_s=0.0)).actual == "no commit yet"
@@ -120,3 +131,24 @@ def test_durations_for_people(seconds: float, text: str) -> None:
 
 def test_sizes_for_people() -> None:
     assert [size(value) for value in (0, 999, 1000, 2_500_000)] == ["0 B", "999 B", "1.0 kB", "2.5 MB"]
+
+
+@pytest.mark.parametrize(
+    ("state", "canary_at", "status", "actual", "action"),
+    [
+        ("open", T0 + 40, Status.DOWN, "paused itself, for 20 s", "One stage is let through in 30 s"),
+        ("open", None, Status.DOWN, "paused itself, for 20 s", "`p3s release dqm`"),
+        ("half-open", None, Status.DEGRADED, "lets one stage at a time through, for 20 s", "The next stage that ends"),
+    ],
+)
+def test_a_pipeline_that_paused_itself(
+    state: str, canary_at: float | None, status: Status, actual: str, action: str
+) -> None:
+    """V17: its cause and what to do; the breaker's own override is not told again as a command."""
+    why, lift = "5 of 6 stages failed", "p3s release dqm"
+    found = BreakerFacts(pipeline="dqm", state=state, since=T0 - 10, why=why, lift=lift, canary_at=canary_at)
+    target = Target(pipeline="dqm")
+    given = Override(id=1, kind=OverrideKind.PAUSE, target=target, by=BREAKER, why=why, set_at=T0 - 10)
+    *_, row = health_rows(facts(breakers=(found,)), _NONE, _WELL, [given])
+    assert (row.name, row.status, row.actual, row.cause) == ("pipeline dqm", status, actual, why)
+    assert action in row.action

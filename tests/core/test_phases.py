@@ -8,7 +8,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p3s_prefect.core.views import AttemptRow, PhaseKind, StageRow, StepSpan, UnitRow, phases, printable
+from p3s_prefect.core.phases import PhaseKind, phases
+from p3s_prefect.core.views import AttemptRow, StageRow, StepSpan, UnitRow, printable
 
 _TIMES = st.floats(0, 100).map(lambda seconds: 1_800_000_000.0 + round(seconds, 3))
 

@@ -27,9 +27,9 @@ def test_whatever_is_open_can_still_end_in_every_way_but_prescaled(state: StageS
 
 
 def test_retry_is_the_only_way_out_of_a_terminal_state() -> None:
-    """P7."""
+    """P7, B3: and it lets what was blocked wait again."""
     out = {(old, new) for old, new in product(StageState, StageState) if old.is_terminal and may_move(old, new)}
-    assert out == {(S.FAILED, S.QUEUED)}
+    assert out == {(S.FAILED, S.QUEUED), (S.BLOCKED, S.WAITING)}
 
 
 def test_nothing_runs_or_ends_well_without_having_been_queued_and_run() -> None:

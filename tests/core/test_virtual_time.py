@@ -11,10 +11,14 @@ from scheduling import chain, pipelines, stage
 
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.dispatcher import IN_FLIGHT_PER_SLOT
-from p3s_prefect.core.experiment import Order, Pipeline
+from p3s_prefect.core.experiment import Order, Pipeline, WorkClass
+from p3s_prefect.core.incidents import ControlChange, Faults, GroupClosing, PartFault, SlotChange, UnitArrival
+from p3s_prefect.core.outcome import Outcome
+from p3s_prefect.core.overrides import Controls, Override, OverrideKind, Target
+from p3s_prefect.core.records import Failure
 from p3s_prefect.core.retry import MOST_LOSSES
 from p3s_prefect.core.states import StageState
-from p3s_prefect.testing.virtual_time import Faults, GroupClosing, Outcome, UnitArrival, simulate
+from p3s_prefect.core.virtual_time import simulate
 
 RUN = DataId.of(run=1)
 
@@ -117,16 +121,16 @@ def test_a_limit_of_three_with_ten() -> None:
 
 
 def test_in_overload_freshest_first_serves_what_is_still_fresh() -> None:
-    """P8: at three times the capacity, what is served is fresh, and the rest is expired before it takes a slot."""
+    """P8: at three times the capacity, what is served is fresh, and the rest is left out before it takes a slot."""
     load = [_unit(number, at=number / 3) for number in range(600)]
     late = {}
     for order in Order:
-        one = Pipeline(stages={"a": stage(deadline_s=20.0)}, order=order)
+        one = Pipeline(stages={"a": stage(deadline_s=20.0)}, order=order, freshest_in_overload=False)
         outcome = simulate({"p": one}, load, service_s=_one_second, slots=1)
         states = outcome.account()["p", "a"]
-        assert states[StageState.DONE] + states[StageState.EXPIRED] == 600
+        assert sum(states[state] for state in (StageState.DONE, StageState.SHED, StageState.EXPIRED)) == 600
         assert 195 <= states[StageState.DONE] <= 221
-        assert len(outcome.services) == states[StageState.DONE]
+        assert len(list(outcome.services)) == states[StageState.DONE]
         done = outcome.times("a", StageState.DONE)
         waited = sorted(done[arrival.data_id] - arrival.taken_at for arrival in load if arrival.data_id in done)
         late[order] = waited[len(waited) // 2]
@@ -168,3 +172,92 @@ def test_a_late_unit_opens_a_new_pass_of_the_group_stage() -> None:
     outcome = simulate({"p": pipeline}, load, closings=closings, service_s=_one_second, slots=1)
     totals = [event.at for event in outcome.events if (event.stage, event.state) == ("total", StageState.RUNNING)]
     assert totals == [2.0, 60.0]
+
+
+def _four_seconds(pipeline: str, name: str, data_id: DataId) -> float:
+    return 4.0
+
+
+def test_pilots_that_go_lose_what_they_had_begun() -> None:
+    """P12: of 4 stages that run, 2 lose their pilots half-way; they run again on those that are left."""
+    load = [_unit(number, at=0.0) for number in range(4)]
+    changes = [SlotChange(at=2.0, slots=2), SlotChange(at=10.0, slots=4)]
+    outcome = simulate({"p": chain("a")}, load, service_s=_four_seconds, slots=4, slot_changes=changes)
+    services = [(service.began_at, service.ended_at, service.state) for service in outcome.services]
+    lost, done = StageState.QUEUED, StageState.DONE
+    assert services == [(0.0, 2.0, lost)] * 2 + [(0.0, 4.0, done)] * 2 + [(4.0, 8.0, done)] * 2
+    assert outcome.ended_at == 10.0
+
+
+def test_pilots_that_come_take_what_waits() -> None:
+    """P12: one slot for 4 units, then four."""
+    load = [_unit(number, at=0.0) for number in range(4)]
+    changes = [SlotChange(at=4.0, slots=4)]
+    outcome = simulate({"p": chain("a")}, load, service_s=_four_seconds, slots=1, slot_changes=changes)
+    assert [service.began_at for service in outcome.services] == [0.0, 4.0, 4.0, 4.0]
+
+
+def test_a_part_that_is_broken_fails_alone_and_for_its_time() -> None:
+    """B12: what begins on subrun 1 between 5 s and 15 s fails, nothing else."""
+    fault = PartFault(when={"subrun": 1}, since=5.0, until=15.0)
+    load = [_unit(subrun, at=at, run=run) for run, at in ((1, 0.0), (2, 10.0), (3, 20.0)) for subrun in (0, 1)]
+    pipeline = Pipeline(stages={"a": stage(retries=0)})
+    outcome = simulate({"p": pipeline}, load, service_s=_one_second, slots=2, faults=Faults(parts=(fault,)))
+    assert [str(run.data_id) for run in outcome.runs if run.state is StageState.FAILED] == ["run=2 subrun=1"]
+    assert outcome.account()["p", "a"][StageState.DONE] == 5
+
+
+def test_a_fate_that_is_known_comes_true() -> None:
+    """P21: a recorded failure happens again: at its attempt, at its end, and INPUT for good."""
+
+    known: dict[tuple[int | str, int], Failure] = {(1, 1): Failure.PAYLOAD, (2, 1): Failure.INPUT}
+
+    def fate(pipeline: str, name: str, data_id: DataId, attempt: int) -> Failure | None:
+        return known.get((data_id["subrun"], attempt))
+
+    load = [_unit(number, at=0.0) for number in range(3)]
+    pipeline = Pipeline(stages={"a": stage(retries=1, backoff_s=1.0)})
+    outcome = simulate({"p": pipeline}, load, service_s=_one_second, slots=3, fate=fate)
+    assert [(run.state, run.attempts, run.since) for run in outcome.runs] == [
+        (StageState.DONE, 1, 1.0),
+        (StageState.DONE, 2, 3.0),
+        (StageState.FAILED, 1, 1.0),
+    ]
+
+
+def test_overrides_act_from_their_moment() -> None:
+    """P10, P14: paused at 1 s and released at 10 s: what runs goes on, what waits waits; its deadline counts on."""
+    pause = Override(id=1, kind=OverrideKind.PAUSE, target=Target(pipeline="p"), by="me", why="test", set_at=1.0)
+    changes = [ControlChange(at=1.0, controls=Controls([pause])), ControlChange(at=10.0, controls=Controls())]
+    load = [_unit(number, at=0.0) for number in range(3)]
+    outcome = simulate({"p": chain("a")}, load, service_s=_four_seconds, slots=1, control_changes=changes)
+    began = [service.began_at for service in outcome.services]
+    # One more is with the pilot already: what is in flight is not touched.
+    assert began == [0.0, 4.0, 10.0]
+
+
+def test_a_night_may_be_cut_short_and_looked_at_on_the_way() -> None:
+    """P21: until 3 s of 5: two units are done, one runs, two wait; every sample says how it stood."""
+    told: list[float] = []
+    load = [_unit(number, at=0.0) for number in range(5)]
+    outcome = simulate(
+        {"p": chain("a")}, load, service_s=_one_second, slots=1, until=2.5, sample_every_s=1.0, progress=told.append
+    )
+    assert outcome.account()["p", "a"] == Counter({StageState.DONE: 2, StageState.RUNNING: 2, StageState.QUEUED: 1})
+    assert [(sample.at, sample.arrived, sample.queued, sample.busy) for sample in outcome.samples] == [
+        (0.0, 5, 3, 1),
+        (1.0, 5, 2, 1),
+    ]
+    assert told == []
+
+
+def test_shares_and_latencies() -> None:
+    """P21: four units in a row on one slot, of which the third ends late and the fourth is not begun."""
+    pipeline = Pipeline(stages={"a": stage(deadline_s=2.5, value=3.0)}, work_class="prompt", order=Order.FIRST_COME)
+    load = [_unit(number, at=0.0) for number in range(4)]
+    classes = {"prompt": WorkClass(value=2.0, shed=False)}
+    outcome = simulate({"p": pipeline}, load, service_s=_one_second, slots=1, classes=classes)
+    assert outcome.share_in_time(lambda run: run.work_class) == {"prompt": 0.5}
+    assert outcome.latencies_s(lambda run: run.stage) == {"a": [1.0, 2.0, 3.0]}
+    assert outcome.drops(lambda run: run.pipeline) == {"p": Counter({StageState.EXPIRED: 1})}
+    assert outcome.value() == 12.0

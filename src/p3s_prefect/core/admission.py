@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from p3s_prefect.core import dag
 from p3s_prefect.core.data_id import DataId
-from p3s_prefect.core.experiment import Pipeline, Stream
+from p3s_prefect.core.experiment import Pipeline, Stream, WorkClass
+from p3s_prefect.core.plan import Plan
 from p3s_prefect.core.states import StageState
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StagePlan:
     """A stage run as it begins."""
 
@@ -19,10 +21,10 @@ class StagePlan:
     position: int
     state: StageState
     q: float
-    """Probability of reaching this stage: the smallest prescale on the way."""
+    """Probability of reaching this stage: the smallest of the prescales and admission probabilities on the way."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Admission:
     """A sub-job as it begins."""
 
@@ -42,17 +44,34 @@ def choose_pipelines(stream: Stream, data_id: DataId) -> list[str]:
 
 
 def admit_unit(name: str, pipeline: Pipeline, *, u: float, first_q: float) -> Admission:
-    """A unit's sub-job. `u` is its number (see `selection`), `first_q` the share that its stream lets through.
+    """A unit's sub-job where nothing is in overload. `u` is its number (see `selection`).
 
-    All prescales are known now, so each stage that the choice leaves out begins, and ends, as prescaled.
+    `first_q` is the share that its stream lets through. All prescales are known now, so each stage that the choice
+    leaves out begins, and ends, as prescaled.
     """
+    return admit(Plan.of(name, pipeline, _NO_CLASSES), u=u, first_q=first_q, kept={})
+
+
+def admit(plan: Plan, *, u: float, first_q: float, kept: Mapping[int, float]) -> Admission:
+    """A unit's sub-job, where overload lets only the share `kept` through at some stages, by their positions.
+
+    What the prescale leaves out is prescaled, whatever overload would do; what is left out in overload, and all that
+    comes after it, begins, and ends, as shed.
+    """
+    reached: dict[int, float] = {}
     stages = []
-    for position, stage in enumerate(dag.topological_order(pipeline)):
-        if pipeline.stages[stage].per == "unit":
-            q = dag.reach(pipeline, stage, first_q)
-            state = _first_state(pipeline, stage) if u < q else StageState.PRESCALED
-            stages.append(StagePlan(stage=stage, position=position, state=state, q=q))
-    return Admission(pipeline=name, per="unit", u=u, stages=tuple(stages))
+    for stage in plan.stages:
+        if stage.per == "group":
+            continue
+        prescale = min(first_q, stage.prescale)
+        q = min([prescale, kept.get(stage.position, 1.0), *(reached[parent] for parent in stage.parents)])
+        reached[stage.position] = q
+        if u < q:
+            state = StageState.WAITING if stage.parents else StageState.QUEUED
+        else:
+            state = StageState.SHED if u < prescale else StageState.PRESCALED
+        stages.append(StagePlan(stage=stage.name, position=stage.position, state=state, q=q))
+    return Admission(pipeline=plan.name, per="unit", u=u, stages=tuple(stages))
 
 
 def admit_group(name: str, pipeline: Pipeline) -> Admission | None:
@@ -65,5 +84,12 @@ def admit_group(name: str, pipeline: Pipeline) -> Admission | None:
     return Admission(pipeline=name, per="group", u=0.0, stages=stages) if stages else None
 
 
-def _first_state(pipeline: Pipeline, stage: str) -> StageState:
-    return StageState.WAITING if pipeline.stages[stage].after else StageState.QUEUED
+def left_out(state: StageState, u: float, q: float) -> str:
+    """Why a stage begins in its terminal state; empty if it does not."""
+    if state not in (StageState.PRESCALED, StageState.SHED):
+        return ""
+    why = "" if state is StageState.PRESCALED else "in overload: "
+    return f"{why}u = {u:.4f} is not below q = {q:g}"
+
+
+_NO_CLASSES: Mapping[str, WorkClass] = {}

@@ -1,22 +1,27 @@
 """Who runs next: a pure state machine over ledger facts, free slots and the time that it is told.
 
-The station feeds it (`add`, `settle`, `set_slots`), asks (`decide`), and writes what it answers to the ledger before
-anything is started. The simulator does the same in virtual time. It holds open sub-jobs only, so its size follows the
-backlog and not the history.
+The station feeds it (`offer`, `add`, `settle`, `set_slots`, `control`), asks (`decide`), and writes what it answers to
+the ledger before anything is started. The simulator does the same in virtual time. It holds open sub-jobs only, so its
+size follows the backlog and not the history. How much is let in, in overload, is the `controller`'s decision.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from p3s_prefect.core import dag
-from p3s_prefect.core.experiment import Order, Pipeline, Stage
-from p3s_prefect.core.records import SubJobFact, Transition
+from p3s_prefect.core.admission import Admission, admit, left_out
+from p3s_prefect.core.at_pilots import AtPilots
+from p3s_prefect.core.controller import LEAST_Q, Controller
+from p3s_prefect.core.data_id import DataId
+from p3s_prefect.core.experiment import Pipeline, WorkClass
+from p3s_prefect.core.open_work import Pass, Run, SubJob
+from p3s_prefect.core.overrides import Controls
+from p3s_prefect.core.overruling import Overruling
+from p3s_prefect.core.plan import Plan
+from p3s_prefect.core.queues import Queues
+from p3s_prefect.core.records import SubJobFact, Thinning, Transition
 from p3s_prefect.core.states import StageState
 
 # In flight per slot: with 2 slots, 3 in flight gave 159 stages/s where 2 gave 128, as a pilot finds its next stage
@@ -24,7 +29,7 @@ from p3s_prefect.core.states import StageState
 IN_FLIGHT_PER_SLOT = 1.5
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Start:
     """Hand this stage run to a pilot."""
 
@@ -51,59 +56,106 @@ class Backlog:
 
 
 class Dispatcher:
-    """Decides for each stage run: start, wait or expire; and what follows for its descendants."""
+    """Decides for each stage run: start, wait, shed or expire; and what follows for its descendants."""
 
-    def __init__(self, pipelines: Mapping[str, Pipeline]) -> None:
-        self._plans = {name: _Plan.of(pipeline) for name, pipeline in pipelines.items()}
-        self._runs: dict[int, _Run] = {}
-        self._ready: dict[str, list[tuple[_Rank, _Run]]] = {name: [] for name in pipelines}
-        self._later: list[tuple[float, int]] = []
-        self._deadlines: list[tuple[float, int]] = []
-        self._passes: defaultdict[int, _Pass] = defaultdict(_Pass)
-        self._running: Counter[str] = Counter()
-        self._fastest_s: dict[tuple[str, str], float] = {}
+    def __init__(self, pipelines: Mapping[str, Pipeline], classes: Mapping[str, WorkClass] = {}) -> None:
+        self._plans: dict[str, Plan] = {}
+        self._controller = Controller()
+        self._overruling = Overruling()
+        self._queues = Queues(self._overruling, self._controller)
+        self._runs: dict[int, Run] = {}
+        self._passes: dict[int, Pass] = {}
+        self._offered: dict[tuple[str, DataId], Admission] = {}
+        self._news = False
+        """Whether something happened since the last decision by which more than before may have been let in."""
+        self._now = 0.0
+        self._at_pilots = AtPilots()
         self.capacity = 0
+        self.define(pipelines, classes)
 
     @property
     def in_flight(self) -> int:
         """Stage runs that are with the pilots."""
-        return self._running.total()
+        return self._at_pilots.in_flight
 
     @property
     def open(self) -> int:
         """Stage runs that it holds because their sub-job is open."""
         return len(self._runs)
 
+    def define(self, pipelines: Mapping[str, Pipeline], classes: Mapping[str, WorkClass]) -> None:
+        """Takes new definitions for what comes from now on; what is open keeps those with which it began.
+
+        Limits, and the order of a queue, are those of the newest definition. One that is not named any more is kept
+        for what is open of it.
+        """
+        self._plans |= {name: Plan.of(name, pipeline, classes) for name, pipeline in pipelines.items()}
+        self._queues.define(self._plans)
+        self._controller.define(self._plans, self._queues.set_limits())
+
     def backlog(self) -> Backlog:
         """What waits for a slot; walks over all that is open."""
-        taken = [run.sub_job.fact.taken_at for run in self._runs.values() if run.state is StageState.QUEUED]
+        taken = [run.sub_job.taken_at for run in self._runs.values() if run.state is StageState.QUEUED]
         return Backlog(queued=len(taken), oldest_taken_at=min(taken, default=None))
+
+    def thinning(self) -> list[Thinning]:
+        """How each stage stands: what arrives, how long it takes and waits, and which share is let in."""
+        return self._controller.thinning()
 
     def set_slots(self, slots: int) -> None:
         """Tell how many pilot slots there are."""
         self.capacity = math.ceil(IN_FLIGHT_PER_SLOT * slots)
+        self._at_pilots.slots = slots
+        self._controller.set_slots(slots)
+        self._news = True
 
-    def add(self, fact: SubJobFact) -> list[Transition]:
+    def offer(
+        self, pipeline: str, data_id: DataId, *, u: float, first_q: float, taken_at: float, now: float
+    ) -> Admission:
+        """How a unit begins, at the admission probability of this moment.
+
+        What it lets in counts as work that waits until it is added, or withdrawn. `u` is the unit's number, `first_q`
+        the share that its stream lets through.
+        """
+        plan = self._plans[pipeline]
+        self.withdraw(pipeline, data_id)
+        kept = self._controller.admit(plan, data_id, first_q=first_q, taken_at=taken_at, now=now)
+        admission = admit(plan, u=u, first_q=first_q, kept=kept)
+        if any(not stage.state.is_terminal for stage in admission.stages):
+            self._offered[pipeline, data_id] = admission
+            self._controller.count_offer(pipeline, admission, 1)
+            self._news = True
+        return admission
+
+    def withdraw(self, pipeline: str, data_id: DataId) -> None:
+        """What was offered is not added: the ledger says that it is not new."""
+        admission = self._offered.pop((pipeline, data_id), None)
+        if admission is not None:
+            self._controller.count_offer(pipeline, admission, -1)
+
+    def add(self, fact: SubJobFact, now: float) -> list[Transition]:
         """Take an open sub-job, new or found at the start, in whatever states its stage runs are.
 
         A sub-job of a group may be added once no further unit of its pass can come; at the start, units go before
-        groups.
+        groups. What was let in before keeps its probability: nothing is decided twice.
         """
-        plan = self._plans[fact.pipeline]
-        # A group's stages are the last of what its units have begun.
-        started = fact.per == "group" or any(stage.state in _BEGUN for stage in fact.stages)
-        sub_job = _SubJob(fact=fact, plan=plan, started=started)
-        for stage in fact.stages:
-            deadline = plan.deadline(stage.stage, fact.taken_at)
-            run = _Run(id=stage.id, stage=stage.stage, sub_job=sub_job, state=stage.state, deadline=deadline)
-            sub_job.runs[stage.stage] = run
-        self._runs |= {run.id: run for run in sub_job.runs.values()}
-        for pass_id in sub_job.passes:
-            self._passes[pass_id].add(sub_job)
-        for run in sub_job.runs.values():
-            self._enter(run, run.state)
+        self._now = now
+        if self._offered:
+            self.withdraw(fact.pipeline, fact.data_id)
+        sub_job = self._open(fact)
+        for one in sub_job.passes:
+            one.add(sub_job)
+        for run in sub_job:
+            self._runs[run.id] = run
+            self._count(run, run.state, 1)
+            if run.state is StageState.QUEUED:
+                self._queues.add(run)
+            elif run.state is StageState.RUNNING:
+                self._take_slot(run, self._overruling.priority(run))
         changes: list[Transition] = []
-        self._follow(sub_job, changes)
+        if self._overruling:
+            self._put_aside(sub_job, changes)
+        self._follow(sub_job, now, changes)
         return changes
 
     def returned(self, stage_run_id: int) -> None:
@@ -111,278 +163,305 @@ class Dispatcher:
         self._leave_pilot(self._runs[stage_run_id])
 
     def settle(
-        self, stage_run_id: int, state: StageState, *, not_before: float = 0.0, service_s: float | None = None
+        self,
+        stage_run_id: int,
+        state: StageState,
+        *,
+        now: float,
+        not_before: float = 0.0,
+        service_s: float | None = None,
     ) -> list[Transition]:
         """A stage run went to `state`, and the ledger knows: returns what follows for others.
 
-        A stage run that goes back to the queue is not started before `not_before`. `service_s` is how long it took.
+        A stage run that goes back to the queue is not started before `not_before`. `service_s` is how long its slot
+        was busy with it, however it ended; None if nobody knows.
         """
+        self._now = now
         run = self._runs[stage_run_id]
-        key = run.sub_job.pipeline, run.stage
         if service_s is not None:
-            self._fastest_s[key] = min(service_s, self._fastest_s.get(key, math.inf))
+            self._controller.measured(run.sub_job.flow, run.stage, service_s, is_done=state is StageState.DONE)
         run.not_before = not_before
+        self._news = True
         self._enter(run, state)
         changes: list[Transition] = []
-        self._follow(run.sub_job, changes)
+        if self._overruling:
+            self._put_aside(run.sub_job, changes)
+        self._follow(run.sub_job, now, changes)
+        return changes
+
+    def control(self, controls: Controls, now: float) -> list[Transition]:
+        """These overrides are in force from now on: sorts the queues anew, puts aside what is held, and the reverse.
+
+        Nothing that is with a pilot is touched.
+        """
+        self._overruling.controls = controls
+        self._controller.define(self._plans, self._queues.set_limits())
+        self._queues.clear()
+        changes: list[Transition] = []
+        for run in list(self._runs.values()):
+            if run.state is StageState.HELD and self._overruling.held(run) is None:
+                self._release(run, changes)
+            elif run.state in _OPEN_TO_CONTROL:
+                self._hold_or_sort(run, changes)
+        for sub_job in {run.sub_job.id: run.sub_job for run in self._runs.values()}.values():
+            self._follow(sub_job, now, changes)
+        return changes
+
+    def holds(self, fact: SubJobFact) -> bool:
+        """Whether it has this sub-job, as something of it is open."""
+        return any(stage.id in self._runs for stage in fact.stages)
+
+    def take_back(self, changes: Iterable[Transition], now: float) -> list[Transition]:
+        """Stage runs of sub-jobs that it holds go on by these changes, with deadlines from now on (see `retry`).
+
+        Returns what follows for others.
+        """
+        changed: list[Transition] = []
+        sub_jobs: dict[int, SubJob] = {}
+        for change in changes:
+            run = self._runs[change.stage_run_id]
+            run.deadline, run.cause, run.not_before = now + run.stage.deadline_s, "", 0.0
+            run.is_due = False
+            self._enter(run, change.new)
+            sub_jobs[run.sub_job.id] = run.sub_job
+        self._news = True
+        for sub_job in sub_jobs.values():
+            if self._overruling:
+                self._put_aside(sub_job, changed)
+            self._follow(sub_job, now, changed)
+        return changed
+
+    def cancel(self, stage_run_ids: Iterable[int], reason: str, now: float) -> list[Transition]:
+        """Gives these up as far as they are open and not with a pilot; returns that, and what follows for others."""
+        changes: list[Transition] = []
+        runs = [run for number in stage_run_ids if (run := self._runs.get(number)) is not None]
+        for run in runs:
+            if run.state in _OPEN_TO_CANCEL:
+                self._change(run, StageState.CANCELLED, reason, changes)
+        for sub_job in {run.sub_job.id: run.sub_job for run in runs}.values():
+            self._follow(sub_job, now, changes)
         return changes
 
     def decide(self, now: float) -> Decisions:
         """What to start and what to give up, now."""
         changes: list[Transition] = []
         starts: list[Start] = []
-        self._wake(now)
-        while (run := self._next(now, changes)) is not None:
-            late_s = now + self._fastest_s.get((run.sub_job.pipeline, run.stage), 0.0) - run.deadline
+        self._now = now
+        self._queues.wake(now)
+        for run in self._queues.overdue(now):
+            self._expire(run, "its deadline passed while it waited", now, changes)
+        if self._news:
+            self._news = False
+            self._thin_queues(now, changes)
+            if self._controller.is_turned:
+                self._queues.sort_by_load()
+        while (
+            self._at_pilots.in_flight < self.capacity and (found := self._queues.next(now, self.capacity)) is not None
+        ):
+            run, priority = found
+            late_s = now + run.sub_job.flow.loads[run.stage.position].times.fastest_s - run.deadline
             if late_s > 0:
-                self._expire(run, f"even the fastest so far would end {late_s:.1f} s after its deadline", changes)
+                self._expire(run, f"even the fastest so far would end {late_s:.1f} s after its deadline", now, changes)
                 continue
             self._enter(run, StageState.RUNNING)
-            starts.append(Start(stage_run_id=run.id, priority=run.priority))
+            self._take_slot(run, priority)
+            starts.append(Start(stage_run_id=run.id, priority=priority))
         return Decisions(starts=tuple(starts), transitions=tuple(changes))
 
     def wake_at(self) -> float:
         """The next moment at which `decide` may answer otherwise though nothing happened; infinite if there is none."""
-        return min(self._first_of(self._later), self._first_of(self._deadlines))
+        return self._queues.wake_at()
 
-    # --- inside -------------------------------------------------------------------------------------------------
+    # --- sub-jobs -------------------------------------------------------------------------------------------------
 
-    def _enter(self, run: _Run, state: StageState) -> None:
+    def _open(self, fact: SubJobFact) -> SubJob:
+        flow = self._controller.flow(self._plans[fact.pipeline])
+        # A group's stages are the last of what its units have begun.
+        started = fact.per == "group" or any(stage.state in _BEGUN for stage in fact.stages)
+        own_pass, *earlier = (self._pass(number, fact.group) for number in (fact.pass_id, *fact.earlier_passes))
+        sub_job = SubJob(
+            id=fact.id,
+            flow=flow,
+            data_id=fact.data_id,
+            taken_at=fact.taken_at,
+            u=fact.u,
+            is_unit=fact.per == "unit",
+            own_pass=own_pass,
+            earlier_passes=tuple(earlier),
+            started=started,
+        )
+        runs: list[Run | None] = [None] * len(flow.plan.stages)
+        for stage in fact.stages:
+            planned = flow.plan.stages[flow.plan.positions[stage.stage]]
+            deadline = fact.taken_at + planned.deadline_s
+            runs[planned.position] = Run(
+                id=stage.id, stage=planned, sub_job=sub_job, state=stage.state, q=stage.q, deadline=deadline
+            )
+        sub_job.runs = tuple(runs)
+        sub_job.is_owed = sub_job.is_unit and sub_job.u < flow.plan.floor(fact.data_id)
+        self._queues.opened(fact.pipeline, len(fact.stages))
+        return sub_job
+
+    def _pass(self, number: int, group: DataId) -> Pass:
+        found = self._passes.get(number)
+        if found is None:
+            found = self._passes[number] = Pass(number, group)
+        return found
+
+    def _forget(self, sub_job: SubJob) -> None:
+        if all(run.id not in self._runs for run in sub_job):
+            return
+        for run in sub_job:
+            del self._runs[run.id]
+            self._queues.opened(run.sub_job.flow.plan.name, -1)
+        for one in sub_job.passes:
+            one.remove(sub_job)
+            if one.is_empty:
+                self._passes.pop(one.id, None)
+
+    # --- states ---------------------------------------------------------------------------------------------------
+
+    def _enter(self, run: Run, state: StageState) -> None:
         self._leave_pilot(run)
-        self._passes[run.sub_job.fact.pass_id].moved(run, state)
+        run.sub_job.own_pass.moved(run, state)
+        self._count(run, run.state, -1)
+        self._count(run, state, 1)
         run.state = state
-        run.rank = None
-        if state is StageState.RUNNING:
-            run.in_flight = True
-            self._running[run.sub_job.pipeline] += 1
+        run.entry = None
+        if state is StageState.QUEUED:
+            self._queues.add(run)
+
+    def _take_slot(self, run: Run, priority: int) -> None:
+        line = self._queues.line(run)
+        self._at_pilots.take(run, priority, self._now)
+        self._controller.in_flight = self._at_pilots.in_flight
+        line.running += 1
+        line.of_class.running += 1
+        if not run.sub_job.started:
             run.sub_job.started = True
-        elif state is StageState.QUEUED:
-            self._queue(run)
+            if self._overruling:
+                self._queues.sort_again(run.sub_job)
 
-    def _leave_pilot(self, run: _Run) -> None:
+    def _leave_pilot(self, run: Run) -> None:
         if run.in_flight:
-            run.in_flight = False
-            self._running[run.sub_job.pipeline] -= 1
+            line = self._queues.line(run)
+            self._at_pilots.give_back(run, self._now)
+            self._controller.in_flight = self._at_pilots.in_flight
+            line.running -= 1
+            line.of_class.running -= 1
 
-    def _queue(self, run: _Run) -> None:
-        if run.deadline < math.inf:
-            self._push(self._deadlines, (run.deadline, run.id), lambda entry: self._is_queued(entry[1]))
-        if run.not_before > 0:
-            self._push(self._later, (run.not_before, run.id), lambda entry: self._is_queued(entry[1]))
-        else:
-            self._make_ready(run)
+    def _count(self, run: Run, state: StageState, by: int) -> None:
+        load = run.sub_job.flow.loads[run.stage.position]
+        if state is StageState.QUEUED:
+            load.queued += by
+        elif state is StageState.WAITING:
+            load.waiting += by
 
-    def _make_ready(self, run: _Run) -> None:
-        run.rank = run.make_rank()
-        self._push(self._ready[run.sub_job.pipeline], (run.rank, run), _is_ready)
+    # --- thinning -------------------------------------------------------------------------------------------------
 
-    def _push(self, heap: list[_Entry], entry: _Entry, is_live: Callable[[_Entry], bool]) -> None:
-        # What was settled otherwise leaves its entry behind; without this the heaps would grow with the history.
-        if len(heap) > 64 + 2 * len(self._runs):
-            heap[:] = filter(is_live, heap)
-            heapq.heapify(heap)
-        heapq.heappush(heap, entry)
+    def _thin_queues(self, now: float, changes: list[Transition]) -> None:
+        """Leaves out, at random, what cannot end in time any more: the same share of everything in a tier's queue."""
+        for tier, share in self._controller.overfull(now).items():
+            for run in list(self._runs.values()):
+                if run.state is StageState.QUEUED and self._controller.in_tier(run, tier):
+                    self._thin(run, share, now, changes)
 
-    def _first_of(self, heap: list[tuple[float, int]]) -> float:
-        while heap and not self._is_queued(heap[0][1]):
-            heapq.heappop(heap)
-        return heap[0][0] if heap else math.inf
+    def _thin(self, run: Run, share: float, now: float, changes: list[Transition]) -> None:
+        plan, sub_job = run.sub_job.flow.plan, run.sub_job
+        if sub_job.u == 0:
+            return  # asked for by hand: it is never left out, so its probability stays what it is
+        floor = plan.floor(sub_job.data_id)
+        q = min(run.q, max(run.q * share, floor, LEAST_Q))
+        if q == run.q:
+            return
+        run.q = q
+        if sub_job.u < q:
+            changes.append(Transition(stage_run_id=run.id, old=run.state, new=run.state, q=q))
+            return
+        run.cause = left_out(StageState.SHED, sub_job.u, q)
+        self._change(run, StageState.SHED, run.cause, changes, q)
+        self._follow(sub_job, now, changes)
 
-    def _is_queued(self, stage_run_id: int) -> bool:
-        run = self._runs.get(stage_run_id)
-        return run is not None and run.state is StageState.QUEUED
+    # --- what follows ---------------------------------------------------------------------------------------------
 
-    def _wake(self, now: float) -> None:
-        while self._first_of(self._later) <= now:
-            run = self._runs[heapq.heappop(self._later)[1]]
-            if run.not_before <= now:
-                self._make_ready(run)
-
-    def _expire_overdue(self, now: float, changes: list[Transition]) -> None:
-        while self._first_of(self._deadlines) <= now:
-            _, stage_run_id = heapq.heappop(self._deadlines)
-            self._expire(self._runs[stage_run_id], "its deadline passed while it waited", changes)
-
-    def _next(self, now: float, changes: list[Transition]) -> _Run | None:
-        """The stage run to start next, taken from its queue, if a slot is free; first expires what is overdue."""
-        self._expire_overdue(now, changes)
-        if self.in_flight >= self.capacity:
-            return None
-        heads = [head for name in self._ready if (head := self._head(name)) is not None]
-        if not heads:
-            return None
-        best = min(heads, key=self._turn)[1]
-        heapq.heappop(self._ready[best.sub_job.pipeline])
-        return best
-
-    def _turn(self, head: tuple[_Rank, _Run]) -> tuple[int, bool, int, _Rank]:
-        # Freshest and oldest first cannot be compared with each other: between pipelines of the same priority, the
-        # one with fewer stage runs in flight goes first, so that none starves another.
-        rank, run = head
-        return rank[0], rank[1], self._running[run.sub_job.pipeline], rank
-
-    def _head(self, pipeline: str) -> tuple[_Rank, _Run] | None:
-        """The first of a pipeline's queue, unless the pipeline is at its limit."""
-        limit = self._plans[pipeline].pipeline.limit
-        if limit is not None and self._running[pipeline] >= limit:
-            return None
-        heap = self._ready[pipeline]
-        while heap and not _is_ready(heap[0]):
-            heapq.heappop(heap)
-        return heap[0] if heap else None
-
-    def _expire(self, run: _Run, reason: str, changes: list[Transition]) -> None:
+    def _expire(self, run: Run, reason: str, now: float, changes: list[Transition]) -> None:
         self._change(run, StageState.EXPIRED, reason, changes)
-        self._follow(run.sub_job, changes)
+        self._follow(run.sub_job, now, changes)
 
-    def _change(self, run: _Run, state: StageState, reason: str, changes: list[Transition]) -> None:
-        changes.append(Transition(stage_run_id=run.id, old=run.state, new=state, reason=reason))
+    def _change(
+        self, run: Run, state: StageState, reason: str, changes: list[Transition], q: float | None = None
+    ) -> None:
+        changes.append(Transition(stage_run_id=run.id, old=run.state, new=state, reason=reason, q=q))
         self._enter(run, state)
 
-    def _follow(self, sub_job: _SubJob, changes: list[Transition]) -> None:
+    def _follow(self, sub_job: SubJob, now: float, changes: list[Transition]) -> None:
         """Moves on whatever waits for this sub-job: its own later stages, and its group's when a unit has settled."""
-        for name in sub_job.plan.order:
-            run = sub_job.runs.get(name)
-            if run is not None and run.state is StageState.WAITING:
-                self._advance(run, changes)
-        if sub_job.fact.per == "unit":
-            for group in list(self._passes[sub_job.fact.pass_id].groups.values()):
-                self._follow(group, changes)
+        for run in sub_job:
+            if run.state is StageState.WAITING:
+                self._advance(run, now, changes)
+        if sub_job.is_unit:
+            for group in list(sub_job.own_pass.groups.values()):
+                self._follow(group, now, changes)
         if sub_job.settled:
             self._forget(sub_job)
 
-    def _advance(self, run: _Run, changes: list[Transition]) -> None:
-        parents = run.sub_job.plan.stages[run.stage].after
-        own = [run.sub_job.runs[parent] for parent in parents if parent in run.sub_job.runs]
-        dead = next(
-            (parent for parent in own if parent.state.is_terminal and parent.state is not StageState.DONE), None
-        )
+    def _advance(self, run: Run, now: float, changes: list[Transition]) -> None:
+        own = run.parents
+        dead = next((one for one in own if one.state.is_terminal and one.state is not StageState.DONE), None)
         if dead is not None:
-            cause = dead.cause or f"{dead.stage} is {dead.state}"
-            run.cause = cause
-            self._change(run, StageState.BLOCKED, cause, changes)
+            self._fall(run, dead, changes)
         elif all(parent.state is StageState.DONE for parent in own) and self._units_settled(run):
-            self._change(run, StageState.QUEUED, "", changes)
+            self._become_ready(run, own, now, changes)
 
-    def _units_settled(self, run: _Run) -> bool:
+    def _fall(self, run: Run, dead: Run, changes: list[Transition]) -> None:
+        """A parent did not finish, nor does what comes after it."""
+        run.cause = dead.cause or f"{dead.stage.name} is {dead.state}"
+        if dead.state is StageState.SHED:
+            run.q = min(run.q, dead.q)
+            self._change(run, StageState.SHED, run.cause, changes, run.q)
+        else:
+            self._change(run, StageState.BLOCKED, run.cause, changes)
+
+    def _become_ready(self, run: Run, own: list[Run], now: float, changes: list[Transition]) -> None:
+        """Its parents are done: it is queued, or left out, as the admission probability of this moment says."""
+        q = min([run.q, *(parent.q for parent in own)])
+        if run.sub_job.is_unit and run.sub_job.u > 0:
+            q = self._controller.thin(run, q, now)
+        told = q if q < run.q else None
+        run.q = q
+        if run.sub_job.u < q or not run.sub_job.is_unit:
+            self._change(run, StageState.QUEUED, "", changes, told)
+        else:
+            run.cause = left_out(StageState.SHED, run.sub_job.u, q)
+            self._change(run, StageState.SHED, run.cause, changes, told)
+
+    def _units_settled(self, run: Run) -> bool:
         # Ancestors, not parents alone: a parent that is blocked may have another ancestor that still runs, and what
         # is gathered must not depend on which of the two ends first.
-        if run.sub_job.fact.per == "unit":
+        if run.sub_job.is_unit:
             return True
-        before = run.sub_job.plan.ancestors[run.stage]
-        return not any(self._passes[pass_id].open[stage] for pass_id in run.sub_job.passes for stage in before)
+        stages = run.sub_job.flow.plan.stages
+        before = [stages[position].name for position in run.stage.ancestors]
+        return not any(one.open[name] for one in run.sub_job.passes for name in before)
 
-    def _forget(self, sub_job: _SubJob) -> None:
-        for run in sub_job.runs.values():
-            self._runs.pop(run.id, None)
-        for pass_id in sub_job.passes:
-            siblings = self._passes[pass_id]
-            siblings.remove(sub_job)
-            if siblings.empty:
-                del self._passes[pass_id]
+    # --- overrides ------------------------------------------------------------------------------------------------
+
+    def _put_aside(self, sub_job: SubJob, changes: list[Transition]) -> None:
+        for run in sub_job:
+            if run.state in _OPEN_TO_CONTROL and (found := self._overruling.held(run)) is not None:
+                self._change(run, StageState.HELD, found.reason, changes)
+
+    def _hold_or_sort(self, run: Run, changes: list[Transition]) -> None:
+        if (found := self._overruling.held(run)) is not None:
+            self._change(run, StageState.HELD, found.reason, changes)
+        elif run.state is StageState.QUEUED and run.not_before == 0:
+            self._queues.make_ready(run)
+
+    def _release(self, run: Run, changes: list[Transition]) -> None:
+        ready = all(parent.state is StageState.DONE for parent in run.parents) and self._units_settled(run)
+        self._change(run, StageState.QUEUED if ready else StageState.WAITING, "", changes)
 
 
-_Rank = tuple[int, bool, float, int]
-_Entry = TypeVar("_Entry", bound=tuple[Any, Any])
 _BEGUN = frozenset({StageState.RUNNING, StageState.DONE, StageState.FAILED})
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """What of a pipeline the dispatcher looks up again and again."""
-
-    pipeline: Pipeline
-    order: tuple[str, ...]
-    ancestors: Mapping[str, frozenset[str]]
-
-    @classmethod
-    def of(cls, pipeline: Pipeline) -> _Plan:
-        order = dag.topological_order(pipeline)
-        return cls(pipeline=pipeline, order=order, ancestors={name: dag.ancestors(pipeline, name) for name in order})
-
-    @property
-    def stages(self) -> Mapping[str, Stage]:
-        return self.pipeline.stages
-
-    def deadline(self, stage: str, taken_at: float) -> float:
-        deadline_s = self.pipeline.stages[stage].deadline_s
-        return math.inf if deadline_s is None else taken_at + deadline_s
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _SubJob:
-    fact: SubJobFact
-    plan: _Plan
-    runs: dict[str, _Run] = field(default_factory=dict)
-    started: bool = False
-
-    @property
-    def passes(self) -> tuple[int, ...]:
-        """Its own, and for a group's those whose units it gathers too."""
-        return (self.fact.pass_id, *self.fact.earlier_passes)
-
-    @property
-    def pipeline(self) -> str:
-        return self.fact.pipeline
-
-    @property
-    def settled(self) -> bool:
-        return all(run.state.is_terminal for run in self.runs.values())
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Run:
-    id: int
-    stage: str
-    sub_job: _SubJob
-    state: StageState
-    deadline: float
-    not_before: float = 0.0
-    cause: str = ""
-    in_flight: bool = False
-    rank: _Rank | None = None
-    """While it is ready to start, the rank in its entry of the queue; an entry with another one is stale."""
-
-    @property
-    def priority(self) -> int:
-        own = self.sub_job.plan.stages[self.stage].priority
-        return self.sub_job.plan.pipeline.priority if own is None else own
-
-    def make_rank(self) -> _Rank:
-        """Smallest goes first: priority, then units already started, then the pipeline's order."""
-        taken_at = self.sub_job.fact.taken_at
-        freshest = self.sub_job.plan.pipeline.order is Order.FRESHEST_FIRST
-        return (-self.priority, not self.sub_job.started, -taken_at if freshest else taken_at, self.id)
-
-
-def _is_ready(entry: tuple[_Rank, _Run]) -> bool:
-    return entry[0] is entry[1].rank
-
-
-@dataclass(slots=True)
-class _Pass:
-    """What of a pass is open: a group's stage waits until none of the units has a stage before it open."""
-
-    units: set[int] = field(default_factory=set)
-    groups: dict[int, _SubJob] = field(default_factory=dict)
-    open: Counter[str] = field(default_factory=Counter)
-    """Number of its units of which this stage is not settled, by stage."""
-
-    @property
-    def empty(self) -> bool:
-        return not self.units and not self.groups
-
-    def add(self, sub_job: _SubJob) -> None:
-        if sub_job.fact.per == "group":
-            self.groups[sub_job.fact.id] = sub_job
-            return
-        self.units.add(sub_job.fact.id)
-        self.open.update(run.stage for run in sub_job.runs.values() if not run.state.is_terminal)
-
-    def moved(self, run: _Run, state: StageState) -> None:
-        if run.sub_job.fact.per == "unit":
-            self.open[run.stage] += run.state.is_terminal - state.is_terminal
-
-    def remove(self, sub_job: _SubJob) -> None:
-        self.units.discard(sub_job.fact.id)
-        self.groups.pop(sub_job.fact.id, None)
+_OPEN_TO_CONTROL = frozenset({StageState.WAITING, StageState.QUEUED})
+_OPEN_TO_CANCEL = _OPEN_TO_CONTROL | {StageState.HELD}

@@ -23,6 +23,7 @@
     │   ├── OutputMissing       it ended well but did not write what it declared
     │   └── BadProducts         its summary.json or products.json breaks the schema
     ├── ServiceError            scheduler, pilots or station are absent, or refuse
+    │   └── NoScheduler         no Dask scheduler answers at an address
     └── ProductionError         the plain road
         ├── BadSelection        files that cannot be processed; nothing was begun
         └── StageFailed         a stage gave no results
@@ -146,6 +147,10 @@ class BadProducts(PayloadError):
 
 class ServiceError(P3sError):
     """Scheduler, pilots or station are absent, or refuse."""
+
+
+class NoScheduler(ServiceError):
+    """No Dask scheduler answers at an address."""
 
 
 class ProductionError(P3sError):

@@ -37,14 +37,20 @@ Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_by_name=True, serialize_by_alias=True
+    )
 
 
 class Order(StrEnum):
     """Which of the waiting units of a pipeline goes first."""
 
     FRESHEST_FIRST = "freshest-first"
+    EARLIEST_DEADLINE = "earliest-deadline"
     OLDEST_FIRST = "oldest-first"
+    """By the time at which the data were taken."""
+    FIRST_COME = "first-come"
+    """By the time at which they arrived."""
 
 
 class Format(StrEnum):
@@ -56,6 +62,44 @@ class Format(StrEnum):
     PNG = "png"
     TEXT = "text"
     FILE = "file"
+
+
+class Floor(_Model):
+    """A share of some units that is let in however long the queue is."""
+
+    when: dict[Name, int | str] = {}
+    """Dimension values that must be equal, such as those of one detector part; empty matches every unit."""
+    share: Share
+    """At least this share of them, chosen at random as ever."""
+
+
+class WorkClass(_Model):
+    """A class of work: pipelines that are ranked, limited and thinned in overload together."""
+
+    priority: int = 0
+    """Higher goes first, and is thinned last."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """At most this many of its stages run at once; more wait. Default: no limit."""
+    value: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """What one stage in time is worth, beside other classes of the same priority: in overload the work that is worth
+    most for each second of a slot is thinned last."""
+    shed: bool = True
+    """Whether it is thinned in overload. Without, its units wait, and expire at their deadlines."""
+    floors: list[Floor] = []
+    """Shares that overload does not touch. Where several match, the largest counts."""
+
+
+class Breaker(_Model):
+    """When a pipeline that keeps failing pauses itself."""
+
+    window_s: Seconds = 600
+    """Failures are counted over the last so many seconds."""
+    failures: Annotated[int, Field(ge=1)] = 5
+    """It pauses when at least this many stages failed in the window,"""
+    share: Share = 0.5
+    """and these were at least this share of those that ended in it."""
+    canary_s: Seconds | None = 60
+    """After so long one unit is let through; if it ends well, the pipeline goes on. ``null``: by command only."""
 
 
 class Day(_Model):
@@ -152,6 +196,9 @@ class Stage(_Model):
     """Higher goes first. Default: that of the pipeline."""
     prescale: Share = 1.0
     """Share of the units that get this stage, chosen by a hash of data id and seed, nested between stages."""
+    value: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """What it is worth in time, times its class's value: in overload, the stage that is worth least for each second
+    of a slot is thinned first."""
     deadline_s: Seconds | None = None
     """Given up this long after the data were taken (a group stage: after the group closed)."""
     stop_at_deadline: bool = False
@@ -174,12 +221,18 @@ class Pipeline(_Model):
 
     stages: Annotated[dict[Name, Stage], Field(min_length=1)]
     """Its stages by name."""
-    priority: int = 0
-    """Higher goes first."""
+    work_class: Annotated[Name, Field(alias="class")] = "default"
+    """Its class of work. ``default`` need not be declared."""
+    priority: int | None = None
+    """Higher goes first. Default: that of its class."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """At most this many of its stages run at once; more wait. Default: no limit."""
     order: Order = Order.FRESHEST_FIRST
     """Which waiting unit goes first."""
+    freshest_in_overload: bool = True
+    """Whether the freshest go first as long as units are thinned, whatever the order is otherwise."""
+    breaker: Breaker | None = Breaker()
+    """When it pauses itself; ``null`` never."""
 
 
 class Rule(_Model):
@@ -263,6 +316,19 @@ class Station(_Model):
     """Another station may take over this long after the last sign of life."""
 
 
+class Prefect(_Model):
+    """What Prefect shows and controls. Data are processed with or without it."""
+
+    enabled: bool = True
+    """Whether what happens is recorded in Prefect, by services of their own."""
+    api_url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    """The API of an existing Prefect server, such as ``http://prefect:4200/api``. Default: `p3s up` starts one."""
+    port: Annotated[int, Field(ge=0, le=65_535)] = 4200
+    """Port of the server that `p3s up` starts. Where it is taken, and for 0, it takes a free one."""
+    record_units: Annotated[int, Field(ge=0, le=1000)] = 64
+    """A group with more units than this is recorded by stage: one task run each, and one for each unit that failed."""
+
+
 class Experiment(_Model):
     """Everything that one experiment file declares."""
 
@@ -274,6 +340,8 @@ class Experiment(_Model):
     """What takes the data."""
     dataset_types: Annotated[dict[Name, DatasetType], Field(min_length=1)]
     """Kinds of data by name."""
+    classes: dict[Name, WorkClass] = {}
+    """Classes of work by name."""
     pipelines: Annotated[dict[Name, Pipeline], Field(min_length=1)]
     """Pipelines by name."""
     streams: Annotated[dict[Name, Stream], Field(min_length=1)]
@@ -286,3 +354,14 @@ class Experiment(_Model):
     """The slots that do the work."""
     station: Station = Station()
     """The long-lived service."""
+    prefect: Prefect = Prefect()
+    """The record that people see in Prefect."""
+
+    def class_of(self, pipeline: Pipeline) -> WorkClass:
+        """The class of a pipeline's work."""
+        return self.classes.get(pipeline.work_class, WorkClass())
+
+    def priority_of(self, pipeline: Pipeline, stage: Stage) -> int:
+        """A stage's own priority, else its pipeline's, else its class's."""
+        own = pipeline.priority if stage.priority is None else stage.priority
+        return self.class_of(pipeline).priority if own is None else own

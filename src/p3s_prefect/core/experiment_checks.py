@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from p3s_prefect.core import pipeline_checks, stream_checks
+from p3s_prefect.core import class_checks, pipeline_checks, stream_checks
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.findings import Finding
 from p3s_prefect.core.pipeline_checks import feeding_streams, steps
@@ -26,6 +26,8 @@ def mistakes(experiment: Experiment) -> list[Finding]:
     for name, stream in experiment.streams.items():
         found += stream_checks.rules(experiment, name, stream)
         found += stream_checks.files(experiment, name, stream)
+    found += class_checks.names(experiment)
+    found += class_checks.floors(experiment)
     found += stream_checks.marker(experiment.instrument)
     found += stream_checks.directories(experiment)
     return found
@@ -33,7 +35,7 @@ def mistakes(experiment: Experiment) -> list[Finding]:
 
 def remarks(experiment: Experiment) -> list[Finding]:
     """What works as written but is probably not meant."""
-    return [*_unused(experiment), *_never_reached(experiment)]
+    return [*_unused(experiment), *class_checks.unused(experiment), *_never_reached(experiment)]
 
 
 def _unused(experiment: Experiment) -> Iterator[Finding]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+
+from p3s_prefect.core.overrides import BREAKER, Override
 
 # One listing may fall into a busy moment; when three in a row are missing, listing has stopped.
 LATE_LISTINGS = 3
@@ -61,6 +63,21 @@ class SourceFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BreakerFacts:
+    """A breaker that is not closed, for those who look."""
+
+    pipeline: str
+    state: str
+    """``open`` or ``half-open``."""
+    since: float
+    why: str
+    lift: str
+    """The command that lets the pipeline run again."""
+    canary_at: float | None
+    """When one unit is let through, while it is open; None if only a command closes it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StationFacts:
     """What the station knows about itself at one moment. `*_at` is UTC in seconds since 1970."""
 
@@ -88,6 +105,8 @@ class StationFacts:
     """Duration of the latest ledger commit; 0 before the first."""
     ledger_problem: str = ""
     """Why the ledger cannot be written; empty if it can."""
+    breakers: tuple[BreakerFacts, ...] = ()
+    """Those that are not closed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +126,8 @@ class Outcomes:
     failed: int
     expired: int
     blocked: int
+    shed: int = 0
+    """Left out at random in overload."""
     latest: tuple[str, ...]
     """States of the last `LOST_IN_A_ROW`, newest first."""
     reason: str
@@ -119,8 +140,10 @@ class Outcomes:
         return self.failed + self.expired + self.blocked
 
 
-def health_rows(facts: StationFacts, kept_out: KeptOut, outcomes: Outcomes) -> tuple[HealthRow, ...]:
-    """All rows, in the order in which they are shown."""
+def health_rows(
+    facts: StationFacts, kept_out: KeptOut, outcomes: Outcomes, given: Sequence[Override] = ()
+) -> tuple[HealthRow, ...]:
+    """All rows, in the order in which they are shown; `given` is what is in force by command."""
     return (
         pilots(facts),
         *(source(facts, stream) for stream in facts.sources),
@@ -129,6 +152,10 @@ def health_rows(facts: StationFacts, kept_out: KeptOut, outcomes: Outcomes) -> t
         ledger(facts),
         arrivals(kept_out),
         results(outcomes),
+        overload(outcomes),
+        *(breaker(facts, one) for one in facts.breakers),
+        # What breakers have set has rows of its own.
+        *steering([one for one in given if one.by != BREAKER]),
     )
 
 
@@ -200,8 +227,8 @@ def backlog(facts: StationFacts) -> HealthRow:
         status=Status.OK,
     )
     if facts.queued and age_s > LONG_WAIT_S:
-        action = "Nothing is lost yet. If it grows: add pilots, or lower a prescale in the experiment file."
-        return _bad(row, Status.DEGRADED, "work arrives faster than the pilots do it", action)
+        action = "Look at the rows `overload` and `commands`. If it grows: add pilots, or lower a prescale in the file."
+        return _bad(row, Status.DEGRADED, "work arrives faster than it is started", action)
     return row
 
 
@@ -278,6 +305,26 @@ def results(outcomes: Outcomes) -> HealthRow:
     return _bad(row, status, cause + newest, action)
 
 
+def overload(outcomes: Outcomes) -> HealthRow:
+    """Whether units are left out, as more arrive than can be processed in time."""
+    within = f"in {duration(outcomes.window_s)}"
+    seen = outcomes.done + outcomes.lost + outcomes.shed
+    row = HealthRow(
+        name="overload",
+        nominal=f"no unit shed {within}",
+        actual=f"{outcomes.shed} of {seen} units shed {within}" if outcomes.shed else f"none shed {within}",
+        status=Status.OK,
+    )
+    if not outcomes.shed:
+        return row
+    cause = f"{100 * outcomes.shed / seen:.0f} % were left out at random, so that the others end in time"
+    action = (
+        "What is kept is weighted, so statistics stay honest. To keep more: add pilots, lower a prescale, or lift a "
+        "limit (`p3s limits`). `p3s report coverage` shows where, `p3s why UNIT` explains one."
+    )
+    return _bad(row, Status.DEGRADED, cause, action)
+
+
 def _lost(outcomes: Outcomes) -> Status:
     if len(outcomes.latest) >= LOST_IN_A_ROW and "done" not in outcomes.latest:
         return Status.DOWN
@@ -286,6 +333,43 @@ def _lost(outcomes: Outcomes) -> Status:
     if in_a_row or outcomes.lost > TOLERATED_LOSS * (outcomes.done + outcomes.lost):
         return Status.DEGRADED
     return Status.OK
+
+
+def breaker(facts: StationFacts, found: BreakerFacts) -> HealthRow:
+    """A pipeline that has paused itself."""
+    since, when = duration(facts.at - found.since), ""
+    if found.canary_at is not None:
+        when = f" One stage is let through in {duration(max(0.0, found.canary_at - facts.at))}, to see whether it does."
+    elif found.state == "half-open":
+        when = " The next stage that ends decides whether it goes on by itself."
+    return HealthRow(
+        name=f"pipeline {found.pipeline}",
+        nominal="runs",
+        actual=f"{'paused itself' if found.state == 'open' else 'lets one stage at a time through'}, for {since}",
+        status=Status.DOWN if found.state == "open" else Status.DEGRADED,
+        cause=found.why,
+        action=f"`p3s list units --state failed --pipeline {found.pipeline}` shows what failed, with reasons and logs. "
+        f"When it is mended, `{found.lift}` lets the pipeline run again.{when}",
+    )
+
+
+def steering(given: Sequence[Override]) -> tuple[HealthRow, ...]:
+    """What is in force by command, if anything is; what stops work is not normal, though somebody wants it."""
+    if not given:
+        return ()
+    stopping = [one for one in given if one.stops]
+    newest = (stopping or given)[-1]
+    others = f", and {len(given) - 1} more" if len(given) > 1 else ""
+    row = HealthRow(
+        name="commands",
+        nominal="nothing is stopped by hand",
+        actual=f"{newest.effect}{others} in force",
+        status=Status.OK,
+    )
+    if not stopping:
+        return (row,)
+    others = " `p3s limits` shows all." if len(given) > 1 else ""
+    return (_bad(row, Status.DEGRADED, newest.reason, f"`{newest.lift}` lifts it.{others}"),)
 
 
 def duration(seconds: float) -> str:

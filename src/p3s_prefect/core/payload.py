@@ -2,13 +2,14 @@
 
 A **command** finds in its environment ``P3S_INPUT_<NAME>`` and ``P3S_OUTPUT_<NAME>`` (paths), ``P3S_UNIT`` (the data
 id as text) and ``P3S_PARAMS`` (JSON); it runs in a working directory of its own, without a shell, and exits with 0 if
-all is well. In a stage per group, an input's path is a directory with one file for each unit, named by its data id, and
-``P3S_COVERAGE`` (JSON) tells how many of the group's units are in which state.
+all is well. In a stage per group, an input's path is a directory with one file for each unit, named by its data id,
+``P3S_COVERAGE`` (JSON) tells how many of the group's units are in which state, and ``P3S_WEIGHTS`` (the path of a JSON
+file: ``{"<input>": {"run=1 subrun=3": 4.0}}``) how many units each of them stands for.
 
 A **Python payload** is a function called with its inputs and parameters as keyword arguments, and with ``unit`` (a
-`DataId`) and ``coverage`` (a mapping of state to number of units) if it has parameters of these names. It returns a
-mapping of output names to values. In a stage per group an input is a mapping of data id to value, in the order of the
-data ids. A value's Python form follows its format:
+`DataId`), ``coverage`` (a mapping of state to number of units) and ``weights`` if it has parameters of these names. It
+returns a mapping of output names to values. In a stage per group an input is a mapping of data id to value, in the
+order of the data ids. A value's Python form follows its format:
 
 ====================  ==========================================================
 ``npz``               a mapping of names to numpy arrays (read without pickle)
@@ -23,6 +24,12 @@ Either may leave two files in its working directory, and a Python payload may re
 - ``summary.json``: flat scalars with units, ``{"noise_median": {"value": 4.2, "unit": "ADC"}}``;
 - ``products.json``: a list of what is worth a look, ``[{"category", "title", "file", "shows"}]``, where ``file`` is
   the name of a file in the working directory.
+
+**Weights.** Where units were left out at random (prescaled or shed), those that were taken stand for the others, each
+for 1/q, with q its probability of having got so far. ``weights`` has them for each gathered input, by data id, for all
+units that chance let reach the stage that makes it, the missing too: a unit that has a weight and no value has expired
+or failed. `core.weighting` makes of both what all units would have given, with its error and the range in which what is
+missing could move it.
 """
 
 from __future__ import annotations

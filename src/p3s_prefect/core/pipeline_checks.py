@@ -11,7 +11,11 @@ from p3s_prefect.core.payload import RESERVED_OUTPUTS, environment_name
 from p3s_prefect.core.yaml_document import Where
 
 # What a Python payload is told besides its inputs and parameters.
-_TOLD = {"unit": "`unit` is the data id.", "coverage": "`coverage` counts a group's units by state."}
+_TOLD = {
+    "unit": "`unit` is the data id.",
+    "coverage": "`coverage` counts a group's units by state.",
+    "weights": "`weights` tells how many units each of a group's units stands for.",
+}
 
 
 def feeding_streams(experiment: Experiment, pipeline: str) -> dict[str, Stream]:

@@ -1,4 +1,4 @@
-"""The doors through which input and output enter: small protocols, with fakes in `p3s_prefect.testing`.
+"""The doors through which input and output enter: small protocols, which tests can stand in for.
 
 The ledger has no protocol: its rules are SQL, and an in-memory SQLite database runs them faster than a fake would.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
@@ -62,16 +62,18 @@ class Verdict(StrEnum):
 # --- what the dispatcher is told ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StageFact:
     """A stage run as the ledger has it."""
 
     id: int
     stage: str
     state: StageState
+    q: float = 1.0
+    """Probability of having reached it, as it was decided so far."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SubJobFact:
     """An open sub-job with all its stage runs."""
 
@@ -79,21 +81,42 @@ class SubJobFact:
     pass_id: int
     pipeline: str
     data_id: DataId
+    group: DataId
     per: Literal["unit", "group"]
     taken_at: float
+    u: float = 0.0
+    """The unit's number, which is compared with every q; 0, as of a group, is never left out."""
     stages: tuple[StageFact, ...]
     earlier_passes: tuple[int, ...] = ()
     """For a group's sub-job: the earlier passes of its job, whose units it gathers too."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Transition:
-    """A stage run's change of state, written as a compare-and-set."""
+    """A stage run's change of state, written as a compare-and-set; where `new` is `old`, only `q` changes."""
 
     stage_run_id: int
     old: StageState
     new: StageState
     reason: str = ""
+    q: float | None = None
+    """Probability of having reached the stage, where it was decided anew."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Thinning:
+    """How a stage stands in overload."""
+
+    pipeline: str
+    stage: str
+    arrival_rate: float
+    """Units that ask for it [1/s], before any are left out."""
+    service_s: float | None
+    """How long it takes a slot; None before the first has ended."""
+    wait_s: float
+    """How long what is let in now will wait."""
+    q: float
+    """The share that is let in; 1 if nothing is left out."""
 
 
 # --- what a pilot is given, and gives back ------------------------------------------------------------------------
@@ -135,6 +158,8 @@ class StageOrder:
     store_url: str
     coverage: Mapping[str, int]
     """For a stage per group: the number of its units by state; empty for a unit."""
+    weights: Mapping[str, Mapping[DataId, float]] = field(default_factory=dict)
+    """For a stage per group: gathered dataset type -> unit -> how many it stands for; see `core.payload`."""
     stop_at: float | None = None
     """Killed at this moment, where the stage is stopped at its deadline."""
 

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
-from p3s_prefect.core.experiment import Stage
-from p3s_prefect.core.records import Failure
+from p3s_prefect.core import dag
+from p3s_prefect.core.experiment import Pipeline, Stage
+from p3s_prefect.core.records import Failure, SubJobFact, Transition
 from p3s_prefect.core.states import StageState
 
 # A unit that takes its pilot down with it must not take all of them: the third loss counts as the unit's own failure.
 MOST_LOSSES = 3
 MOST_BACKOFF_DOUBLINGS = 6
+
+
+class Which(StrEnum):
+    """Which units of a group are processed when somebody asks for it. What is open is never doubled."""
+
+    MISSING = "missing"
+    """Those without results: never begun, left out, given up or cancelled. What failed is left alone."""
+    FAILED = "failed"
+    """Those that failed: a new attempt of what failed, in the same pass (B3)."""
+    ALL = "all"
+    """All of them: what has ended is processed again in a new pass (B2)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,3 +57,29 @@ def backoff_s(stage: Stage, failures: int) -> float:
 def after_loss(losses: int) -> NextState:
     """The next state after a stage run whose pilot was lost; `losses` counts this one too."""
     return NextState(state=StageState.FAILED if losses >= MOST_LOSSES else StageState.QUEUED)
+
+
+def retried(pipeline: Pipeline, fact: SubJobFact, reason: str, only: str | None = None) -> list[Transition]:
+    """What a retry asks of a sub-job: what failed is queued, and what was blocked by nothing else waits again (B3).
+
+    With `only`, what failed in that stage, and what waits for it.
+    """
+    states = {stage.stage: stage.state for stage in fact.stages}
+    wanted = set(states) if only is None else {only, *dag.descendants(pipeline, only)}
+    order = {name: place for place, name in enumerate(dag.topological_order(pipeline))}
+    changes = []
+    for stage in sorted(fact.stages, key=lambda stage: order[stage.stage]):
+        if stage.stage not in wanted:
+            continue
+        new = _taken_back(stage.state, [states[name] for name in dag.parents(pipeline, stage.stage) if name in states])
+        if new is not None:
+            states[stage.stage] = new
+            changes.append(Transition(stage_run_id=stage.id, old=stage.state, new=new, reason=reason))
+    return changes
+
+
+def _taken_back(state: StageState, parents: list[StageState]) -> StageState | None:
+    if state is StageState.FAILED:
+        return StageState.QUEUED
+    may_go_on = all(parent is StageState.DONE or not parent.is_terminal for parent in parents)
+    return StageState.WAITING if state is StageState.BLOCKED and may_go_on else None

@@ -7,6 +7,7 @@
        │           │  └───────┘ (tried again, pilot lost, station stopped)
        ├── held ───┤
        └─> blocked └─> expired, shed, cancelled, superseded
+           (retry) ──> waiting
 
 `prescaled` is decided before the unit is let in: such a stage run begins in its terminal state.
 """
@@ -70,9 +71,14 @@ MOVES: dict[StageState, frozenset[StageState]] = {
     _S.QUEUED: frozenset({_S.RUNNING, _S.HELD, _S.BLOCKED} | _GIVEN_UP),
     _S.HELD: frozenset({_S.WAITING, _S.QUEUED, _S.BLOCKED} | _GIVEN_UP),
     _S.RUNNING: frozenset({_S.DONE, _S.FAILED, _S.QUEUED, _S.EXPIRED, _S.CANCELLED}),
-    # The only way out of a terminal state: a new attempt in the same pass.
+    # The only way out of a terminal state is a retry: a new attempt in the same pass, and what was blocked by that
+    # failure waits again.
     _S.FAILED: frozenset({_S.QUEUED}),
-} | {state: frozenset() for state in _GIVEN_UP | {_S.DONE, _S.PRESCALED, _S.BLOCKED}}
+    _S.BLOCKED: frozenset({_S.WAITING}),
+} | {state: frozenset() for state in _GIVEN_UP | {_S.DONE, _S.PRESCALED}}
+
+LEFT_OUT = frozenset({_S.PRESCALED, _S.SHED})
+"""Left out by chance, with a known probability of being kept: what was kept stands for it."""
 
 TERMINAL = frozenset(_GIVEN_UP | {_S.DONE, _S.PRESCALED, _S.FAILED, _S.BLOCKED})
 

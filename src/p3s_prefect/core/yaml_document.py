@@ -24,6 +24,7 @@ Where = tuple[str | int, ...]
 MAX_BYTES = 256 * 1024
 _MAX_DEPTH = 40
 
+_BEGIN = "Begin with `experiment: <name>`; `p3s init` writes a complete starter."
 _PLAIN = "tag:yaml.org,2002:"
 _SCALARS = {f"{_PLAIN}{kind}" for kind in ("str", "int", "float", "bool", "null")}
 _TEXT = f"{_PLAIN}str"
@@ -135,11 +136,12 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def read_yaml(text: str, *, file: str, environment: Mapping[str, str]) -> YamlDocument:
+def read_yaml(text: str, *, file: str, environment: Mapping[str, str], begin: str = _BEGIN) -> YamlDocument:
     """The document in `text`, with the mistakes that are already plain, such as a key given twice.
 
     ``${NAME}`` and ``${NAME:-default}`` inside a text value are filled in after parsing, so that what a variable holds
-    is never read as YAML; ``$${NAME}`` stands for ``${NAME}`` itself.
+    is never read as YAML; ``$${NAME}`` stands for ``${NAME}`` itself. `begin` is for messages:
+    how such a file begins.
 
     Raises:
         ExperimentFileErrors: there is nothing to read values from: too long, not YAML, empty, or not a mapping.
@@ -157,11 +159,10 @@ def read_yaml(text: str, *, file: str, environment: Mapping[str, str]) -> YamlDo
             document.values = document.read(node)
             return document
         if not document.mistakes:
-            fix = "Begin with `experiment: <name>`; `p3s init` writes a complete starter."
             what, line = (
                 ("the file is not a mapping of keys", node.start_mark.line + 1) if node else ("the file is empty", 1)
             )
-            document.mistake((), what, fix, line=line)
+            document.mistake((), what, begin, line=line)
     raise ExperimentFileErrors(document.mistakes)
 
 

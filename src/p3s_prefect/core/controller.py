@@ -1,0 +1,328 @@
+"""How much is let in when more arrives than can be processed in time: the admission probability q.
+
+As active queue management does, it steers the time that what is let in now will wait to a target that still lets it
+end in time; but where a router feels its way by the queue alone, arrival rate and service times are measured here, so
+that q is right at once, without the lag from which oscillation comes::
+
+    q = slots (1 + (target - predicted) / horizon) / (arrival rate x service time)
+
+At the target as much is let in as is served. With too little work ahead q is 1, so that no slot idles and fluctuations
+at a load below 1 leave nobody out; with too much it falls to its least value.
+
+Water is filled in by tiers (see `tiers`): the slots of a tier are those that the tiers above leave to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from p3s_prefect.core.admission import Admission
+from p3s_prefect.core.data_id import DataId
+from p3s_prefect.core.experiment import Order
+from p3s_prefect.core.flow import Flow, Load
+from p3s_prefect.core.open_work import Run
+from p3s_prefect.core.plan import Plan, PlannedStage
+from p3s_prefect.core.records import Thinning
+from p3s_prefect.core.states import StageState
+from p3s_prefect.core.tiers import Tier, make_tiers, rank
+
+# q is never 0, as what could never be chosen cannot be weighted: at most one unit of a thousand is let in for nothing,
+# and no weight is above a thousand.
+LEAST_Q = 0.001
+# The time in which q brings the waiting time back to its target, as a share of what a unit can wait: a shorter one
+# makes q follow single events, a longer one overshoots when the load steps.
+_HORIZON = 0.25
+# The slots that the tiers above always leave to the next one, so that a prediction stays finite.
+_LEAST_SLOTS = 0.02
+# A pipeline counts as overloaded when the mean of q over the time that a unit can wait falls below the first, until it
+# exceeds the second.
+_OVERLOAD = 0.9
+_CALM = 0.98
+# Estimates are looked at again after so many services, or this part of a horizon.
+_SERVICES = 4
+_PART_OF_HORIZON = 0.1
+
+
+class Controller:
+    """Measures what arrives and how long it takes, and sets the admission probability."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.is_turned = False
+        """Whether a pipeline has become overloaded, or is so no more, since somebody looked."""
+        self._slots = 0
+        self._loads: dict[tuple[str, str], Load] = {}
+        self._flows: dict[Plan, Flow] = {}
+        self._newest: dict[str, Flow] = {}
+        self._tiers: list[Tier] = []
+        self._measured = 0
+        self._arranged_at = -math.inf
+        self._stale_after_s = 0.0
+        self._is_new = False
+        self._limits: Mapping[str, float] = {}
+
+    def define(self, plans: Mapping[str, Plan], limits: Mapping[str, float]) -> None:
+        """These plans, and limits by pipeline, are those of what comes from now on."""
+        known = self._flows
+        self._flows = {plan: known.get(plan) or self._make_flow(plan) for plan in plans.values()}
+        self._newest = {plan.name: flow for plan, flow in self._flows.items()}
+        self._limits = limits
+        self._arrange(self._arranged_at)
+
+    def flow(self, plan: Plan) -> Flow:
+        """The flow of a plan."""
+        return self._flows[plan]
+
+    def set_slots(self, slots: int) -> None:
+        """There are so many slots. While there are none, what is known of the last ones counts."""
+        if slots not in (0, self._slots):
+            self._slots = slots
+            self._arrange(self._arranged_at)
+
+    def measured(self, flow: Flow, stage: PlannedStage, service_s: float, *, is_done: bool) -> None:
+        """A service has ended."""
+        times = flow.loads[stage.position].times
+        self._measured += 1 if times else _SERVICES
+        times.add(service_s, is_done=is_done)
+
+    def count_offer(self, pipeline: str, admission: Admission, by: int) -> None:
+        """Counts what was offered as work that waits."""
+        for stage in admission.stages:
+            if stage.state is StageState.QUEUED:
+                self._loads[pipeline, stage.stage].queued += by
+            elif stage.state is StageState.WAITING:
+                self._loads[pipeline, stage.stage].waiting += by
+
+    def admit(self, plan: Plan, data_id: DataId, *, first_q: float, taken_at: float, now: float) -> Mapping[int, float]:
+        """The share that is let in, by position, at the stages where it is decided now."""
+        self._look(now)
+        floor = plan.floor(data_id)
+        tiers = self._flows[plan].tiers
+        kept = {}
+        for position in plan.roots:
+            tier = tiers[position]
+            assert tier is not None  # noqa: S101 -- every stage per unit has one
+            kept[position] = self._let_in(tier, position, first_q, floor, taken_at, now)
+        return kept
+
+    def thin(self, run: Run, q: float, now: float) -> float:
+        """The probability of a stage that has become ready, of a unit that got so far with `q`."""
+        self._look(now)
+        tier = self._tier(run)
+        if tier is None:
+            return q
+        sub_job = run.sub_job
+        floor = sub_job.flow.plan.floor(sub_job.data_id)
+        return min(q, self._let_in(tier, run.stage.position, q, floor, sub_job.taken_at, now))
+
+    def overfull(self, now: float) -> dict[Tier, float]:
+        """Tiers that have let in more than can still end in time, as slots are gone or services take longer.
+
+        Each with the share of its queue that can be kept. Asked again with the same estimates, there are none.
+        """
+        self._look(now)
+        if not (self._is_new and self._slots):
+            return {}
+        self._is_new = False
+        return {
+            tier: share
+            for tier in self._tiers
+            if tier.sheds and tier.head.queued and (share := self._kept_share(tier)) < 1
+        }
+
+    def in_tier(self, run: Run, tier: Tier) -> bool:
+        """Whether a queued run stands in a tier at the point where it is decided."""
+        return self._tier(run) is tier and run.stage.name == tier.flow.plan.stages[tier.first].name
+
+    def rescued_before(self, plan: Plan, now: float) -> float:
+        """Where fresh ones go first: what has a deadline before this moment goes before them, else it would be late.
+
+        Minus infinity where more was let in than can end in time.
+        """
+        tier = self._flows[plan].first
+        if tier is None or tier.slack_s == math.inf or not self._slots:
+            return -math.inf
+        wait_s = self._wait_s(tier)
+        return now + wait_s + tier.late_s if wait_s <= tier.slack_s else -math.inf
+
+    def long_s(self, run: Run) -> float:
+        """How long a run may take if it takes long; infinite as long as none has ended."""
+        tier = self._tier(run)
+        if tier is None or not run.sub_job.flow.loads[run.stage.position].times:
+            return math.inf
+        return tier.late_s
+
+    def is_overloaded(self, plan: Plan) -> bool:
+        """Whether units of the pipeline are thinned, and have been for a while."""
+        return any(tier is not None and tier.head.overloaded for tier in self._flows[plan].tiers)
+
+    def thinning(self) -> list[Thinning]:
+        """How each stage stands."""
+        return [
+            Thinning(
+                pipeline=tier.flow.plan.name,
+                stage=tier.flow.plan.stages[position].name,
+                arrival_rate=tier.flow.loads[position].asked.at(self._arranged_at),
+                service_s=tier.work_s[position] or None,
+                wait_s=tier.head.wait_s,
+                q=tier.head.q,
+            )
+            for tier in self._tiers
+            for position in tier.positions
+        ]
+
+    # --- the decision ---------------------------------------------------------------------------------------------
+
+    def _let_in(self, tier: Tier, position: int, reached: float, floor: float, taken_at: float, now: float) -> float:
+        load = tier.flow.loads[position]
+        load.asked.add(1 / reached, now)
+        load.reached.add(1.0, now)
+        if floor:
+            load.owed.add(min(1.0, floor / reached), now)
+        q = 1.0
+        if position == tier.positions[0] and self._slots and tier.sheds:
+            q = max(self._share(tier, load, taken_at, now), floor)
+        load.kept.add(min(1.0, q / reached), now)
+        return q
+
+    def _share(self, tier: Tier, head: Load, taken_at: float, now: float) -> float:
+        """The q of a unit that was taken at `taken_at`."""
+        wait_s = self._wait_s(tier)
+        head.wait_s = max(0.0, wait_s)
+        age_s = max(0.0, now - taken_at)
+        if tier.slack_s <= age_s:
+            return 1.0  # It will be late whatever is decided: that is no choice by chance.
+        head.age_s += (age_s - head.age_s) / _SERVICES
+        wanted = tier.slots * (1 + (self._target_s(tier, head, age_s) - wait_s) / (_HORIZON * tier.slack_s))
+        head.q = min(1.0, max(LEAST_Q, _share_for(wanted, self._asked_for(tier, now))))
+        self._note_overload(tier, head, now)
+        return head.q
+
+    def _note_overload(self, tier: Tier, head: Load, now: float) -> None:
+        """Where the freshest go first in overload, little is kept waiting, until hardly anything was thinned lately.
+
+        A bunch that comes at once, and is thinned, is no overload: what counts is the mean over time.
+        """
+        kept = math.exp(-max(0.0, now - head.asked_at) / tier.slack_s)
+        head.asked_at = now
+        head.mean_q = kept * head.mean_q + (1 - kept) * head.q
+        before, head.overloaded = head.overloaded, head.mean_q < (_CALM if head.overloaded else _OVERLOAD)
+        if head.overloaded is not before:
+            self.is_turned = self._is_new = True
+
+    def _kept_share(self, tier: Tier) -> float:
+        head = tier.head
+        if tier.slack_s <= head.age_s:
+            return 1.0
+        own_s, wait_s = tier.queued_s(), self._wait_s(tier)
+        target_s = self._target_s(tier, head, head.age_s)
+        most_s = 2 * target_s if self._is_fresh(tier, head) else tier.slack_s - head.age_s
+        if wait_s <= most_s or own_s <= 0:
+            return 1.0
+        return max(0.0, 1 - (wait_s - target_s) * tier.slots / own_s)
+
+    @staticmethod
+    def _is_fresh(tier: Tier, head: Load) -> bool:
+        plan = tier.flow.plan
+        return head.overloaded and (plan.freshest_in_overload or plan.order is Order.FRESHEST_FIRST)
+
+    def _target_s(self, tier: Tier, head: Load, age_s: float) -> float:
+        """How long a unit of this age should wait."""
+        busy_s = min(tier.busy_s, (tier.slack_s - age_s) / 2)
+        in_time_s = tier.in_time_s - age_s
+        if in_time_s <= busy_s or self._is_fresh(tier, head):
+            return busy_s
+        return max(busy_s, in_time_s - tier.unsteady * math.sqrt(in_time_s))
+
+    def _wait_s(self, tier: Tier) -> float:
+        """How long what is let in now will wait for its slot; negative while slots are free."""
+        ahead_s = (self.in_flight - self._slots) * tier.work_s[tier.positions[0]]
+        for one in tier.above:
+            ahead_s += one.queued_s()
+        for one in tier.beside:
+            ahead_s += one.queued_s()
+        return ahead_s / tier.slots
+
+    @staticmethod
+    def _asked_for(tier: Tier, now: float) -> list[tuple[float, float]]:
+        asked: list[tuple[float, float]] = []
+        for one in tier.beside:
+            head = one.head
+            rate = head.asked.at(now)
+            if rate > 0:
+                asked += one.shares(rate, min(1.0, head.reached.at(now) / rate))
+        return asked
+
+    def _tier(self, run: Run) -> Tier | None:
+        """The tier of a run's stage, in today's definition of its pipeline."""
+        flow = self._newest[run.sub_job.flow.plan.name]
+        if flow is run.sub_job.flow:
+            return flow.tiers[run.stage.position]
+        position = flow.plan.positions.get(run.stage.name)
+        return None if position is None else flow.tiers[position]
+
+    # --- estimates ------------------------------------------------------------------------------------------------
+
+    def _look(self, now: float) -> None:
+        """Takes the estimates anew, if there is something new."""
+        if self._measured >= _SERVICES or not 0 <= now - self._arranged_at <= self._stale_after_s:
+            self._arrange(now)
+
+    def _arrange(self, now: float) -> None:
+        self._measured, self._arranged_at, self._is_new = 0, now, True
+        tiers = []
+        likely_s = self._likely_s()
+        for flow in self._flows.values():
+            tiers += make_tiers(flow, [load.service_s(now) or likely_s for load in flow.loads])
+        self._tiers = rank(tiers)
+        for tier in self._tiers:
+            self._plan_for(tier, now)
+        horizons = [_HORIZON * tier.slack_s for tier in self._tiers if tier.sheds and tier.slack_s > 0]
+        self._stale_after_s = _PART_OF_HORIZON * min(horizons, default=math.inf)
+
+    def _likely_s(self) -> float:
+        """How long a stage takes of which nothing is known, not even that one runs: as long as others do.
+
+        Else a class that never gets a slot would be let in altogether, to expire.
+        """
+        known = [load.times.mean_s for load in self._loads.values() if load.times]
+        return sum(known) / len(known) if known else 0.0
+
+    def _plan_for(self, tier: Tier, now: float) -> None:
+        """What of a tier does not change with every unit."""
+        inflow = [(one.head.kept.at(now), one.unit_s) for one in tier.above]
+        inflow += [(one.head.owed.at(now), one.unit_s) for one in tier.below if one.flow.plan.work_class.floors]
+        left = self._slots - sum(rate * work for rate, work in inflow)
+        left = min(left, self._limits.get(tier.flow.plan.name, math.inf))
+        tier.slots = max(left, _LEAST_SLOTS * self._slots, 1e-9)
+        # As a Poisson process, what comes from above varies by the square root of its number.
+        tier.unsteady = math.sqrt(sum(rate * work**2 for rate, work in inflow)) / tier.slots
+        if 0 < tier.slack_s < math.inf:
+            horizon_s = _HORIZON * tier.slack_s
+            # The queue fluctuates by the square root of what passes in a horizon.
+            tier.busy_s = 2 * math.sqrt(horizon_s * tier.work_s[tier.first] / tier.slots)
+            for position in tier.positions:
+                tier.flow.loads[position].fade(horizon_s, tier.slack_s)
+
+    def _make_flow(self, plan: Plan) -> Flow:
+        loads = (self._loads.setdefault((plan.name, stage.name), Load()) for stage in plan.stages)
+        return Flow(plan, tuple(loads))
+
+
+def _share_for(wanted: float, asked: Sequence[tuple[float, float]]) -> float:
+    """The q at which the work that is let in is `wanted` [s of a slot in a second]; 1 or more if all of it fits.
+
+    `asked` are (q above which it grows no more, work at q = 1): with nested choices, a stage with a prescale of its own
+    is reached by all that are let in as soon as q is below it.
+    """
+    if len(asked) == 1:
+        return wanted / asked[0][1] if asked[0][1] > 0 else 1.0
+    work = sum(one for _, one in asked)
+    settled = 0.0
+    for share, one in sorted(asked):
+        if work <= 0 or settled + share * work >= wanted:
+            break
+        settled += share * one
+        work -= one
+    return (wanted - settled) / work if work > 1e-12 else 1.0

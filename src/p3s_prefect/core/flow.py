@@ -1,0 +1,74 @@
+"""How much of a pipeline's work is where: what the controller predicts waiting times from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from p3s_prefect.core.estimates import Rate, ServiceTimes
+from p3s_prefect.core.plan import Plan
+
+if TYPE_CHECKING:
+    from p3s_prefect.core.tiers import Tier
+
+
+@dataclass(slots=True, eq=False)
+class Load:
+    """A stage's work: how long it takes, how much asks for it, and how many of its runs were let in."""
+
+    waiting: int = 0
+    """Runs that wait for their parents."""
+    queued: int = 0
+    """Runs that wait for a slot, those included that were offered and are not in the ledger yet."""
+    begun: dict[int, float] = field(default_factory=dict)
+    """When those began that run now, as far as that can be known."""
+    times: ServiceTimes = field(default_factory=ServiceTimes)
+    asked: Rate = field(default_factory=Rate)
+    """Units that ask for the stage, those counted in that were left out on the way to it."""
+    reached: Rate = field(default_factory=Rate)
+    """Units that ask for it."""
+    kept: Rate = field(default_factory=Rate)
+    """Units that are let in."""
+    owed: Rate = field(default_factory=Rate)
+    """Units that a floor lets in."""
+    q: float = 1.0
+    """The share that was let in last."""
+    age_s: float = 0.0
+    """How old the data usually are that ask for it."""
+    overloaded: bool = False
+    """Whether its units have been thinned for a while."""
+    mean_q: float = 1.0
+    """The mean of q over the time that a unit can wait, as it was at `asked_at`."""
+    asked_at: float = 0.0
+    wait_s: float = 0.0
+    """How long what was let in last was predicted to wait."""
+
+    def fade(self, short_s: float, long_s: float) -> None:
+        """Rates are those of the last `short_s`; of what is let in, which others build on, of the last `long_s`."""
+        self.asked.fades_s = self.reached.fades_s = short_s
+        self.kept.fades_s = self.owed.fades_s = long_s
+
+    def service_s(self, now: float) -> float:
+        """How long a run of it will take; never less than what runs now makes likely.
+
+        What has been running for longer than all that ended lately counts as if it ended now: when everything hangs,
+        or before the first has ended, that is all that is known.
+        """
+        mean_s, number, longest_s = self.times.mean_s, len(self.times), self.times.quantile_s(1.0)
+        longer = [now - at for at in self.begun.values() if now - at > longest_s]
+        return (mean_s * number + sum(longer)) / (number + len(longer)) if longer else mean_s
+
+
+@dataclass(slots=True, eq=False)
+class Flow:
+    """A plan with the loads of its stages, by position. Plans of the same pipeline share their loads."""
+
+    plan: Plan
+    loads: tuple[Load, ...]
+    tiers: tuple[Tier | None, ...] = ()
+    """By position: the tier of each stage; None for one per group, which is never left out."""
+
+    @property
+    def first(self) -> Tier | None:
+        """The tier of the first stage."""
+        return self.tiers[0] if self.tiers else None

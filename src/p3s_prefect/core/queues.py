@@ -1,0 +1,174 @@
+"""The queues of all pipelines: what is ready, what waits for its retry, what a floor is owed, and who goes next."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator, Mapping
+
+from p3s_prefect.core.controller import Controller
+from p3s_prefect.core.experiment import Order
+from p3s_prefect.core.open_work import Entry, Lane, Run, SubJob
+from p3s_prefect.core.overruling import Overruling
+from p3s_prefect.core.plan import Plan
+from p3s_prefect.core.queue_line import ClassLine, Line
+from p3s_prefect.core.states import StageState
+
+
+class Queues:
+    """What is queued, by pipeline."""
+
+    def __init__(self, overruling: Overruling, controller: Controller) -> None:
+        self._overruling = overruling
+        self._controller = controller
+        self._plans: Mapping[str, Plan] = {}
+        self._top_priority = 0
+        self._classes: dict[str, ClassLine] = {}
+        self._later: list[Entry] = []
+        self._owed: list[Entry] = []
+        self.lines: dict[str, Line] = {}
+        self.open = 0
+        """Stage runs of open sub-jobs, whatever their state: what heaps are measured by."""
+
+    def define(self, plans: Mapping[str, Plan]) -> None:
+        """These are the plans of today, by which queues are sorted."""
+        self._plans = plans
+        self._top_priority = max((stage.priority for plan in plans.values() for stage in plan.stages), default=0)
+        for name, plan in plans.items():
+            of_class = self._classes.setdefault(plan.class_name, ClassLine())
+            line = self.lines.setdefault(name, Line(of_class))
+            if line.of_class is not of_class:
+                line.of_class.running -= line.running
+                of_class.running += line.running
+                line.of_class = of_class
+            line.reorder(plan.order)
+
+    def set_limits(self) -> dict[str, float]:
+        """Takes limits as they are declared or set; returns how many stages of each pipeline may run at once."""
+        for name, line in self.lines.items():
+            line.limit = self._overruling.limit(self._plans[name])
+            line.of_class.limit = self._overruling.class_limit(self._plans[name])
+        return {name: min(line.limit, line.of_class.limit) for name, line in self.lines.items()}
+
+    def line(self, run: Run) -> Line:
+        """The queue of a run's pipeline."""
+        return self.lines[run.sub_job.flow.plan.name]
+
+    def opened(self, pipeline: str, by: int) -> None:
+        """So many stage runs of a pipeline are open now, or not any more."""
+        self.lines[pipeline].open += by
+        self.open += by
+
+    # --- in ---------------------------------------------------------------------------------------------------------
+
+    def add(self, run: Run) -> None:
+        """A run is queued: ready, unless it is to be tried again later, or is stopped by command."""
+        if run.deadline < math.inf and not run.is_due:
+            self.line(run).push_deadline(run)
+        if run.not_before > 0:
+            self._push(self._later, (run.not_before, run.id, run), later=True)
+        else:
+            self.make_ready(run)
+
+    def make_ready(self, run: Run) -> None:
+        """A queued run may start from now on."""
+        if self._overruling.is_stopped(run):
+            return
+        self.line(run).push(run, self._overruling.priority(run))
+        if run.sub_job.is_owed and run.deadline < math.inf:
+            self._push(self._owed, (run.deadline, run.id, run), later=False)
+
+    def wake(self, now: float) -> None:
+        """Makes ready what was to be tried again by now."""
+        while self._first_later() <= now:
+            run = heapq.heappop(self._later)[2]
+            run.not_before = 0.0
+            self.make_ready(run)
+
+    def clear(self) -> None:
+        """Empties what is ready; everything that is queued is to be made ready again."""
+        for line in self.lines.values():
+            line.clear()
+
+    def sort_again(self, sub_job: SubJob) -> None:
+        """A unit has begun: what a drain stopped of it goes on."""
+        for run in sub_job:
+            if run.state is StageState.QUEUED and run.not_before == 0:
+                run.entry = None
+                self.make_ready(run)
+
+    def sort_by_load(self) -> None:
+        """Where the freshest go first in overload, they do so from now on, or not any more."""
+        self._controller.is_turned = False
+        for name, line in self.lines.items():
+            plan = self._plans[name]
+            fresh = plan.freshest_in_overload and self._controller.is_overloaded(plan)
+            order = Order.FRESHEST_FIRST if fresh else plan.order
+            if order is not line.order:
+                line.reorder(order)
+
+    # --- out --------------------------------------------------------------------------------------------------------
+
+    def wake_at(self) -> float:
+        """When the next retry, or deadline, is due."""
+        return min([self._first_later(), *(line.earliest_deadline() for line in self.lines.values())])
+
+    def overdue(self, now: float) -> Iterator[Run]:
+        """What is queued and has passed its deadline; each is to be expired before the next is asked for."""
+        for line in self.lines.values():
+            while (run := line.first_due()) is not None and run.deadline <= now:
+                yield run
+
+    def next(self, now: float, capacity: int) -> tuple[Run, int] | None:
+        """What to start next, and its priority among what the pilots have not begun."""
+        if self._owed and (owed := self._first_owed(now, capacity)) is not None:
+            return owed, self._top_priority
+        best: tuple[Lane, int, float, int] | None = None
+        chosen: Run | None = None
+        for name, line in self.lines.items():
+            if line.is_full or (head := line.head(self._rescued_before(name, line, now))) is None:
+                continue
+            # Freshest and oldest first cannot be compared with each other: between pipelines of the same priority,
+            # the one with fewer stage runs in flight goes first, so that none starves another.
+            turn = (head[0], line.running, head[1][0], head[1][1])
+            if best is None or turn < best:
+                best, chosen = turn, head[1][2]
+        return None if chosen is None else (chosen, self._overruling.priority(chosen))
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _first_owed(self, now: float, capacity: int) -> Run | None:
+        """What a floor has let in and would be late if it waited any longer for its turn."""
+        while self._owed and not _is_owed(self._owed[0]):
+            heapq.heappop(self._owed)
+        if not self._owed:
+            return None
+        run = self._owed[0][2]
+        long_s = self._controller.long_s(run)
+        before_s = long_s * len(self._owed) / max(1, capacity)
+        return run if run.deadline - now <= long_s + before_s and not self.line(run).is_full else None
+
+    def _rescued_before(self, name: str, line: Line, now: float) -> float:
+        if line.order is not Order.FRESHEST_FIRST:
+            return -math.inf
+        return self._controller.rescued_before(self._plans[name], now)
+
+    def _first_later(self) -> float:
+        while self._later and not _is_later(self._later[0]):
+            heapq.heappop(self._later)
+        return self._later[0][0] if self._later else math.inf
+
+    def _push(self, heap: list[Entry], entry: Entry, *, later: bool) -> None:
+        # What was settled otherwise leaves its entry behind; without this the heaps would grow with the history.
+        if len(heap) > 64 + 2 * self.open:
+            heap[:] = filter(_is_later if later else _is_owed, heap)
+            heapq.heapify(heap)
+        heapq.heappush(heap, entry)
+
+
+def _is_later(entry: Entry) -> bool:
+    return entry[2].state is StageState.QUEUED and entry[2].not_before == entry[0]
+
+
+def _is_owed(entry: Entry) -> bool:
+    return entry[2].entry is not None

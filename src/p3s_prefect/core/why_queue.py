@@ -1,0 +1,221 @@
+"""Why a stage run that is queued does not start: what stops it, which limit it is at, and what goes before it (B12)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from p3s_prefect.core.data_id import DataId
+from p3s_prefect.core.experiment import Experiment, Order, Pipeline
+from p3s_prefect.core.overrides import Override, Work
+from p3s_prefect.core.why_facts import Case, Queued, Reason
+from p3s_prefect.core.why_rules import of_override, rule, station_reasons
+
+
+def queue_reasons(experiment: Experiment, case: Case, stage_run_id: int, work: Work) -> Iterator[Reason]:
+    """Everything that keeps a queued stage run from starting; what stops it altogether comes first."""
+    own = next((one for one in case.queue if one.id == stage_run_id), None)
+    yield from station_reasons(case)
+    stopped = case.controls.stopped(work, begun=own is not None and own.begun)
+    if stopped is not None:
+        yield of_override(stopped, case.at)
+    yield from _limits(experiment, case, work)
+    if own is not None and stopped is None:
+        yield _place_in_words(experiment, case, own, work)
+
+
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+
+def _limits(experiment: Experiment, case: Case, work: Work) -> Iterator[Reason]:
+    pipeline = experiment.pipelines[work.pipeline]
+    yield from _limit(
+        case,
+        f"pipeline {work.pipeline}",
+        running=case.running.get(work.pipeline, 0),
+        declared=pipeline.limit,
+        key=("pipelines", work.pipeline, "limit"),
+        work=work,
+        of_pipeline=work.pipeline,
+    )
+    same = [name for name, other in experiment.pipelines.items() if other.work_class == work.work_class]
+    yield from _limit(
+        case,
+        f"class {work.work_class}",
+        running=sum(case.running.get(name, 0) for name in same),
+        declared=experiment.class_of(pipeline).limit,
+        key=("classes", work.work_class, "limit"),
+        work=work,
+        of_pipeline=None,
+    )
+
+
+def _limit(
+    case: Case,
+    whose: str,
+    *,
+    running: int,
+    declared: int | None,
+    key: tuple[str, ...],
+    work: Work,
+    of_pipeline: str | None,
+) -> Iterator[Reason]:
+    """The limit of a pipeline, or with `of_pipeline` None that of its class, if it is reached."""
+    override = case.controls.limit(work_class=work.work_class, pipeline=of_pipeline)
+    limit = declared if override is None else override.value
+    if limit is None or running < limit:
+        return
+    at_once = "none may run" if limit == 0 else f"{running} of its stages run, and {limit} may at once"
+    if override is None:
+        yield Reason(
+            why=f"{whose} is at its limit: {at_once}",
+            rule=rule(*key, limit),
+            release=f"It goes on when one of them has ended; `p3s limits {_target(work, of_pipeline)} N` lets N run.",
+        )
+        return
+    told = of_override(override, case.at)
+    yield Reason(why=f"{whose} is at its limit: {at_once}; {told.why}", rule=told.rule, release=told.release)
+
+
+def _target(work: Work, of_pipeline: str | None) -> str:
+    return f"class:{work.work_class}" if of_pipeline is None else of_pipeline
+
+
+# --- the place in the queue -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """How many stage runs go before one that is queued, and by what."""
+
+    by_priority: int
+    by_begun: int
+    """Of the same priority, those of units that have begun; later stages go before new units."""
+    by_order: int
+    turns: int
+    """Those of other pipelines that are of the same rank, and take turns with it."""
+
+    @property
+    def before(self) -> int:
+        """All that go before it for certain."""
+        return self.by_priority + self.by_begun + self.by_order
+
+
+def place(experiment: Experiment, case: Case, own: Queued) -> Place:
+    """The place of a queued stage run among those that may start; those that are stopped are passed over."""
+    counts = {"by_priority": 0, "by_begun": 0, "by_order": 0, "turns": 0}
+    lane, key = _lane(experiment, case, own), _key(experiment, own)
+    for other in _others(case, own, experiment):
+        theirs = _lane(experiment, case, other)
+        if theirs[0] != lane[0]:
+            counts["by_priority"] += theirs[0] < lane[0]
+        elif theirs[1] != lane[1]:
+            counts["by_begun"] += theirs[1] < lane[1]
+        elif other.pipeline != own.pipeline:
+            counts["turns"] += 1
+        else:
+            counts["by_order"] += _key(experiment, other) < key
+    return Place(**counts)
+
+
+def _others(case: Case, own: Queued, experiment: Experiment) -> Iterable[Queued]:
+    for other in case.queue:
+        if other.id == own.id or other.pipeline not in experiment.pipelines:
+            continue
+        if case.controls and case.controls.stopped(_work(experiment, other), begun=other.begun) is not None:
+            continue
+        yield other
+
+
+def _work(experiment: Experiment, one: Queued) -> Work:
+    return Work(
+        work_class=experiment.pipelines[one.pipeline].work_class,
+        pipeline=one.pipeline,
+        stage=one.stage,
+        group=DataId.parse(one.group),
+        unit=DataId.parse(one.data_id) if one.per == "unit" else None,
+    )
+
+
+def _lane(experiment: Experiment, case: Case, one: Queued) -> tuple[int, bool]:
+    """Smaller goes first: minus the priority, and whether the unit is still to begin."""
+    return -_priority(experiment, case, one), not one.begun
+
+
+def _priority(experiment: Experiment, case: Case, one: Queued) -> int:
+    override = _priority_override(experiment, case, one)
+    if override is not None and override.value is not None:
+        return override.value
+    pipeline = experiment.pipelines[one.pipeline]
+    stage = pipeline.stages.get(one.stage)
+    return pipeline.priority or 0 if stage is None else experiment.priority_of(pipeline, stage)
+
+
+def _priority_override(experiment: Experiment, case: Case, one: Queued) -> Override | None:
+    return case.controls.priority(_work(experiment, one)) if case.controls else None
+
+
+def _priority_rule(experiment: Experiment, case: Case, one: Queued) -> str:
+    """What its priority follows from."""
+    override = _priority_override(experiment, case, one)
+    if override is not None:
+        return override.command
+    pipeline = experiment.pipelines[one.pipeline]
+    stage = pipeline.stages.get(one.stage)
+    if stage is not None and stage.priority is not None:
+        return rule("pipelines", one.pipeline, "stages", one.stage, "priority", stage.priority)
+    if pipeline.priority is not None:
+        return rule("pipelines", one.pipeline, "priority", pipeline.priority)
+    return rule("classes", pipeline.work_class, "priority", experiment.class_of(pipeline).priority)
+
+
+def _key(experiment: Experiment, one: Queued) -> tuple[float, int]:
+    """Smaller goes first among those of one pipeline and lane."""
+    pipeline = experiment.pipelines[one.pipeline]
+    match pipeline.order:
+        case Order.FRESHEST_FIRST:
+            return -one.taken_at, one.id
+        case Order.OLDEST_FIRST:
+            return one.taken_at, one.id
+        case Order.FIRST_COME:
+            return float(one.sub_job_id), one.id
+        case Order.EARLIEST_DEADLINE:
+            stage = pipeline.stages.get(one.stage)
+            deadline_s = None if stage is None else stage.deadline_s
+            return (float("inf") if deadline_s is None else one.taken_at + deadline_s), one.id
+
+
+def _place_in_words(experiment: Experiment, case: Case, own: Queued, work: Work) -> Reason:
+    found, order = place(experiment, case, own), experiment.pipelines[own.pipeline].order
+    priority = _priority(experiment, case, own)
+    parts = [
+        (found.by_priority, f"{found.by_priority} of a priority above {priority}"),
+        (found.by_begun, f"{found.by_begun} of units that have begun"),
+        (found.by_order, f"{found.by_order} in the order {order}"),
+    ]
+    told = ", ".join(words for number, words in parts if number)
+    before = f"{found.before} go before it in the queue ({told})" if found.before else "it is the first in its queue"
+    turns = f"; it takes turns with {found.turns} of other pipelines of priority {priority}" if found.turns else ""
+    rules = [_priority_rule(experiment, case, own)] if found.by_priority or found.turns or not found.before else []
+    rules += _order_rules(own.pipeline, experiment.pipelines[own.pipeline]) if found.by_order else []
+    return Reason(
+        why=f"{before}{turns}; {_slots(case)}",
+        rule=", ".join(rules),
+        release="It starts when these have started and a slot is free. `p3s priority` puts it forward."
+        if found.before or found.turns
+        else "It starts when a slot is free.",
+    )
+
+
+def _order_rules(name: str, pipeline: Pipeline) -> list[str]:
+    rules = [rule("pipelines", name, "order", pipeline.order)]
+    if pipeline.freshest_in_overload and pipeline.order is not Order.FRESHEST_FIRST:
+        # It takes the place of the order as long as units are shed.
+        rules.append(rule("pipelines", name, "freshest_in_overload", True))
+    return rules
+
+
+def _slots(case: Case) -> str:
+    with_pilots, slots = sum(case.running.values()), case.station.slots
+    running = f"{with_pilots} {'stage is' if with_pilots == 1 else 'stages are'} with the pilots"
+    return running if slots is None else f"{running}, which have {slots} slot{'' if slots == 1 else 's'}"

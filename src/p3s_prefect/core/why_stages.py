@@ -1,0 +1,294 @@
+"""Why a stage run is in its state: one function a state, each with the rule and the release (B12)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from p3s_prefect.core import dag
+from p3s_prefect.core.experiment import Experiment, Pipeline, Stage
+from p3s_prefect.core.health import duration
+from p3s_prefect.core.overrides import Work
+from p3s_prefect.core.retry import backoff_s
+from p3s_prefect.core.states import StageState
+from p3s_prefect.core.views import StageRow, UnitRow
+from p3s_prefect.core.why_facts import Case, Reason, StageWhy, SubJobCase, since, units_named
+from p3s_prefect.core.why_queue import queue_reasons
+from p3s_prefect.core.why_rules import of_override, rule, stage_rule, station_reasons
+
+_S = StageState
+
+
+def explain_stage(experiment: Experiment, case: Case, found: SubJobCase, run: StageRow) -> StageWhy:
+    """A stage run of this sub-job, explained."""
+    asked = _Asked(experiment=experiment, case=case, found=found, run=run)
+    reasons = tuple(_EXPLAIN[StageState(run.state)](asked))
+    return StageWhy(stage=run.stage, state=run.state, since=since(run), reasons=reasons)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    experiment: Experiment
+    case: Case
+    found: SubJobCase
+    run: StageRow
+
+    @property
+    def unit(self) -> UnitRow:
+        return self.found.unit
+
+    @property
+    def pipeline(self) -> Pipeline | None:
+        """None if the experiment file does not have it any more."""
+        return self.experiment.pipelines.get(self.unit.pipeline)
+
+    @property
+    def stage(self) -> Stage | None:
+        return None if self.pipeline is None else self.pipeline.stages.get(self.run.stage)
+
+    @property
+    def work(self) -> Work:
+        work_class = "default" if self.pipeline is None else self.pipeline.work_class
+        return self.case.work(self.unit, self.run.stage, work_class)
+
+    def of(self, key: str) -> str:
+        """The rule of a key of its stage."""
+        return stage_rule(self.experiment, self.unit.pipeline, self.run.stage, key)
+
+    @property
+    def siblings(self) -> dict[str, StageRow]:
+        return {stage.stage: stage for stage in self.unit.stages}
+
+    @property
+    def ancestors(self) -> frozenset[str]:
+        if self.pipeline is None or self.stage is None:
+            return frozenset()
+        return dag.ancestors(self.pipeline, self.run.stage)
+
+
+# --- open -----------------------------------------------------------------------------------------------------------
+
+
+def _waiting(asked: _Asked) -> Iterator[Reason]:
+    if asked.stage is None:
+        yield from _no_longer_declared(asked)
+        return
+    told = False
+    for name in dict.fromkeys(asked.stage.after):
+        parent = asked.siblings.get(name)
+        if parent is not None and not StageState(parent.state).is_terminal:
+            told = True
+            yield Reason(
+                why=f"it waits for {name}, which is {_activity(parent, asked.case.at)}",
+                rule=asked.of("after"),
+                release=f"It goes on when {name} is done.",
+            )
+    awaited = [one for one in asked.found.awaited if one.stage in asked.ancestors]
+    if awaited:
+        told = True
+        number = len({one.data_id for one in awaited})
+        named = units_named(f"{one.data_id} ({one.stage} is {one.state})" for one in awaited)
+        units = "a unit of the group that is open" if number == 1 else f"{number} units of the group that are open"
+        yield Reason(
+            why=f"it waits for {units}: {named}",
+            rule=asked.of("after"),
+            release="It goes on when that has settled, whether well or not; "
+            f"`p3s why {awaited[0].data_id}` says what {'it' if number == 1 else 'the first of them'} waits for.",
+        )
+    if not told:
+        yield Reason(why="all that it waited for has settled", release="The station moves it on at once.")
+    yield from station_reasons(asked.case)
+
+
+def _queued(asked: _Asked) -> Iterator[Reason]:
+    if asked.stage is None:
+        yield from _no_longer_declared(asked)
+        return
+    yield from _back_off(asked, asked.stage)
+    yield from queue_reasons(asked.experiment, asked.case, asked.run.id, asked.work)
+
+
+def _back_off(asked: _Asked, stage: Stage) -> Iterator[Reason]:
+    last = asked.run.attempts[-1] if asked.run.attempts else None
+    if last is None or last.state != "failed" or asked.run.queued_at is None:
+        return
+    left_s = asked.run.queued_at + backoff_s(stage, asked.run.failures) - asked.case.at
+    if left_s > 0:
+        yield Reason(
+            why=f"it failed {_times(asked.run.failures)} ({last.reason}), and is tried again after a while",
+            rule=asked.of("backoff_s"),
+            release=f"It is tried again in {duration(left_s)}.",
+        )
+
+
+def _running(asked: _Asked) -> Iterator[Reason]:
+    last = asked.run.attempts[-1] if asked.run.attempts else None
+    if last is None or last.state != "running":
+        yield Reason(why="it was handed to a pilot", release="It ends by itself.")
+        return
+    tries = f", attempt {last.number + 1}" if last.number else ""
+    began = duration(max(0.0, asked.case.at - last.opened_at))
+    limit_s = sum(step.timeout_s for step in asked.stage.steps) if asked.stage else None
+    yield Reason(
+        why=f"it has been with {f'pilot {last.pilot}' if last.pilot else 'a pilot'} for {began}{tries}",
+        rule=f"{asked.of('steps')}[].timeout_s" if limit_s else "",
+        release=f"Its steps are killed when they take longer than {duration(limit_s)} together." if limit_s else "",
+    )
+    yield from station_reasons(asked.case)
+
+
+def _held(asked: _Asked) -> Iterator[Reason]:
+    hold = asked.case.controls.held(asked.work)
+    if hold is not None:
+        yield of_override(hold, asked.case.at)
+    else:
+        yield Reason(why="the hold that put it aside was lifted", release="The station puts it back at once.")
+    yield from station_reasons(asked.case)
+
+
+# --- ended ----------------------------------------------------------------------------------------------------------
+
+
+def _done(asked: _Asked) -> Iterator[Reason]:
+    yield Reason(why="its results are published", release=f"`p3s show {asked.unit.data_id}` lists them.")
+
+
+def _prescaled(asked: _Asked) -> Iterator[Reason]:
+    u, in_advance = asked.found.u, "Nothing: it was chosen in advance, at random."
+    passed_not = [found for found in _prescales(asked) if u >= found[1]]
+    if not passed_not:
+        # The experiment file has changed since.
+        then = f"{asked.run.q:g}, the prescale that the experiment file gave then"
+        yield Reason(why=f"its number {u:.4g} is not below {then}", release=in_advance)
+        return
+    whose, share, key = min(passed_not, key=lambda found: found[1])
+    yield Reason(
+        why=f"its number {u:.4g} is not below {share:g}, the prescale of {whose}",
+        rule=key,
+        release=f"{in_advance} A higher prescale takes in more of what comes.",
+    )
+
+
+def _prescales(asked: _Asked) -> Iterator[tuple[str, float, str]]:
+    """Whose prescales stand on the way to the stage, their values, and their keys."""
+    stream = asked.experiment.streams.get(asked.found.stream or "")
+    if stream is not None:
+        yield (
+            f"stream {asked.found.stream}",
+            stream.prescale,
+            rule("streams", asked.found.stream, "prescale", stream.prescale),
+        )
+    if asked.pipeline is not None:
+        for name in (asked.run.stage, *sorted(asked.ancestors)):
+            declared = asked.pipeline.stages.get(name)
+            if declared is not None:
+                key = stage_rule(asked.experiment, asked.unit.pipeline, name, "prescale")
+                yield f"stage {name}", declared.prescale, key
+
+
+def _shed(asked: _Asked) -> Iterator[Reason]:
+    name = "default" if asked.pipeline is None else asked.pipeline.work_class
+    yield Reason(
+        why=f"its number {asked.found.u:.4g} is not below {asked.run.q:.4g}, the share that could be let in "
+        "in the overload of that moment",
+        rule=rule("classes", name, "shed", True),
+        release="Nothing brings it back in this pass. More pilots, or a higher priority or a floor for "
+        f"class {name}, let in more of what comes.",
+    )
+
+
+def _expired(asked: _Asked) -> Iterator[Reason]:
+    deadline_s = None if asked.stage is None else asked.stage.deadline_s
+    ended_at = asked.run.settled_at
+    late = ""
+    if deadline_s is not None and ended_at is not None:
+        left_s = asked.unit.taken_at + deadline_s - ended_at
+        told = f"{duration(-left_s)} after" if left_s < 0 else f"{duration(left_s)} before"
+        late = f", and was given up {told} its deadline"
+    yield Reason(
+        why=f"{asked.run.reason or 'its deadline had passed'}{late}",
+        rule=asked.of("deadline_s") if deadline_s is not None else "",
+        release="Nothing: later than that its result was not wanted. More pilots, a lower prescale or a longer "
+        "deadline_s let more of what comes be in time.",
+    )
+
+
+def _failed(asked: _Asked) -> Iterator[Reason]:
+    run, last = asked.run, asked.run.attempts[-1] if asked.run.attempts else None
+    log = f"Its log is {last.log_key} in the store. " if last is not None and last.log_key else ""
+    step = asked.stage.steps[0].name if asked.stage else "STEP"
+    by_hand = f"`p3s try {asked.unit.pipeline}/{run.stage}/{step} '{asked.unit.data_id}'`"
+    how, key = f"it failed {_times(run.failures)}: {run.reason}", asked.of("retries")
+    if last is not None and last.state == "lost":
+        how, key = f"it was lost with its pilot {_times(run.losses)}, and is not given to another: {run.reason}", ""
+    elif asked.stage is not None and run.failures <= asked.stage.retries:
+        how, key = f"it failed, and to try again would not help: {run.reason}", ""
+    yield Reason(why=how, rule=key, release=f"{log}{by_hand} runs it by hand, with the log on the terminal.")
+
+
+def _blocked(asked: _Asked) -> Iterator[Reason]:
+    ended = [
+        stage
+        for stage in asked.unit.stages
+        if stage.stage in asked.ancestors
+        and StageState(stage.state).is_terminal
+        and stage.state not in (_S.DONE, _S.BLOCKED)
+    ]
+    for stage in ended:
+        why = f": {stage.reason}" if stage.reason else ""
+        yield Reason(
+            why=f"it needs {stage.stage}, which is {stage.state}{why}",
+            rule=asked.of("after"),
+            release=f"`p3s why {asked.unit.pipeline}/{stage.stage} {asked.unit.data_id}` says what to do about that.",
+        )
+    if not ended:
+        yield Reason(why=asked.run.reason or "something that it needs did not finish", rule=asked.of("after"))
+
+
+def _superseded(asked: _Asked) -> Iterator[Reason]:
+    yield Reason(why=asked.run.reason or "a fallback took over")
+
+
+def _cancelled(asked: _Asked) -> Iterator[Reason]:
+    later = [number for number, _ in asked.found.others if number > asked.unit.pass_number]
+    goes_on = f"It goes on in pass {min(later)}: `p3s why {asked.unit.data_id} --pass {min(later)}`." if later else ""
+    gone = f"Pipeline {asked.unit.pipeline} is not in the experiment file any more." if asked.pipeline is None else ""
+    yield Reason(why=asked.run.reason or "it was cancelled", release=goes_on or gone)
+
+
+def _no_longer_declared(asked: _Asked) -> Iterator[Reason]:
+    yield Reason(
+        why=f"the experiment file has no stage {asked.unit.pipeline}/{asked.run.stage} any more",
+        release="A station that is started with this file cancels it; one that runs with the old file goes on with it.",
+    )
+    yield from station_reasons(asked.case)
+
+
+def _activity(stage: StageRow, now: float) -> str:
+    """``running since 3 s on pilot tcp://...``."""
+    if stage.state == _S.RUNNING and stage.attempts:
+        last = stage.attempts[-1]
+        where = f" on pilot {last.pilot}" if last.pilot else ""
+        return f"running{where}, for {duration(max(0.0, now - last.opened_at))}"
+    at = since(stage)
+    return stage.state if at is None else f"{stage.state}, for {duration(max(0.0, now - at))}"
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
+
+
+_EXPLAIN: dict[StageState, Callable[[_Asked], Iterator[Reason]]] = {
+    _S.WAITING: _waiting,
+    _S.QUEUED: _queued,
+    _S.RUNNING: _running,
+    _S.HELD: _held,
+    _S.DONE: _done,
+    _S.PRESCALED: _prescaled,
+    _S.SHED: _shed,
+    _S.EXPIRED: _expired,
+    _S.FAILED: _failed,
+    _S.BLOCKED: _blocked,
+    _S.SUPERSEDED: _superseded,
+    _S.CANCELLED: _cancelled,
+}

@@ -1,0 +1,354 @@
+"""The admission controller: what it lets in in overload, and that the choice stays fit for statistics (P4, P5, P6)."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scheduling import stage
+
+from p3s_prefect.core.controller import LEAST_Q
+from p3s_prefect.core.data_id import DataId
+from p3s_prefect.core.dispatcher import Dispatcher
+from p3s_prefect.core.experiment import Floor, Order, Pipeline, WorkClass
+from p3s_prefect.core.outcome import Outcome, PlayedRun
+from p3s_prefect.core.records import StageFact, SubJobFact
+from p3s_prefect.core.selection import sample_number
+from p3s_prefect.core.states import StageState
+from p3s_prefect.core.virtual_time import SlotChange, UnitArrival, simulate
+
+DONE, SHED, EXPIRED, QUEUED = StageState.DONE, StageState.SHED, StageState.EXPIRED, StageState.QUEUED
+GROUP = DataId.of(run=1)
+SLOTS = 4
+
+
+def _unit(number: int, at: float, pipeline: str = "p", part: int = 0) -> UnitArrival:
+    return UnitArrival(at=at, taken_at=at, pipeline=pipeline, group=GROUP, data_id=DataId.of(part=part, unit=number))
+
+
+def _steady(load: float, length_s: float, *, pipeline: str = "p", since: float = 0.0) -> list[UnitArrival]:
+    """Poisson arrivals of units of one second each, at so many times what the slots can do."""
+    chance, at, units = Random(f"{pipeline} {since}"), since, []
+    while (at := at + chance.expovariate(load * SLOTS)) < since + length_s:
+        number = len(units)
+        units.append(_unit(number + round(1e6 * since), at, pipeline, part=number % 4))
+    return units
+
+
+def _service(chance: Random) -> object:
+    return lambda pipeline, stage, unit: chance.gammavariate(11, 1 / 11)
+
+
+def _pipeline(*names: str, deadline_s: float | None = 8.0, **values: object) -> Pipeline:
+    stages = {
+        name: stage(after=list(names[max(0, place - 1) : place]), deadline_s=deadline_s)
+        for place, name in enumerate(names)
+    }
+    return Pipeline(stages=stages, **{"order": Order.EARLIEST_DEADLINE, "freshest_in_overload": False, **values})
+
+
+def _prescaled(pipeline: Pipeline, name: str, prescale: float) -> Pipeline:
+    changed = pipeline.stages[name].model_copy(update={"prescale": prescale})
+    return pipeline.model_copy(update={"stages": pipeline.stages | {name: changed}})
+
+
+def _play(pipelines: dict[str, Pipeline], arrivals: list[UnitArrival], **values: object) -> Outcome:
+    return simulate(pipelines, arrivals, **{"service_s": _service(Random(5)), "slots": SLOTS, **values})
+
+
+def _share(runs: list[PlayedRun], *states: StageState) -> float:
+    return sum(run.state in states for run in runs) / len(runs)
+
+
+# --- fit for statistics -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("load", [1.5, 4.0])
+def test_a_unit_is_kept_just_if_its_number_is_below_the_stored_q_and_q_never_grows(load: float) -> None:
+    """P4, P5: at every stage of a chain with a prescale, in overload with slots that go and come back; nested."""
+    found = _prescaled(_pipeline("a", "b", "c"), "b", 0.6)
+    changes = [SlotChange(at=20.0, slots=1), SlotChange(at=40.0, slots=SLOTS)]
+    outcome = _play({"p": found}, _steady(load / 3, 80.0), slot_changes=changes)
+    by_unit: dict[DataId, dict[str, PlayedRun]] = {}
+    for run in outcome.runs:
+        by_unit.setdefault(run.data_id, {})[run.stage] = run
+    for unit, runs in by_unit.items():
+        u = sample_number(unit, 0)
+        for run in runs.values():
+            assert (run.state in (SHED, StageState.PRESCALED)) == (u >= run.q)
+            assert LEAST_Q <= run.q <= 1
+        decided = [run.q for run in runs.values() if run.state is not StageState.PRESCALED]
+        assert decided == sorted(decided, reverse=True)
+        assert max(runs["b"].q, runs["c"].q) <= 0.6
+    states = Counter(run.state for run in outcome.runs)
+    assert min(states[DONE], states[SHED], states[StageState.PRESCALED]) > 50
+    assert any("is not below q" in run.reason for run in outcome.runs if run.state is SHED)
+
+
+def test_weights_give_back_what_arrived() -> None:
+    """P6: the sum of 1/q over what was let in estimates the number of all units, within three standard deviations."""
+    for load in (1.5, 5.0):
+        units = _steady(load, 200.0)
+        runs = [run for run in _play({"p": _pipeline("a")}, units).runs if run.state is not SHED]
+        estimate = sum(1 / run.q for run in runs)
+        error = math.sqrt(sum((1 - run.q) / run.q**2 for run in runs))
+        assert abs(estimate - len(units)) <= 3 * error
+
+
+# --- how much is let in -----------------------------------------------------------------------------------------------
+
+
+def test_below_the_capacity_nothing_is_left_out() -> None:
+    """P5: fluctuations of a load of 0.9 shed nothing, in any order."""
+    for order in Order:
+        outcome = _play({"p": _pipeline("a", deadline_s=20.0, order=order)}, _steady(0.9, 100.0))
+        assert _share(outcome.runs, SHED) < 0.01
+        assert _share(outcome.runs, DONE) > 0.98
+
+
+@pytest.mark.parametrize("load", [1.3, 3.0, 10.0])
+def test_in_overload_the_slots_stay_busy_and_hardly_anything_is_late(load: float) -> None:
+    """P5, P8: from a cold start, when nothing is known of service times; ever the same share of what fits."""
+    outcome = _play({"p": _pipeline("a")}, _steady(load, 100.0), until=100.0)
+    assert outcome.account()["p", "a"][DONE] >= 0.95 * 100 * SLOTS
+    assert _share(outcome.runs, EXPIRED) <= 0.02
+
+
+def test_freshest_first_in_overload_keeps_nothing_waiting_for_long() -> None:
+    """P5: whatever the order is otherwise; as much is done, but fresh."""
+    units = _steady(3.0, 150.0)
+    latency = {}
+    for fresh in (True, False):
+        outcome = _play({"p": _pipeline("a", deadline_s=20.0, freshest_in_overload=fresh)}, units, until=150.0)
+        done = [run for run in outcome.runs if run.state is DONE]
+        assert len(done) >= 0.95 * 150 * SLOTS
+        latency[fresh] = statistics.median(run.latency_s for run in done)
+    assert latency[True] < 5.0 < 14.0 < latency[False]
+
+
+def test_without_a_deadline_or_where_it_is_declared_nothing_is_shed() -> None:
+    """P5, P14: it queues, and expires at its deadline."""
+    units = _steady(3.0, 30.0)
+    assert {run.state for run in _play({"p": _pipeline("a", deadline_s=None)}, units).runs} == {DONE}
+    kept = _play({"p": _pipeline("a", work_class="kept")}, units, classes={"kept": WorkClass(shed=False)})
+    assert {run.state for run in kept.runs} == {DONE, EXPIRED}
+
+
+def test_what_comes_at_once_and_fits_is_let_in_at_once() -> None:
+    """P5: visits of as many units as there are slots; between them nothing comes."""
+    units = [_unit(100 * visit + n, at=10.0 * visit, part=n) for visit in range(20) for n in range(2 * SLOTS)]
+    assert {run.state for run in _play({"p": _pipeline("a")}, units).runs} == {DONE}
+
+
+def test_a_flood_of_offers_is_thinned_along_the_way() -> None:
+    """P5: what is offered counts before it is in the ledger, until it is withdrawn."""
+    dispatcher = Dispatcher({"p": _pipeline("a")})
+    dispatcher.set_slots(SLOTS)
+    dispatcher.add(_fact(1), 0.0)
+    (start,) = dispatcher.decide(0.0).starts
+    dispatcher.settle(start.stage_run_id, DONE, now=1.0, service_s=1.0)
+    ids = [DataId.of(unit=number) for number in range(5_000)]
+
+    def flood() -> list[float]:
+        return [
+            dispatcher.offer("p", one, u=sample_number(one, 0), first_q=1.0, taken_at=1.0, now=1.0).stages[0].q
+            for one in ids
+        ]
+
+    first = flood()
+    assert first[0] == 1.0
+    assert first[-1] < 0.05
+    assert sum(q == 1.0 for q in first) <= 9 * SLOTS
+    for one in ids:
+        dispatcher.withdraw("p", one)
+    assert dispatcher.offer("p", ids[0], u=0.5, first_q=1.0, taken_at=60.0, now=60.0).stages[0].q == 1.0
+
+
+def test_when_slots_go_what_was_let_in_is_thinned_again() -> None:
+    """P5, P12: at random, and at once, in place of letting half of the queue expire."""
+    changes = [SlotChange(at=50.0, slots=1), SlotChange(at=100.0, slots=SLOTS)]
+    outcome = _play({"p": _pipeline("a")}, _steady(1.5, 150.0), slot_changes=changes, until=150.0)
+    assert _share(outcome.runs, EXPIRED) <= 0.02
+    assert outcome.account()["p", "a"][DONE] >= 0.93 * (100 * SLOTS + 50)
+
+
+# --- tiers and floors -------------------------------------------------------------------------------------------------
+
+
+def test_the_higher_class_sees_its_own_work_only() -> None:
+    """P5: with ten times too much of the lower class beside it, all of it is done in time."""
+    pipelines = {"p": _pipeline("a", work_class="dqm"), "alert": _pipeline("a", work_class="alert")}
+    classes = {"alert": WorkClass(priority=1)}
+    units = _steady(10.0, 60.0) + _steady(0.5, 60.0, pipeline="alert")
+    runs = _play(pipelines, units, classes=classes).runs
+    assert _share([run for run in runs if run.pipeline == "alert"], DONE) == 1.0
+    assert sum(run.state is DONE for run in runs if run.pipeline == "p") >= 0.4 * 60 * SLOTS
+
+
+def test_what_is_worth_least_for_its_time_is_thinned_first() -> None:
+    """P5: of the same priority."""
+    pipelines = {name: _pipeline("a", work_class=name) for name in ("gold", "lead")}
+    classes = {"gold": WorkClass(value=5.0), "lead": WorkClass(value=1.0)}
+    units = _steady(0.7, 100.0, pipeline="gold") + _steady(0.7, 100.0, pipeline="lead")
+    runs = _play(pipelines, units, classes=classes).runs
+    assert _share([run for run in runs if run.pipeline == "gold"], DONE) >= 0.95
+    assert 0.3 <= _share([run for run in runs if run.pipeline == "lead"], DONE) <= 0.65
+
+
+@pytest.mark.parametrize("load", [3.0, 10.0])
+def test_floors_are_kept(load: float) -> None:
+    """P5: a part's share is done in time although a higher class alone would fill all slots several times."""
+    pipelines = {"p": _pipeline("a", work_class="dqm"), "alert": _pipeline("a", work_class="alert")}
+    classes = {
+        "alert": WorkClass(priority=1),
+        "dqm": WorkClass(floors=[Floor(when={"part": 2}, share=0.3), Floor(share=0.02)]),
+    }
+    units = _steady(load, 60.0, pipeline="alert") + _steady(2.0, 60.0)
+    runs = [run for run in _play(pipelines, units, classes=classes).runs if run.pipeline == "p"]
+    of_part = [run for run in runs if run.data_id["part"] == 2]
+    owed = [run for run in of_part if sample_number(run.data_id, 0) < 0.3]
+    assert min(run.q for run in of_part) >= 0.3
+    assert min(run.q for run in runs) >= 0.02
+    assert _share(owed, DONE) >= 0.95
+
+
+def test_a_floor_is_never_above_the_prescale() -> None:
+    """P4, P5: q is the smallest of all that was applied."""
+    found = _prescaled(_pipeline("a", work_class="c"), "a", 0.2)
+    dispatcher = Dispatcher({"p": found}, {"c": WorkClass(floors=[Floor(share=0.5)])})
+    dispatcher.set_slots(SLOTS)
+    admission = dispatcher.offer("p", DataId.of(unit=1), u=0.3, first_q=1.0, taken_at=0.0, now=0.0)
+    assert [(one.state, one.q) for one in admission.stages] == [(StageState.PRESCALED, 0.2)]
+
+
+# --- steps ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_of_the_load_is_followed_without_oscillation() -> None:
+    """P5: 0.5 -> 3 -> 0.5: the predicted wait rises to its target, stays in a band, and q is back at 1 after it."""
+    units = _steady(0.5, 60.0) + _steady(3.0, 120.0, since=60.0) + _steady(0.5, 60.0, since=180.0)
+    outcome = _play({"p": _pipeline("a", deadline_s=20.0)}, units, sample_every_s=1.0)
+    during = [sample.thinning[0] for sample in outcome.samples if 100 <= sample.at < 180]
+    waits = [one.wait_s for one in during]
+    assert max(waits) - min(waits) < 0.35 * statistics.mean(waits)
+    assert max(one.wait_s for one in (s.thinning[0] for s in outcome.samples)) < 20.0
+    assert statistics.mean(one.q for one in during) == pytest.approx(1 / 3, rel=0.2)
+    assert all(sample.thinning[0].q == 1.0 for sample in outcome.samples if sample.at < 60)
+    assert all(sample.thinning[0].q == 1.0 for sample in outcome.samples if 200 < sample.at < 240)
+
+
+# --- restart, bad input -----------------------------------------------------------------------------------------------
+
+
+def _fact(number: int, *, q: float = 1.0, u: float = 0.0) -> SubJobFact:
+    return SubJobFact(
+        id=number,
+        pass_id=1,
+        pipeline="p",
+        data_id=DataId.of(unit=number),
+        group=GROUP,
+        per="unit",
+        taken_at=0.0,
+        u=u,
+        stages=(StageFact(id=number, stage="a", state=QUEUED, q=q),),
+    )
+
+
+def test_what_was_let_in_before_a_restart_is_not_decided_again() -> None:
+    """P6, P7: its q is that of the ledger; a later thinning makes it smaller, and says so."""
+    dispatcher = Dispatcher({"p": _pipeline("a")})
+    dispatcher.set_slots(SLOTS)
+    for number in range(1, 2_001):
+        assert dispatcher.add(_fact(number, q=0.5, u=number / 4_000), 0.0) == []
+    decided = dispatcher.decide(0.0)
+    assert decided.transitions == ()
+    dispatcher.settle(decided.starts[0].stage_run_id, DONE, now=1.0, service_s=1.0)
+    changes = dispatcher.decide(1.0).transitions
+    qs = {change.q for change in changes}
+    assert len(qs) == 1
+    (q,) = qs
+    assert q is not None
+    assert q < 0.05
+    for change in changes:
+        assert change.new is (QUEUED if change.stage_run_id / 4_000 < q else SHED)
+
+
+_TIMES = st.sampled_from([-1e9, -5.0, 0.0, 1e-9, 1.0, 7.0, 1e4, 1e12])
+
+
+@given(st.lists(st.tuples(_TIMES, _TIMES, _TIMES, st.integers(0, 3)), min_size=1, max_size=60), st.booleans())
+@settings(max_examples=100)
+def test_clocks_that_step_and_services_of_any_length(
+    events: list[tuple[float, float, float, int]], fresh: bool
+) -> None:
+    """S8, P7: whatever the times, q stays a probability, nothing is raised, and every unit ends once."""
+    found = _pipeline("a", "b", freshest_in_overload=fresh)
+    dispatcher = Dispatcher({"p": found}, {"default": WorkClass(floors=[Floor(share=0.01)])})
+    open_runs: set[int] = set()
+    running: list[int] = []
+    for number, (now, taken_at, service_s, slots) in enumerate(events, start=1):
+        dispatcher.set_slots(slots)
+        unit = DataId.of(unit=number)
+        admission = dispatcher.offer("p", unit, u=(number * 0.618) % 1, first_q=1.0, taken_at=taken_at, now=now)
+        assert all(LEAST_Q <= one.q <= 1 for one in admission.stages)
+        stages = tuple(
+            StageFact(id=2 * number + one.position, stage=one.stage, state=one.state, q=one.q)
+            for one in admission.stages
+        )
+        fact = SubJobFact(
+            id=number, pass_id=1, pipeline="p", data_id=unit, group=GROUP, per="unit", taken_at=taken_at,
+            u=admission.u, stages=stages,
+        )  # fmt: skip
+        open_runs |= {one.id for one in stages if not one.state.is_terminal}
+        told = dispatcher.add(fact, now)
+        decided = dispatcher.decide(now)
+        running += [start.stage_run_id for start in decided.starts]
+        for change in [*told, *decided.transitions]:
+            if change.new.is_terminal:
+                open_runs.remove(change.stage_run_id)
+        if running:
+            ended = running.pop(0)
+            open_runs.remove(ended)
+            for change in dispatcher.settle(ended, DONE, now=now, service_s=service_s):
+                if change.new.is_terminal:
+                    open_runs.remove(change.stage_run_id)
+        assert all(math.isfinite(one.q) and LEAST_Q <= one.q <= 1 for one in dispatcher.thinning())
+    # A sub-job is held until all of it is settled.
+    assert len(open_runs) <= dispatcher.open
+
+
+def test_a_unit_whose_deadline_has_passed_is_expired_and_not_shed() -> None:
+    """P6, P8: what is decided by its time and not by chance is not counted as chance."""
+    dispatcher = Dispatcher({"p": _pipeline("a")})
+    dispatcher.set_slots(SLOTS)
+    for number in range(2, 400):
+        dispatcher.add(_fact(number), 0.0)
+    admission = dispatcher.offer("p", DataId.of(unit=1), u=0.9, first_q=1.0, taken_at=-100.0, now=0.0)
+    assert [one.state for one in admission.stages] == [QUEUED]
+
+
+def test_stages_one_after_the_other_are_decided_together_where_the_later_is_worth_as_much() -> None:
+    """P5: units that are begun are ended, whatever the load."""
+    outcome = _play({"p": _pipeline("a", "b", deadline_s=16.0)}, _steady(1.5, 100.0))
+    account = outcome.account()
+    assert account["p", "b"][DONE] >= 0.93 * account["p", "a"][DONE]
+
+
+def test_a_later_stage_that_is_worth_less_is_thinned_first() -> None:
+    """P5: any stage of processing: the first looks are all taken, of the deep ones as many as there is time for."""
+    stages = {
+        "look": stage(deadline_s=12.0, value=5.0),
+        "deep": stage(after=["look"], deadline_s=12.0),
+        "last": stage(after=["deep"], deadline_s=12.0),
+    }
+    found = Pipeline(stages=stages, order=Order.EARLIEST_DEADLINE, freshest_in_overload=False)
+    account = _play({"p": found}, _steady(0.6, 100.0)).account()
+    looks, deep, last = (account["p", name] for name in stages)
+    assert looks[DONE] >= 0.97 * looks.total()
+    assert 0.15 * deep.total() <= deep[SHED] <= last[SHED]
+    assert last[DONE] >= 0.9 * deep[DONE]

@@ -1,0 +1,245 @@
+"""Overload in virtual time, small and the same every time: the promise that `benchmarks/shedding` measures at length.
+
+The bound and the known disciplines stand there; they are checked here against what can be reckoned by hand.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from dataclasses import dataclass
+from functools import cache
+from itertools import permutations, product
+
+import pytest
+from scheduling import stage
+
+from benchmarks.shedding import cells, disciplines, ours
+from benchmarks.shedding.bound import bound
+from benchmarks.shedding.service import Gamma, Lognormal, ServiceTimes
+from benchmarks.shedding.traces import RECIPES, SLOTS, Kind, Trace, Unit, make
+from p3s_prefect.core.data_id import DataId
+from p3s_prefect.core.experiment import Floor, Pipeline, WorkClass
+from p3s_prefect.core.incidents import UnitArrival
+from p3s_prefect.core.states import StageState
+from p3s_prefect.core.virtual_time import simulate
+
+LENGTH_S = 60.0
+SEEDS = (1, 2)
+
+
+LOADS = (1.2, 3.0, 10.0)
+_BURSTY = pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="P5: bursts with a deadline of 5 services give 0.91 to 0.95 of the bound, which divides units as no plan can"
+    " (2 to 4 % at the end of each burst); and what was shed in the burst is missed in the pause behind it.",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "load"),
+    [pytest.param(name, load, marks=_BURSTY if name == "bursty" else ()) for name in RECIPES for load in LOADS],
+)
+def test_value_in_time_is_near_the_bound(name: str, load: float) -> None:
+    """P5: at 1.2, 3 and 10 times the capacity."""
+    assert _played(name, load)[0] >= cells.WANTED_SHARE.get(name, cells.WANTED_SHARE_ELSEWHERE)
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_few_units_are_given_up_that_chance_did_not_choose(name: str) -> None:
+    """P5, P6: expired or stopped, at three times the capacity."""
+    assert _played(name, 3.0)[1] <= cells.MOST_EXPIRED.get(name, cells.MOST_EXPIRED_ELSEWHERE)
+
+
+@pytest.mark.parametrize("load", LOADS)
+def test_bursts_are_at_least_near(load: float) -> None:
+    """P5, as far as it is kept."""
+    assert _played("bursty", load)[0] >= 0.9
+
+
+@cache
+def _played(name: str, load: float) -> tuple[float, float]:
+    """(Share of the bound, share of the arrivals that were expired or stopped), the mean of all seeds."""
+    values, expired = [], []
+    for seed in SEEDS:
+        # A trace of bursts needs more than one of them.
+        trace = make(name, load, 5.0, seed, length_s=2 * LENGTH_S if name == "bursty" else LENGTH_S)
+        judged = ours.judge(ours.play(trace, "value"))
+        values.append(judged.value / bound(trace))
+        expired.append(judged.expired / len(trace.units))
+    return statistics.mean(values), statistics.mean(expired)
+
+
+def test_a_floor_is_kept_at_ten_times_the_capacity() -> None:
+    """P5: one part of four has a floor of a half and gets it, chosen by chance; the others share what is left."""
+    pipeline = Pipeline(stages={"a": stage(deadline_s=20.0)}, work_class="dqm")
+    classes = {"dqm": WorkClass(floors=[Floor(when={"part": 0}, share=0.5)])}
+    load = [
+        UnitArrival(
+            at=at, taken_at=at, pipeline="p", group=DataId.of(run=1), data_id=DataId.of(run=1, unit=n, part=n % 4)
+        )
+        for n, at in enumerate(number * 0.025 for number in range(8000))
+    ]
+    outcome = simulate({"p": pipeline}, load, classes=classes, service_s=lambda *_: 1.0, slots=8)
+    let_in = {
+        part: statistics.mean(run.state is not StageState.SHED for run in outcome.runs if run.data_id["part"] == part)
+        for part in range(4)
+    }
+    assert let_in[0] == pytest.approx(0.5, abs=0.04)
+    assert max(let_in[part] for part in (1, 2, 3)) < 0.2
+    assert all(run.q >= 0.5 for run in outcome.runs if run.data_id["part"] == 0)
+
+
+def test_what_is_left_out_is_a_matter_of_q_alone() -> None:
+    """P6: at three times the capacity, exactly those with u >= q are shed, and each has its q."""
+    trace = make("steady", 3.0, 5.0, 1, length_s=LENGTH_S)
+    outcome = ours.play(trace)
+    shed = [run for run in outcome.runs if run.state is StageState.SHED]
+    assert len(shed) > len(outcome.runs) / 2
+    assert all(0 < run.q < 1 for run in shed)
+    expected = sum(run.q for run in outcome.runs)
+    kept = len(outcome.runs) - len(shed)
+    assert abs(kept - expected) < 4 * sum(run.q * (1 - run.q) for run in outcome.runs) ** 0.5
+
+
+# --- the bound ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Always the same service time."""
+
+    mean_s: float
+
+    def draw(self, chance: random.Random) -> float:
+        return self.mean_s
+
+    def below(self, limit_s: float) -> float:
+        return float(limit_s >= self.mean_s)
+
+    def expected_s(self, limit_s: float) -> float:
+        return min(self.mean_s, limit_s)
+
+
+@pytest.mark.parametrize("times", [Gamma(1.0), Gamma(0.3), Lognormal(1.0)])
+@pytest.mark.parametrize("limit_s", [0.2, 1.0, 5.0, 20.0])
+def test_what_a_stopped_service_takes_is_the_area_under_its_survival(times: ServiceTimes, limit_s: float) -> None:
+    steps = 20_000
+    area = sum(1 - times.below((step + 0.5) / steps * limit_s) for step in range(steps)) / steps * limit_s
+    assert times.expected_s(limit_s) == pytest.approx(area, rel=1e-4)
+    chance = random.Random(1)
+    drawn = [min(times.draw(chance), limit_s) for _ in range(40_000)]
+    assert times.expected_s(limit_s) == pytest.approx(statistics.mean(drawn), rel=0.02)
+
+
+def test_a_steady_overload_is_bound_by_the_slots() -> None:
+    for name, load, rate in (
+        ("steady", 3.0, 1.0),
+        ("heavy tails", 3.0, 1 / Lognormal(1.0).expected_s(5.0)),
+        # Alerts alone, which are worth 4, are 2.5 times what fits.
+        ("two classes", 10.0, 4.0),
+        # The first look alone, worth 0.5 for 0.2 s of a slot, is twice what fits.
+        ("three stages", 10.0, 2.5),
+        # All looks (0.24 of the slots) and fits (0.36), and of the deep stages what 0.4 of the slots can do.
+        ("three stages", 1.2, 1.2 * (0.5 + 0.2) + 0.4 / 0.5 * 0.3),
+        # Half of the slots are away for a third of the time.
+        ("worker loss", 3.0, 5 / 6),
+    ):
+        trace = make(name, load, 5.0, 1)
+        assert bound(trace) == pytest.approx(rate * SLOTS * trace.length_s, rel=0.03), name
+
+
+def test_below_the_capacity_everything_fits_that_can_end_before_the_trace() -> None:
+    for name in ("steady", "two classes", "three stages"):
+        trace = make(name, 0.5, 20.0, 1)
+        whole = sum(sum(trace.kinds[unit.kind].stage_values()) for unit in trace.units)
+        assert 0.98 * whole <= bound(trace) <= whole
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_schedule_is_better_than_the_bound(seed: int) -> None:
+    """Every order of every choice of 5 units on one slot, with what one knows who knows all."""
+    chance = random.Random(seed)
+    kind = Kind(name="k", stages={"a": Fixed(1.0)})
+    units = tuple(Unit(at, "k", (1.0,)) for at in sorted(chance.uniform(0, 3) for _ in range(5)))
+    deadline_s = chance.uniform(1.2, 3.0)
+    trace = Trace(
+        name="small", load=1, deadline_s=deadline_s, seed=seed, kinds={"k": kind}, units=units, slots=((0.0, 1),),
+        length_s=5.0,
+    )  # fmt: skip
+    best = max(_in_time(order, deadline_s, 5.0) for order in permutations(units))
+    assert best <= bound(trace) + 1e-9
+    # Units are divisible there, and time is in buckets: that is worth less than two units here.
+    assert bound(trace) < best + 2
+
+
+def _in_time(order: tuple[Unit, ...], deadline_s: float, length_s: float) -> int:
+    """How many of them end in time on one slot, those that cannot being left out."""
+    free_at, number = 0.0, 0
+    for unit in order:
+        ends_at = max(free_at, unit.at) + unit.services_s[0]
+        if ends_at <= min(unit.at + deadline_s, length_s):
+            free_at, number = ends_at, number + 1
+    return number
+
+
+# --- the known disciplines ------------------------------------------------------------------------------------------
+
+
+def test_the_rig_of_the_disciplines_is_that_of_the_simulator() -> None:
+    """P21: first come without deadlines: the dispatcher in virtual time ends every unit when the discipline does."""
+    for name, load in product(("steady", "bursty"), (0.9, 1.2)):
+        trace = make(name, load, 1e6, 1)
+        outcome = ours.play(trace, "value")
+        assert outcome.value() == disciplines.play(trace, disciplines.FirstCome)[0]
+
+
+def test_each_discipline_does_what_its_name_says() -> None:
+    """One slot, services of 2 s; five units, one a second; deadlines after 4.5 s."""
+    kind = Kind(name="k", stages={"a": Fixed(2.0)})
+    units = tuple(Unit(at, "k", (2.0,)) for at in (0.0, 0.9, 1.9, 2.9, 3.9))
+    trace = Trace(
+        name="small", load=2, deadline_s=4.5, seed=1, kinds={"k": kind}, units=units, slots=((0.0, 1),), length_s=20.0
+    )
+    # The third ends at 6.0, in time; the fourth at 8.0, after 7.4, and the last at 10.0, after 8.4.
+    assert disciplines.play(trace, disciplines.FirstCome) == (3, 0)
+    # After the first the third, until 4.0, the last, until 6.0, and the fourth, until 8.0: late; the second too.
+    assert disciplines.play(trace, disciplines.NewestFirst) == (3, 0)
+    # As first come; with stops, the fourth and the last begin in time and are stopped at 7.4 and 8.4.
+    assert disciplines.play(trace, disciplines.EarliestDeadline) == (3, 0)
+    assert disciplines.play(trace, disciplines.EarliestDeadline, stops=True) == (3, 2)
+
+
+def test_earliest_deadline_drops_what_is_late() -> None:
+    """The second waits behind a service of 5 s until it is late; only who drops it serves the third in time."""
+    kind = Kind(name="k", stages={"a": Fixed(2.0)})
+    units = (Unit(0.0, "k", (5.0,)), Unit(0.5, "k", (2.0,)), Unit(3.5, "k", (2.0,)))
+    trace = Trace(
+        name="small", load=2, deadline_s=4.0, seed=1, kinds={"k": kind}, units=units, slots=((0.0, 1),), length_s=20.0
+    )
+    assert disciplines.play(trace, disciplines.EarliestDeadline)[0] == 1
+    assert disciplines.play(trace, disciplines.FirstCome)[0] == 0
+
+
+def test_codel_lets_nothing_wait_long_once_the_queue_builds_up() -> None:
+    trace = make("steady", 3.0, 20.0, 1, length_s=200.0)
+    waits = _waits(trace)
+    standing = [wait for at, wait in waits if at > 60]
+    assert max(standing) <= (20.0 - 1.0) / 20 + 1e-9
+    assert max(wait for at, wait in waits) > 1
+
+
+def _waits(trace: Trace) -> list[tuple[float, float]]:
+    """(When it was served, how long it waited) of every unit that CoDel serves."""
+    found: list[tuple[float, float]] = []
+
+    class Watched(disciplines.CoDel):
+        def take(self, now: float) -> disciplines.Waiting | None:
+            waiting = super().take(now)
+            if waiting is not None:
+                found.append((now, now - waiting.unit.at))
+            return waiting
+
+    disciplines.play(trace, Watched)
+    return found

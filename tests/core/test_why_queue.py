@@ -1,0 +1,109 @@
+"""The place in the queue that `p3s why` tells is the one at which the dispatcher starts it (B12)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p3s_prefect.core.data_id import DataId
+from p3s_prefect.core.dispatcher import Dispatcher
+from p3s_prefect.core.experiment import Experiment, Order
+from p3s_prefect.core.overrides import Controls, Override, OverrideKind, Target
+from p3s_prefect.core.records import StageFact, SubJobFact
+from p3s_prefect.core.states import StageState
+from p3s_prefect.core.why_facts import Case, Queued
+from p3s_prefect.core.why_queue import place
+
+GROUP = DataId.of(run=1)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit that waits with its first stage, or has begun and waits with its second one."""
+
+    pipeline: str
+    taken_at: int
+    begun: bool
+
+
+def experiment(priorities: list[int], order: Order) -> Experiment:
+    def stage(**fields: object) -> dict[str, object]:
+        return {"steps": [{"name": "work", "command": ["true"]}], **fields}
+
+    stages = {"first": stage(deadline_s=10_000), "second": stage(after=["first"], deadline_s=9_000)}
+    pipelines = {
+        f"p{index}": {"stages": stages, "priority": priority, "order": order, "freshest_in_overload": False}
+        for index, priority in enumerate(priorities)
+    }
+    stream = {"directory": "in", "pattern": "{run}.{n}", "dataset_type": "raw", "rules": [{"pipelines": ["p0"]}]}
+    return Experiment.model_validate(
+        {
+            "experiment": "test",
+            "instrument": {"name": "c", "dimensions": {"run": "int", "n": "int"}, "group": ["run"]},
+            "dataset_types": {"raw": {"format": "text"}},
+            "pipelines": pipelines,
+            "streams": {"s": stream},
+        }
+    )
+
+
+def fact(number: int, unit: Unit) -> SubJobFact:
+    first = StageState.DONE if unit.begun else StageState.QUEUED
+    second = StageState.QUEUED if unit.begun else StageState.WAITING
+    return SubJobFact(
+        id=number,
+        pass_id=1,
+        pipeline=unit.pipeline,
+        data_id=DataId.of(run=1, n=number),
+        group=GROUP,
+        per="unit",
+        taken_at=float(unit.taken_at),
+        stages=(
+            StageFact(id=2 * number, stage="first", state=first),
+            StageFact(id=2 * number + 1, stage="second", state=second),
+        ),
+    )
+
+
+def queued(number: int, unit: Unit) -> Queued:
+    return Queued(
+        id=2 * number + unit.begun,
+        sub_job_id=number,
+        pipeline=unit.pipeline,
+        stage="second" if unit.begun else "first",
+        per="unit",
+        group=str(GROUP),
+        data_id=f"run=1 n={number}",
+        taken_at=float(unit.taken_at),
+        begun=unit.begun,
+    )
+
+
+units = st.lists(
+    st.builds(Unit, st.sampled_from(["p0", "p1"]), st.integers(0, 50), st.booleans()), min_size=1, max_size=20
+)
+
+
+@given(units, st.lists(st.integers(-1, 1), min_size=2, max_size=2), st.sampled_from(Order), st.data())
+def test_the_place_is_that_at_which_the_dispatcher_starts_it(
+    waiting: list[Unit], priorities: list[int], order: Order, data: st.DataObject
+) -> None:
+    """B12: in every order, with priorities of pipelines, and with one that is set by command."""
+    declared = experiment(priorities, order)
+    chosen = data.draw(st.integers(0, len(waiting) - 1))
+    target = Target(unit=DataId.of(run=1, n=data.draw(st.integers(0, len(waiting) - 1))))
+    priority = Override(id=1, kind=OverrideKind.PRIORITY, target=target, value=5, by="anna", why="", set_at=0.0)
+    controls = Controls(data.draw(st.sampled_from([(), (priority,)])))
+    dispatcher = Dispatcher(declared.pipelines, declared.classes)
+    dispatcher.set_slots(1000)
+    dispatcher.control(controls, 100.0)
+    for number, unit in enumerate(waiting):
+        dispatcher.add(fact(number, unit), 100.0)
+    starts = [start.stage_run_id for start in dispatcher.decide(100.0).starts]
+    queue = tuple(queued(number, unit) for number, unit in enumerate(waiting))
+    case = Case(at=100.0, data_id=DataId.of(run=1, n=chosen), group=None, queue=queue, running={}, controls=controls)
+    found = place(declared, case, queue[chosen])
+    index = starts.index(queue[chosen].id)
+    assert found.before <= index <= found.before + found.turns
