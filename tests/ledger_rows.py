@@ -92,7 +92,15 @@ class Rows:
         )
 
     def stage(
-        self, sub_job_id: int, stage: str, *, state: str = "done", reason: str = "", position: int = 0, at: float = T0
+        self,
+        sub_job_id: int,
+        stage: str,
+        *,
+        state: str = "done",
+        reason: str = "",
+        position: int = 0,
+        at: float = T0,
+        q: float = 1.0,
     ) -> int:
         return self.add(
             schema.stage_run,
@@ -101,7 +109,7 @@ class Rows:
             position=position,
             state=state,
             reason=reason,
-            q=1.0,
+            q=q,
             queued_at=at + 0.25,
             settled_at=None if state in ("waiting", "queued", "running", "held") else at + 3.0,
             failures=int(state == "failed"),

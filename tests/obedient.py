@@ -62,6 +62,9 @@ def _follow(words: str) -> None:
             os.kill(os.getpid(), signal.SIGSTOP)
         case ["fail"]:
             raise ValueError("the data asked for it")
+        case ["unless", path]:
+            if not Path(path).exists():
+                raise ValueError("it is not mended")
         case ["until", path]:
             while not Path(path).exists():
                 time.sleep(0.01)

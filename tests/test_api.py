@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from ledger_rows import PNG, T0, Rows, StoredBytes
+from thinned_rows import MEAN, thinned_run
 
 from p3s_prefect import api
 from p3s_prefect.adapters.home import Home
@@ -150,3 +151,28 @@ def test_a_home_that_is_none_is_refused_and_left_alone(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="p3s up"):
         open_experiment(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["experiment.yaml"]
+
+
+def test_values_of_a_group_are_a_data_frame_with_errors(home: Home) -> None:
+    """P6: NaN where the error cannot be told."""
+    ledger = home.ledger(home.read())
+    with ledger.transaction() as connection:
+        thinned_run(Rows(connection, StoredBytes()), run=5)
+    ledger.close()
+    with open_experiment(home.path) as books:
+        frame = books.values("run=5").set_index("name")
+        weights = books.summary().query("data_id == 'run=5 part=8'")["weight"]
+    assert frame.loc["noise", "value"] == pytest.approx(MEAN)
+    assert frame.loc["noise", ["sampled", "seen", "left_out", "missing"]].tolist() == [6, 13, 5, 1]
+    assert frame.loc["noise", "error"] > 1
+    assert set(weights) == {4.0}
+
+
+def test_a_notebook_steers_as_the_commands_do(home: Home) -> None:
+    """S9, S6: with who and why, and it is shown."""
+    with open_experiment(home.path) as books:
+        made = books.steer.pause("quality run=1", why="calibration", for_s=60)
+        assert books.steer.in_force() == (made,)
+        assert books.status()["overrides"] == [made.shown()]
+        assert books.steer.release("run=1 quality", why="done") == (made,)
+        assert books.steer.in_force() == ()

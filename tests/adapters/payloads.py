@@ -49,6 +49,11 @@ def gather(raw: Mapping[DataId, str], unit: DataId, coverage: Mapping[str, int])
     return {"out": f"{unit}: {[(found['subrun'], text) for found, text in raw.items()]} {dict(coverage)}"}
 
 
+def weigh(raw: Mapping[DataId, str], weights: Mapping[str, Mapping[DataId, float]]) -> dict[str, Any]:
+    missing = [unit["subrun"] for unit in weights["raw"] if unit not in raw]
+    return {"out": f"{sum(weights['raw'][unit] for unit in raw)} without {missing}"}
+
+
 def picture() -> dict[str, Any]:
     Path("a.png").write_bytes(b"not really")
     shown = {"category": "camera", "title": "Noise", "file": "a.png", "shows": "noise per pixel"}

@@ -387,6 +387,7 @@ def test_of_a_unit_that_was_made_again_only_the_newest_dataset_is_read(ledger: L
             late.sub_jobs[0].pass_id,
             intake(first.sub_jobs[0].data_id, {"dqm": found}).admissions[0],
             data_id=first.sub_jobs[0].data_id,
+            group=first.sub_jobs[0].group,
             arrival_id=same_arrival,
             taken_at=NOW,
             arrived_at=NOW,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -277,6 +278,24 @@ def test_a_stage_per_group_gets_its_members_in_order(bench: Bench) -> None:
         "run=1_subrun=30.txt",
         '{"done": 3, "failed": 1}',
     ]
+
+
+def test_a_stage_per_group_is_told_how_many_units_each_stands_for(bench: Bench) -> None:
+    """P6, P22: a mapping for Python, a file for a command, both by the name of the input; with what is missing."""
+    files = [raw_file(bench.arrive(f"{n}", name=f"{n}.txt"), data_id=DataId.of(run=1, subrun=n)) for n in (2, 10)]
+    weights = {"raw": {DataId.of(run=1, subrun=n): weight for n, weight in ((2, 1.0), (10, 2.5), (30, 4.0))}}
+    copying = script(bench, '#!/bin/sh\ncp "$P3S_WEIGHTS" "$P3S_OUTPUT_OUT"\n')
+    report = bench.run(
+        python("weigh", name="weigh", inputs={"raw": "raw"}, outputs=OUT),
+        command(copying, name="copy", inputs={"waveforms": "raw"}, outputs={"out": "text-2"}),
+        inputs=files,
+        per="group",
+        data_id=DataId.of(run=1),
+        weights=weights,
+    )
+    assert bench.made(report) == "3.5 without [30]"
+    named = {"run=1 subrun=2": 1.0, "run=1 subrun=10": 2.5, "run=1 subrun=30": 4.0}
+    assert json.loads(bench.made(report, "text-2")) == {"waveforms": named}
 
 
 def test_a_group_of_one_unit_with_the_same_name_is_a_group(bench: Bench) -> None:

@@ -13,7 +13,9 @@ import distributed
 from dask.utils import parse_timedelta
 from distributed.scheduler import KilledWorker
 
+from p3s_prefect.adapters.cluster_users import ClusterUser, note_user, refused
 from p3s_prefect.adapters.pilot import worker
+from p3s_prefect.core.errors import ServiceError
 from p3s_prefect.core.ports import PilotLost
 from p3s_prefect.core.records import StageOrder, StageReport
 
@@ -30,8 +32,9 @@ _ANSWER_S = 1.0
 class DaskPilots:
     """A Dask cluster's workers as pilots. The scheduler may come and go: meanwhile there are no slots."""
 
-    def __init__(self, address: str, modules: tuple[str, ...] = ()) -> None:
+    def __init__(self, address: str, modules: tuple[str, ...] = (), experiment: str = "") -> None:
         self.address = address
+        self._experiment = experiment
         self._modules = modules
         self._client: distributed.Client | None = None
         self._slots = 0
@@ -100,6 +103,8 @@ class DaskPilots:
                 while self._client is not None and self._client.status == "running":
                     self._set_slots(await self._client.run_on_scheduler(_count_slots))
                     await asyncio.sleep(_COUNT_SLOTS_S)
+            except ServiceError as error:
+                log.warning("no pilots: %s", error)
             except Exception as error:
                 # Whatever the loss of a scheduler looks like at this moment: without this task nobody would look again.
                 log.info("scheduler %s: %s: %s", self.address, type(error).__name__, error)
@@ -114,6 +119,10 @@ class DaskPilots:
         # Messages wait 10 ms for company by default, which is most of a round trip: 10.6 ms, and 6.3 ms with 1 ms.
         if (batched := self._client.scheduler_comm) is not None:
             batched.interval = _MESSAGE_INTERVAL_S
+        user = ClusterUser.here("station", self._experiment)
+        rival = await self._client.run_on_scheduler(note_user, user=user, client=self._client.id)
+        if rival is not None:
+            raise refused(self.address, rival)
         await self._client.run_on_scheduler(_try_nothing_again)
         await self._client.register_plugin(_PilotPlugin(self._modules), name="p3s-pilot")
 

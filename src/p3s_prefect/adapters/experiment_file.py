@@ -11,22 +11,25 @@ from pathlib import Path
 
 from p3s_prefect.core.errors import ExperimentFileError, ExperimentFileErrors
 from p3s_prefect.core.experiment import Experiment, Step
-from p3s_prefect.core.experiment_file import Check, parse_experiment
+from p3s_prefect.core.experiment_file import Check, Edit, parse_experiment
 from p3s_prefect.core.findings import Finding
 from p3s_prefect.core.yaml_document import MAX_BYTES
 
 
 def read_experiment(
-    path: Path, *, environment: Mapping[str, str] | None = None, also: Iterable[Check] = ()
+    path: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    edit: Edit | None = None,
+    also: Iterable[Check] = (),
 ) -> Experiment:
-    """The experiment that the file declares; `environment` defaults to that of the process.
+    """The experiment that the file declares; `environment` defaults to that of the process. See `parse_experiment`.
 
     Raises:
         ExperimentFileErrors: the file cannot be read, or holds mistakes (all of them are in the exception).
     """
-    return parse_experiment(
-        _text(path), file=str(path), environment=os.environ if environment is None else environment, also=also
-    )
+    environment = os.environ if environment is None else environment
+    return parse_experiment(read_text(path), file=str(path), environment=environment, edit=edit, also=also)
 
 
 def payload_mistakes(experiment: Experiment) -> Iterator[Finding]:
@@ -70,15 +73,20 @@ def _payload_mistake(python: str, step: Step) -> tuple[str, str] | None:
         return f"{module_name} has no function {function_name}", "Correct the name after the colon."
     try:
         signature = inspect.signature(function)
-        told = [name for name in ("unit", "coverage") if name in signature.parameters]
+        told = [name for name in ("unit", "coverage", "weights") if name in signature.parameters]
         signature.bind(**dict.fromkeys([*step.inputs, *step.params, *told]))
     except (TypeError, ValueError) as error:
-        fix = "Its parameters are the step's inputs and params, by name, and `unit` and `coverage` if it wants them."
+        fix = "Its parameters are the step's inputs and params, by name, and `unit`, `coverage`, `weights` if it wants."
         return f"{python} does not take what the step hands over: {error}", fix
     return None
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a YAML file.
+
+    Raises:
+        ExperimentFileErrors: it is not there, too long, not UTF-8, or may not be read.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)

@@ -1,4 +1,4 @@
-"""Keeping scheduler, pilots and station running, by supervisord, whose configuration is written here."""
+"""Keeping scheduler, pilots, station and Prefect running, by supervisord, whose configuration is written here."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
 
 from p3s_prefect.adapters.home import Home, StationAddress
+from p3s_prefect.adapters.prefect_server import prefect_programs
+from p3s_prefect.adapters.programs import Program
 from p3s_prefect.core.errors import ServiceError
 from p3s_prefect.core.experiment import Experiment
 
@@ -33,17 +34,6 @@ _MARK = "P3S_SERVICES_OF"
 _STOP_MARGIN_S = 15
 _ORPHANS_S = 20.0
 _POLL_S = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Program:
-    """One program that is kept running; `copies` of it."""
-
-    name: str
-    command: tuple[str, ...]
-    order: int
-    copies: int = 1
-    stop_wait_s: int = 5
 
 
 class Services:
@@ -69,7 +59,8 @@ class Services:
         # After a crash of the machine, its process id may be somebody else's.
         self._home.forget_station()
         configuration = self._run / "supervisord.conf"
-        configuration.write_text(self._configuration(programs(self._home, experiment)))
+        kept = [*programs(self._home, experiment), *prefect_programs(self._home, experiment)]
+        configuration.write_text(self._configuration(kept))
         with (self._run / "logs" / "supervisord.out").open("wb") as out:
             self._supervisor = subprocess.Popen(  # noqa: S603 -- it is this interpreter
                 [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(configuration)],
@@ -179,13 +170,15 @@ class Services:
                     "autorestart": "unexpected",
                     "exitcodes": COMPLAINED,
                     # A program that dies at once is tried again and again: what it waits for may come back.
-                    "startsecs": 0,
+                    "startsecs": program.settles_s,
+                    "startretries": 1_000_000,
                     "stopwaitsecs": program.stop_wait_s,
                     "killasgroup": "true",
                     "redirect_stderr": "true",
                     "stdout_logfile": f"logs/{program.name}{number}.log",
                     "stdout_logfile_maxbytes": "10MB",
                     "stdout_logfile_backups": 2,
+                    "environment": _assigned(program.environment),
                 }
             )
         return "\n".join(_section(section) for section in sections)
@@ -236,7 +229,15 @@ def _free_port() -> int:
 
 
 def _quoted(command: tuple[str, ...]) -> str:
-    return " ".join('"' + word.replace("%", "%%").replace('"', '\\"') + '"' for word in command)
+    return " ".join(_word(word) for word in command)
+
+
+def _assigned(environment: Mapping[str, str]) -> str:
+    return ",".join(f"{name}={_word(value)}" for name, value in environment.items())
+
+
+def _word(text: str) -> str:
+    return '"' + text.replace("%", "%%").replace('"', '\\"') + '"'
 
 
 def _section(section: dict[str, object]) -> str:

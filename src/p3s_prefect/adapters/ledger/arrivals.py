@@ -21,7 +21,7 @@ from p3s_prefect.adapters.ledger.schema import (
     sub_job,
 )
 from p3s_prefect.adapters.ledger.statements import ADD_STAGES, JOB, JOIN_GROUP, NEWEST_PASS, RIVAL
-from p3s_prefect.core.admission import Admission
+from p3s_prefect.core.admission import Admission, left_out
 from p3s_prefect.core.closing import GroupFact
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.ports import Refusal
@@ -167,6 +167,7 @@ def _take_new(connection: Connection, seen: Arrival, intake: Intake, collections
                 pass_id,
                 admission,
                 data_id=seen.data_id,
+                group=intake.group,
                 arrival_id=arrival_id,
                 taken_at=seen.taken_at,
                 arrived_at=seen.arrived_at,
@@ -181,11 +182,16 @@ def add_sub_job(
     admission: Admission,
     *,
     data_id: DataId,
+    group: DataId,
     arrival_id: int | None,
     taken_at: float,
     arrived_at: float,
+    asked_at: float | None = None,
 ) -> SubJobFact:
-    """Adds a sub-job with its stage runs, each in the state in which it begins."""
+    """Adds a sub-job with its stage runs, each in the state in which it begins.
+
+    One that was asked for by hand at `asked_at` has its deadlines from then on.
+    """
     state = sub_job_state(plan.state for plan in admission.stages)
     settled = all(plan.state.is_terminal for plan in admission.stages)
     sub_job_id = add(
@@ -197,6 +203,7 @@ def add_sub_job(
         arrival_id=arrival_id,
         taken_at=taken_at,
         arrived_at=arrived_at,
+        asked_at=asked_at,
         u=admission.u,
         state=state,
         settled_at=arrived_at if settled else None,
@@ -207,9 +214,7 @@ def add_sub_job(
             "stage": plan.stage,
             "position": plan.position,
             "state": plan.state,
-            "reason": f"u = {admission.u:.4f} is not below q = {plan.q:g}"
-            if plan.state is StageState.PRESCALED
-            else "",
+            "reason": left_out(plan.state, admission.u, plan.q),
             "q": plan.q,
             "queued_at": arrived_at if plan.state is StageState.QUEUED else None,
             "settled_at": arrived_at if plan.state.is_terminal else None,
@@ -220,7 +225,7 @@ def add_sub_job(
     ]
     ids = connection.scalars(ADD_STAGES, rows)
     stages = tuple(
-        StageFact(id=stage_run_id, stage=plan.stage, state=plan.state)
+        StageFact(id=stage_run_id, stage=plan.stage, state=plan.state, q=plan.q)
         for stage_run_id, plan in zip(ids, admission.stages, strict=True)
     )
     return SubJobFact(
@@ -228,8 +233,10 @@ def add_sub_job(
         pass_id=pass_id,
         pipeline=admission.pipeline,
         data_id=data_id,
+        group=group,
         per=admission.per,
-        taken_at=taken_at,
+        taken_at=taken_at if asked_at is None else asked_at,
+        u=admission.u,
         stages=stages,
     )
 

@@ -13,6 +13,7 @@ from p3s_prefect.adapters.ledger import journal
 from p3s_prefect.adapters.ledger.rows import add, add_all
 from p3s_prefect.adapters.ledger.schema import (
     attempt,
+    data_group,
     dataset,
     job,
     lineage,
@@ -31,6 +32,7 @@ from p3s_prefect.adapters.ledger.statements import (
     SETTLE,
     STAGES,
     START,
+    THIN,
 )
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import Conflict, NoSuchRecord
@@ -72,9 +74,10 @@ class Interrupted:
 def open_sub_jobs(connection: Connection) -> list[SubJobFact]:
     """Every sub-job that is not settled, units before groups."""
     rows = connection.execute(
-        select(sub_job, job.c.pipeline)
+        select(sub_job, job.c.pipeline, data_group.c.data_id.label("group_name"))
         .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
         .join(job, job.c.id == production_pass.c.job_id)
+        .join(data_group, data_group.c.id == job.c.group_id)
         .where(sub_job.c.settled_at.is_(None))
         .order_by(sub_job.c.per.desc(), sub_job.c.id)
     ).all()
@@ -82,7 +85,7 @@ def open_sub_jobs(connection: Connection) -> list[SubJobFact]:
 
 
 def sub_job_fact(connection: Connection, row: Row[Any]) -> SubJobFact:
-    """A row of `sub_job`, with its pipeline, as core sees it."""
+    """A row of `sub_job`, with its pipeline and the name of its group, as core sees it."""
     stages = connection.execute(
         select(stage_run).where(stage_run.c.sub_job_id == row.id).order_by(stage_run.c.position)
     )
@@ -91,14 +94,17 @@ def sub_job_fact(connection: Connection, row: Row[Any]) -> SubJobFact:
         pass_id=row.pass_id,
         pipeline=row.pipeline,
         data_id=DataId.parse(row.data_id),
+        group=DataId.parse(row.group_name),
         per=row.per,
-        taken_at=row.taken_at,
+        taken_at=row.taken_at if row.asked_at is None else row.asked_at,
+        u=row.u,
         earlier_passes=earlier_passes(connection, row.pass_id) if row.per == "group" else (),
         stages=tuple(
             StageFact(
                 id=stage.id,
                 stage=stage.stage,
                 state=StageState(stage.state),
+                q=stage.q,
             )
             for stage in stages
         ),
@@ -124,7 +130,10 @@ def apply(connection: Connection, transitions: Iterable[Transition], now: float)
     """
     touched: dict[int, None] = {}
     for change in transitions:
-        row = _move(connection, change.stage_run_id, change.old, change.new, change.reason, now)
+        if change.new is change.old:
+            _thin(connection, change)
+            continue
+        row = _move(connection, change.stage_run_id, change.old, change.new, change.reason, now, q=change.q)
         # A retry opens a sub-job that had settled.
         if change.new.is_terminal or change.old.is_terminal:
             touched[row.sub_job_id] = None
@@ -312,6 +321,7 @@ def _move(
     attempt: int | None = None,
     failed: int = 0,
     lost: int = 0,
+    q: float | None = None,
 ) -> Row[Any]:
     if not may_move(old, new):
         raise Conflict(f"stage run {stage_run_id} cannot go from {old} to {new}", fix="This is a defect; report it.")
@@ -324,15 +334,27 @@ def _move(
         "queued": now if new is StageState.QUEUED else None,
         "failed": failed,
         "lost": lost,
+        "q_": q,
     }
     row = connection.execute(MOVE, values).one_or_none()
     if row is None:
-        raise Conflict(f"stage run {stage_run_id} is no longer {old}", fix="Somebody else changed it first.")
+        raise _moved_by_others(stage_run_id, old)
     if journaled:
-        detail = {"stage": row.stage, "stage_run": stage_run_id, "reason": reason, "attempt": attempt}
+        detail = {"stage": row.stage, "stage_run": stage_run_id, "reason": reason, "attempt": attempt, "q": q}
         told = {name: value for name, value in detail.items() if value not in ("", None)}
         journal.write(connection, now, f"stage.{new}", row.data_id, **told)
     return row
+
+
+def _thin(connection: Connection, change: Transition) -> None:
+    """A thinning that it survived has made its probability smaller."""
+    found = connection.execute(THIN, {"id_": change.stage_run_id, "old": change.old, "q_": change.q})
+    if not found.rowcount:
+        raise _moved_by_others(change.stage_run_id, change.old)
+
+
+def _moved_by_others(stage_run_id: int, old: StageState) -> Conflict:
+    return Conflict(f"stage run {stage_run_id} is no longer {old}", fix="Somebody else changed it first.")
 
 
 def _insert_outputs(connection: Connection, manifest: Manifest) -> None:

@@ -50,6 +50,7 @@ def close(
             row.id,
             admission,
             data_id=group.data_id,
+            group=group.data_id,
             arrival_id=None,
             taken_at=now,
             arrived_at=now,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, true
 
 from p3s_prefect.adapters.ledger.execution import Attempt
 from p3s_prefect.adapters.ledger.schema import (
@@ -19,7 +19,7 @@ from p3s_prefect.adapters.ledger.schema import (
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.experiment import Format
 from p3s_prefect.core.records import InputFile
-from p3s_prefect.core.states import StageState, sub_job_state
+from p3s_prefect.core.states import LEFT_OUT, StageState, sub_job_state
 from p3s_prefect.core.wiring import Wire
 
 
@@ -121,6 +121,38 @@ def coverage(connection: Connection, opened: Attempt, stages: Collection[str]) -
         states.setdefault(row.id, []).append(StageState(row.state))
         newest[row.data_id] = row.id
     return dict(Counter(sub_job_state(states[sub_job_id]).value for sub_job_id in newest.values()))
+
+
+def weights(connection: Connection, opened: Attempt, wires: Iterable[Wire]) -> dict[str, dict[DataId, float]]:
+    """For each dataset type that is gathered, how many units each unit stands for that chance let come so far.
+
+    A unit that gave nothing, such as one that expired, has its weight too; one that was left out at random has none.
+    """
+    return {wire.dataset_type: _weights(connection, opened, wire) for wire in wires if wire.is_gathered}
+
+
+def _weights(connection: Connection, opened: Attempt, wire: Wire) -> dict[DataId, float]:
+    """By 1/q of the stage that makes it; what arrives is all taken in, and weighs 1."""
+    rows = connection.execute(
+        select(sub_job.c.data_id, stage_run.c.state, stage_run.c.q)
+        .join(stage_run, stage_run.c.sub_job_id == sub_job.c.id)
+        .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
+        .where(
+            production_pass.c.job_id == opened.job_id,
+            production_pass.c.number <= opened.pass_number,
+            sub_job.c.per == "unit",
+            true() if wire.producer is None else stage_run.c.stage == wire.producer,
+        )
+        .order_by(production_pass.c.number)
+    )
+    if wire.producer is None:
+        return {DataId.parse(row.data_id): 1.0 for row in rows}
+    counts: dict[str, tuple[str, float]] = {}
+    for row in rows:
+        # Of a unit in several passes the one whose dataset is read, else the newest.
+        if row.state == StageState.DONE or counts.get(row.data_id, ("",))[0] != StageState.DONE:
+            counts[row.data_id] = row.state, row.q
+    return {DataId.parse(name): 1 / q for name, (state, q) in counts.items() if state not in LEFT_OUT}
 
 
 def _order(file: InputFile) -> tuple[tuple[str, bool, str], ...]:

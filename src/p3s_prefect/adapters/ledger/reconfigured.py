@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, func, select, update
 
 from p3s_prefect.adapters.ledger import execution
 from p3s_prefect.adapters.ledger.arrivals import Collection, add_sub_job, open_pass
@@ -24,6 +25,7 @@ from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.records import Transition
 from p3s_prefect.core.states import StageState
 
+_CONFIGURATION = run_collection.c.configuration_id
 _REASON = "the configuration changed before it ran"
 
 
@@ -43,7 +45,54 @@ def retire(
         _cancel(connection, row.id, now)
         if row.pipeline in collections:
             _let_in_again(connection, row, collections[row.pipeline], admission, now)
+    move_on(connection, collections, now)
     return len(outdated)
+
+
+def move_on(connection: Connection, collections: Mapping[str, Collection], now: float) -> frozenset[str]:
+    """Sees to it that nothing more goes into a pass of another configuration than today's; what is open stays there.
+
+    The passes of open groups end. The next unit opens another; where the group itself has stages, it is opened now, so
+    that they are of today too. Returns the configurations of which something is open.
+    """
+    for row in connection.execute(_open_passes()).all():
+        if not _is_current(row, collections):
+            connection.execute(update(production_pass).where(production_pass.c.id == row.id).values(is_open=False))
+            if row.pipeline in collections and _has_group_stages(collections[row.pipeline]):
+                open_pass(connection, row.job_id, date.fromisoformat(row.day), collections[row.pipeline], now)
+    return frozenset(connection.scalars(_open_configurations()))
+
+
+def _has_group_stages(collection: Collection) -> bool:
+    return any(stage["per"] == "group" for stage in collection.content["pipeline"]["stages"].values())
+
+
+def configuration_of(connection: Connection, collection: str) -> str:
+    """The number of the configuration that stands behind a run collection."""
+    query = select(run_collection.c.configuration_id).where(run_collection.c.name == collection)
+    return str(connection.scalars(query).one())
+
+
+def _open_passes() -> Any:
+    return (
+        select(production_pass.c.id, job.c.id.label("job_id"), job.c.pipeline, data_group.c.day, _CONFIGURATION)
+        .join(run_collection, run_collection.c.name == production_pass.c.run_collection)
+        .join(job, job.c.id == production_pass.c.job_id)
+        .join(data_group, data_group.c.id == job.c.group_id)
+        .where(data_group.c.is_open, production_pass.c.is_open)
+        .order_by(production_pass.c.id)
+    )
+
+
+def _open_configurations() -> Any:
+    # The passes first, of which there are few: of the sub-jobs there may be a million.
+    passes = select(sub_job.c.pass_id).where(sub_job.c.settled_at.is_(None)).distinct().subquery()
+    return (
+        select(_CONFIGURATION)
+        .distinct()
+        .join(production_pass, production_pass.c.run_collection == run_collection.c.name)
+        .join(passes, passes.c.pass_id == production_pass.c.id)
+    )
 
 
 def _open() -> Any:
@@ -52,8 +101,9 @@ def _open() -> Any:
             sub_job,
             job.c.pipeline,
             production_pass.c.job_id,
-            run_collection.c.configuration_id,
+            _CONFIGURATION,
             data_group.c.id.label("group_id"),
+            data_group.c.data_id.label("group_name"),
             data_group.c.day,
             arrival.c.stream,
         )
@@ -97,9 +147,22 @@ def _let_in_again(
         add_sub_job(
             connection,
             pass_id,
-            admission(row.pipeline, row.stream, DataId.parse(row.data_id)),
+            _no_more_than(
+                admission(row.pipeline, row.stream, DataId.parse(row.data_id)), _let_in_with(connection, row.id)
+            ),
             data_id=DataId.parse(row.data_id),
+            group=DataId.parse(row.group_name),
             arrival_id=row.arrival_id,
             taken_at=row.taken_at,
             arrived_at=now,
         )
+
+
+def _let_in_with(connection: Connection, sub_job_id: int) -> float:
+    """The probability with which overload, if there was any, had let a unit in."""
+    return float(connection.scalar(select(func.max(stage_run.c.q)).where(stage_run.c.sub_job_id == sub_job_id)) or 1.0)
+
+
+def _no_more_than(found: Admission, q: float) -> Admission:
+    """It begins in the new pass with no larger a probability than it had in the old one: others were left out there."""
+    return replace(found, stages=tuple(replace(stage, q=min(stage.q, q)) for stage in found.stages))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, select
 
 from p3s_prefect.adapters.ledger.schema import (
     arrival,
@@ -21,6 +21,7 @@ from p3s_prefect.adapters.ledger.schema import (
     summary_value,
 )
 from p3s_prefect.adapters.ledger.views import as_arrival, journal_rows, select_units, with_coverage, with_stages
+from p3s_prefect.adapters.ledger.weighted_rows import not_done_since
 from p3s_prefect.core.errors import NoSuchRecord
 from p3s_prefect.core.views import (
     DatasetRow,
@@ -32,6 +33,7 @@ from p3s_prefect.core.views import (
     UnitDetail,
     UnitRow,
 )
+from p3s_prefect.core.weighted_values import Outcomes, weighted_value
 
 # How far back the latest results are looked for: attempts, and passes of groups. It bounds the cost of a page.
 RECENT_ATTEMPTS = 400
@@ -173,15 +175,30 @@ def datasets(connection: Connection, dataset_type: str, data_id: str) -> tuple[D
 
 def trends(connection: Connection, *, limit: int = 40) -> tuple[Trend, ...]:
     """Each summary value over the last units of its pipeline, in the order in which their data were taken."""
-    rows = connection.execute(_summaries().where(summary_value.c.attempt_id.in_(_recent(connection))))
-    series: dict[tuple[str, ...], list[SummaryRow]] = defaultdict(list)
-    for row in rows:
-        series[row.pipeline, row.stage, row.name, row.unit].append(SummaryRow(**row._mapping))
-    return tuple(_trend(sorted(values, key=lambda row: row.taken_at)[-limit:]) for _, values in sorted(series.items()))
+    query = _summaries(sub_job.c.id.label("sub_job_id")).where(summary_value.c.attempt_id.in_(_recent(connection)))
+    series: dict[tuple[str, ...], list[Row[Any]]] = defaultdict(list)
+    for row in connection.execute(query):
+        series[row.pipeline, row.stage, row.name, row.unit].append(row)
+    shown = [sorted(rows, key=lambda row: row.taken_at)[-limit:] for _, rows in sorted(series.items())]
+    # Most values of a stage are given together, and so over the same stretch; one that is rarely given has its own.
+    stretches = [_stretch(rows) for rows in shown]
+    others = {one: not_done_since(connection, *one) for one in stretches if one is not None}
+    return tuple(_trend(rows, None if one is None else others[one]) for rows, one in zip(shown, stretches, strict=True))
 
 
-def _trend(rows: list[SummaryRow]) -> Trend:
-    last = rows[-1]
+def _stretch(rows: list[Row[Any]]) -> tuple[str, str, int, float] | None:
+    """Pipeline, stage, and from which sub-job and time of data on a trend of units goes; None for groups."""
+    first = rows[0]
+    if first.per != "unit":
+        return None
+    return first.pipeline, first.stage, min(row.sub_job_id for row in rows), first.taken_at
+
+
+def _trend(rows: list[Row[Any]], others: Outcomes | None) -> Trend:
+    last, given = rows[-1], [(row.value, 1 / row.q) for row in rows]
+    named, whole = (last.pipeline, last.stage, last.name, last.unit), None
+    if others is not None:
+        whole = weighted_value(*named, given, others.with_done(weight for _, weight in given))
     return Trend(
         pipeline=last.pipeline,
         stage=last.stage,
@@ -190,6 +207,8 @@ def _trend(rows: list[SummaryRow]) -> Trend:
         unit=last.unit,
         data_ids=tuple(row.data_id for row in rows),
         values=tuple(row.value for row in rows),
+        qs=tuple(row.q for row in rows),
+        whole=whole,
     )
 
 
@@ -261,9 +280,10 @@ def _product(row: Row[Any]) -> ProductRow:
     return ProductRow(**{name: value for name, value in row._mapping.items() if name != "attempt_id"})
 
 
-def _summaries() -> Select[Any]:
+def _summaries(*also: ColumnElement[Any]) -> Select[Any]:
     return (
         select(
+            *also,
             job.c.pipeline,
             stage_run.c.stage,
             sub_job.c.per,
@@ -272,6 +292,7 @@ def _summaries() -> Select[Any]:
             summary_value.c.value,
             summary_value.c.unit,
             sub_job.c.taken_at,
+            stage_run.c.q,
         )
         .join(attempt, attempt.c.id == summary_value.c.attempt_id)
         .join(stage_run, stage_run.c.id == attempt.c.stage_run_id)

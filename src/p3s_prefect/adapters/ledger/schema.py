@@ -20,6 +20,7 @@ from sqlalchemy import (
     text,
 )
 
+from p3s_prefect.core.overrides import OverrideKind
 from p3s_prefect.core.states import StageState, SubJobState
 
 # Named constraints, so that a migration can find them on every database.
@@ -130,6 +131,7 @@ sub_job = Table(
     Column("arrival_id", ForeignKey("arrival.id")),
     Column("taken_at", Double, nullable=False),
     Column("arrived_at", Double, nullable=False),
+    Column("asked_at", Double, comment="when it was asked for by hand: its deadlines count from then"),
     Column("u", Double, nullable=False, comment="number in [0, 1) that the prescale compares with q"),
     Column("state", String(16), nullable=False),
     Column("settled_at", Double),
@@ -246,6 +248,74 @@ summary_value = Table(
     Column("name", String(120), primary_key=True),
     Column("value", JSON, nullable=False),
     Column("unit", String(40), nullable=False),
+)
+
+override = Table(
+    "override",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("kind", String(16), nullable=False),
+    Column("work_class", String(120)),
+    Column("pipeline", String(120)),
+    Column("stage", String(120)),
+    Column("data_group", String(400), comment="data id of a group"),
+    Column("unit", String(400), comment="data id of a unit"),
+    Column("value", Integer),
+    Column("given_by", String(200), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("set_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("ended_at", Double),
+    _one_of("kind", [kind.value for kind in OverrideKind]),
+    Index(
+        "ix_override_in_force",
+        "id",
+        sqlite_where=text("ended_at IS NULL"),
+        postgresql_where=text("ended_at IS NULL"),
+    ),
+)
+
+request = Table(
+    "request",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("kind", String(16), nullable=False),
+    Column("asked_by", String(200), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("asked_at", Double, nullable=False),
+    Column("answered_at", Double),
+    Column("is_granted", Boolean),
+    Column("answer", Text, comment="what was done, or why it was refused"),
+    Column("detail", JSON, comment="what exactly is asked, and what the station gave"),
+    Column("once", String(120), comment="who asks again with the same word has asked already"),
+    _one_of("kind", ["reload", "process", "retry", "cancel"]),
+    UniqueConstraint("once"),
+    Index(
+        "ix_request_open",
+        "id",
+        sqlite_where=text("answered_at IS NULL"),
+        postgresql_where=text("answered_at IS NULL"),
+    ),
+)
+
+agent_cursor = Table(
+    "agent_cursor",
+    metadata,
+    Column("name", String(40), primary_key=True, comment="the record that is kept: prefect"),
+    Column("site", String(36), nullable=False, comment="UUID of this ledger, from which the record's ids are derived"),
+    Column("number", BigInteger, nullable=False, comment="the journal is recorded up to this number"),
+    Column("seen_at", Double, nullable=False, comment="last sign of life of the agent"),
+    Column("problem", Text, nullable=False, comment="why it cannot record; empty if it can"),
+)
+
+prefect_queue = Table(
+    "prefect_queue",
+    metadata,
+    Column("name", String(200), primary_key=True, comment="a queue of the work pool; empty for the pool itself"),
+    Column("priority", Integer, comment="smaller goes first, as Prefect has it"),
+    Column("most", Integer, comment="its concurrency limit"),
+    Column("is_paused", Boolean, nullable=False),
+    Column("seen_at", Double, nullable=False, comment="when it was seen to say so first"),
 )
 
 journal = Table(

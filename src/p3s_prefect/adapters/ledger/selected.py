@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, func, select
 
 from p3s_prefect.adapters.ledger.execution import sub_job_fact
-from p3s_prefect.adapters.ledger.schema import arrival, attempt, job, production_pass, stage_run, sub_job
+from p3s_prefect.adapters.ledger.schema import arrival, attempt, data_group, job, production_pass, stage_run, sub_job
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.records import Arrival, SubJobFact, Verdict
 from p3s_prefect.core.states import StageState
@@ -131,7 +131,8 @@ def _stage(row: Row[Any]) -> SelectedStage:
 
 def _sub_jobs() -> Select[Any]:
     return (
-        select(sub_job, job.c.pipeline)
+        select(sub_job, job.c.pipeline, data_group.c.data_id.label("group_name"))
         .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
         .join(job, job.c.id == production_pass.c.job_id)
+        .join(data_group, data_group.c.id == job.c.group_id)
     )

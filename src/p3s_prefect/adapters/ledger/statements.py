@@ -20,7 +20,7 @@ START = (
         stage_run.c.stage,
         sub_job.c.data_id,
         sub_job.c.per,
-        sub_job.c.taken_at,
+        func.coalesce(sub_job.c.asked_at, sub_job.c.taken_at).label("taken_at"),
         sub_job.c.arrival_id,
         job.c.pipeline,
         production_pass.c.job_id,
@@ -46,12 +46,18 @@ MOVE = (
         queued_at=func.coalesce(bindparam("queued"), stage_run.c.queued_at),
         failures=stage_run.c.failures + bindparam("failed"),
         losses=stage_run.c.losses + bindparam("lost"),
+        q=func.coalesce(bindparam("q_"), stage_run.c.q),
     )
     .returning(
         stage_run.c.sub_job_id,
         stage_run.c.stage,
         select(sub_job.c.data_id).where(sub_job.c.id == stage_run.c.sub_job_id).scalar_subquery().label("data_id"),
     )
+)
+THIN = (
+    update(stage_run)
+    .where(stage_run.c.id == bindparam("id_"), stage_run.c.state == bindparam("old"))
+    .values(q=bindparam("q_"))
 )
 ATTEMPT = select(attempt.c.state, attempt.c.stage_run_id, attempt.c.execution).where(
     attempt.c.id == bindparam("attempt_id")

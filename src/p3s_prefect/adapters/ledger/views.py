@@ -151,6 +151,7 @@ def outcomes(connection: Connection, *, now: float, window_s: float = 3600) -> O
     lost = connection.execute(newest.where(lately, sub_job.c.state.in_(_TOLD[1:])).limit(1)).first()
     return Outcomes(
         **{state.value: counts[state] for state in _TOLD},
+        shed=counts.get(SubJobState.SHED, 0),
         latest=tuple(row.state for row in latest),
         reason="" if lost is None else _reason(connection, lost.id, lost.state),
         window_s=window_s,

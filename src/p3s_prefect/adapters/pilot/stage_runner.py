@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -17,6 +18,7 @@ from p3s_prefect.adapters.pilot.outputs import collect, store_log, store_output
 from p3s_prefect.adapters.pilot.payload_process import PayloadProcess, PayloadProcesses
 from p3s_prefect.adapters.pilot.step import StepCall, StepInput, StepOutput
 from p3s_prefect.adapters.stores import open_store
+from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import (
     ChecksumMismatch,
     InputChanged,
@@ -228,6 +230,7 @@ def _call(execution: Execution, step: Step) -> StepCall:
     directory = execution.step_directory(step.name)
     directory.mkdir(parents=True)
     formats = execution.order.formats
+    weights = {name: found for name, needed in step.inputs.items() if (found := execution.order.weights.get(needed))}
     return StepCall(
         step=step,
         data_id=execution.order.data_id,
@@ -239,7 +242,18 @@ def _call(execution: Execution, step: Step) -> StepCall:
         },
         directory=directory,
         log=execution.log,
+        weights=weights,
+        weights_file=_weights_file(execution, step, weights) if execution.order.per == "group" else None,
     )
+
+
+def _weights_file(execution: Execution, step: Step, weights: Mapping[str, Mapping[DataId, float]]) -> Path:
+    # Beside the working directory, where an output might have its name; in the environment a long run has no room.
+    path = execution.directory / "weights" / f"{step.name}.json"
+    path.parent.mkdir(exist_ok=True)
+    named = {name: {str(unit): weight for unit, weight in found.items()} for name, found in weights.items()}
+    path.write_text(json.dumps(named))
+    return path
 
 
 def _found(execution: Execution, step: Step, dataset_type: str) -> StepInput:

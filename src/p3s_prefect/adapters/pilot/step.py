@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,10 @@ class StepCall:
     outputs: Mapping[str, StepOutput]
     directory: Path
     log: Path
+    weights: Mapping[str, Mapping[DataId, float]] = field(default_factory=dict)
+    """By the name of each input that is gathered."""
+    weights_file: Path | None = None
+    """The same as JSON; None for a unit."""
 
 
 def serve(descriptor: int) -> None:
@@ -101,7 +105,7 @@ def _run_python(call: StepCall) -> None:
     function = getattr(importlib.import_module(module), name)
     arguments = {name: _value(found) for name, found in call.inputs.items()} | call.step.params
     wanted = inspect.signature(function).parameters
-    told = {"unit": call.data_id, "coverage": dict(call.coverage)}
+    told = {"unit": call.data_id, "coverage": dict(call.coverage), "weights": dict(call.weights)}
     arguments |= {name: value for name, value in told.items() if name in wanted}
     payload = os.getpid()
     try:
@@ -158,6 +162,8 @@ def step_environment(call: StepCall) -> dict[str, str]:
     environment |= {"P3S_UNIT": str(call.data_id), "P3S_PARAMS": json.dumps(call.step.params)}
     if call.coverage:
         environment["P3S_COVERAGE"] = json.dumps(dict(call.coverage))
+    if call.weights_file is not None:
+        environment["P3S_WEIGHTS"] = str(call.weights_file)
     return environment
 
 

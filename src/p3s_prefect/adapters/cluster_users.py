@@ -1,0 +1,121 @@
+"""Who uses a Dask cluster: a station, or productions on the plain road, and never both.
+
+A station counts on every slot of its cluster, and Dask would give them to whoever asks. So each notes itself at the
+scheduler, under the id of its client: the note counts as long as the scheduler sees that client.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import distributed
+
+from p3s_prefect.core.errors import NoScheduler, ServiceError
+from p3s_prefect.core.experiment import Experiment
+from p3s_prefect.core.findings import Finding
+
+Road = Literal["station", "production"]
+
+# A scheduler answers within milliseconds; one that is not there refuses at once, unless a firewall drops what is sent.
+_PATIENCE_S = 5.0
+# What clients of a scheduler may leave there under a name.
+_NOTED = "p3s-users"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterUser:
+    """Who uses a cluster."""
+
+    road: Road
+    experiment: str
+    holder: str
+    """Host and process."""
+
+    @classmethod
+    def here(cls, road: Road, experiment: str) -> ClusterUser:
+        """This process."""
+        return cls(road=road, experiment=experiment, holder=f"{platform.node()}:{os.getpid()}")
+
+    def __str__(self) -> str:
+        return f"the {self.road} {self.experiment!r} ({self.holder})"
+
+
+def note_user(user: ClusterUser, client: str, dask_scheduler: Any) -> ClusterUser | None:
+    """Runs in the scheduler: notes a user, unless one of the other road is there, who is the answer."""
+    noted = _of_clients(dask_scheduler)
+    rivals = [found for found in noted.values() if found.road != user.road]
+    if rivals:
+        return rivals[0]
+    noted[client] = user
+    return None
+
+
+def noted_users(dask_scheduler: Any) -> list[ClusterUser]:
+    """Runs in the scheduler: all who use it now."""
+    return list(_of_clients(dask_scheduler).values())
+
+
+def users_of(address: str, patience_s: float) -> list[ClusterUser]:
+    """All who use the cluster of the scheduler at `address` now.
+
+    Raises:
+        NoScheduler: no scheduler answers there within `patience_s`.
+    """
+    try:
+        with distributed.Client(address, timeout=patience_s, set_as_default=False, name="p3s-look") as client:
+            found: list[ClusterUser] = client.run_on_scheduler(noted_users)
+    except (OSError, ValueError) as error:
+        raise no_scheduler(address) from error
+    return found
+
+
+def refuse_productions(address: str) -> None:
+    """What a station does first with a cluster that others have started. One that does not answer yet may do so later.
+
+    Raises:
+        ServiceError: a production uses it.
+    """
+    with suppress(NoScheduler):
+        for user in users_of(address, _PATIENCE_S):
+            if user.road == "production":
+                raise refused(address, user)
+
+
+def cluster_mistakes(experiment: Experiment) -> Iterator[Finding]:
+    """That a production, or another experiment's station, uses the cluster which the station would use."""
+    address = experiment.pilots.address
+    if address is None:
+        return
+    with suppress(NoScheduler):
+        for user in users_of(address, _PATIENCE_S):
+            if user.road == "production" or user.experiment != experiment.experiment:
+                wrong = refused(address, user)
+                yield Finding(where=("pilots", "address"), what=wrong.what, fix=wrong.fix)
+
+
+def refused(address: str, rival: ClusterUser) -> ServiceError:
+    """The error for whoever comes second."""
+    fix = {
+        "station": "Use another cluster, or stop the station (`p3s down`).",
+        "production": "Wait until it has ended, or give the station a cluster of its own.",
+    }[rival.road]
+    return ServiceError(
+        f"the Dask cluster at {address} is used by {rival}: it serves a station or productions, never both", fix=fix
+    )
+
+
+def no_scheduler(address: str) -> NoScheduler:
+    """The error where nobody answers."""
+    return NoScheduler(f"no Dask scheduler answers at {address}", fix="Start it, or correct the address.")
+
+
+def _of_clients(scheduler: Any) -> dict[str, ClusterUser]:
+    noted: dict[str, ClusterUser] = scheduler.task_metadata.setdefault(_NOTED, {})
+    for gone in noted.keys() - scheduler.clients.keys():
+        del noted[gone]
+    return noted

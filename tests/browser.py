@@ -1,0 +1,93 @@
+"""Debian's Chromium without a window, driven by its own protocol: what people see."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from clusters import die_with_parent
+from websockets.sync.client import ClientConnection, connect
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-port=0",
+    "--window-size=1400,800",
+)
+_PATIENCE_S = 60.0
+_POLL_S = 0.2
+
+
+class Page:
+    """An open page."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+        self._session: str | None = None
+        self._calls = 0
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.call("Page.enable")
+
+    def call(self, method: str, **params: Any) -> Any:
+        self._calls += 1
+        said = {"id": self._calls, "method": method, "params": params}
+        self._connection.send(json.dumps(said | ({"sessionId": self._session} if self._session else {})))
+        while True:
+            answer = json.loads(self._connection.recv(_PATIENCE_S))
+            if answer.get("id") == self._calls:
+                return answer["result"]
+
+    def open(self, url: str) -> None:
+        self.call("Page.navigate", url=url)
+
+    def text(self) -> str:
+        answer = self.call("Runtime.evaluate", expression="document.body ? document.body.innerText : ''")
+        return str(answer["result"].get("value", ""))
+
+    def picture(self) -> bytes:
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+
+    def until(self, condition: Callable[[], Any]) -> Any:
+        """Waits for a condition and returns its answer."""
+        until = time.monotonic() + _PATIENCE_S
+        while not (answer := condition()):
+            assert time.monotonic() < until, self.text()
+            time.sleep(_POLL_S)
+        return answer
+
+
+@contextmanager
+def chromium(scratch: Path) -> Iterator[Page]:
+    """A browser with one page."""
+    assert CHROMIUM is not None
+    browser = subprocess.Popen(
+        [CHROMIUM, *_FLAGS, f"--user-data-dir={scratch}", "about:blank"],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=die_with_parent,
+    )
+    try:
+        assert browser.stderr is not None
+        found = next(filter(None, (re.search(r"DevTools listening on (ws://\S+)", line) for line in browser.stderr)))
+        with connect(found[1], max_size=None) as connection:
+            yield Page(connection)
+    finally:
+        browser.kill()
+        browser.wait()
+        if browser.stderr is not None:
+            browser.stderr.close()
