@@ -33,6 +33,10 @@ def statistics_of_run() -> dict[DataId, dict[str, np.ndarray]]:
     }
 
 
+def all_taken(parts: dict[DataId, dict[str, np.ndarray]]) -> dict[str, dict[DataId, float]]:
+    return {"pixel_statistics": dict.fromkeys(parts, 1.0)}
+
+
 def check_pictures(found: object) -> list[Product]:
     products = PRODUCTS.validate_python(found, strict=True)
     for product in products:
@@ -81,9 +85,9 @@ def test_a_common_shift_of_the_baseline_is_not_light() -> None:
 
 def test_run_totals(workdir: Path, statistics_of_run: dict[DataId, dict[str, np.ndarray]]) -> None:
     """P17, P22."""
-    result = run_totals(statistics_of_run, DataId.of(run=2008), {"done": 5})
+    result = run_totals(statistics_of_run, DataId.of(run=2008), {"done": 5}, all_taken(statistics_of_run))
     products = check_pictures(result["products"])
-    assert [product.category for product in products] == ["Pedestal", "Noise", "Trend"]
+    assert [product.category for product in products] == ["Pedestal", "Noise", "Noise", "Trend"]
     summary = SUMMARY.validate_python(result["summary"], strict=True)
     assert (summary["subruns"].value, summary["events"].value, summary["coverage"].value) == (5, 50, 100.0)
     np.testing.assert_allclose(
@@ -94,15 +98,17 @@ def test_run_totals(workdir: Path, statistics_of_run: dict[DataId, dict[str, np.
 def test_totals_state_what_is_missing(workdir: Path, statistics_of_run: dict[DataId, dict[str, np.ndarray]]) -> None:
     """P22."""
     parts = {data_id: arrays for data_id, arrays in statistics_of_run.items() if data_id["subrun"] in (1, 3)}
-    result = run_totals(parts, DataId.of(run=2008), {"done": 2, "failed": 1, "expired": 1})
+    weights = all_taken(statistics_of_run)
+    del weights["pixel_statistics"][DataId.of(run=2008, subrun=4)]
+    result = run_totals(parts, DataId.of(run=2008), {"done": 2, "failed": 1, "expired": 1}, weights)
     assert result["summary"]["subruns_missing"]["value"] == 2
-    assert result["summary"]["coverage"] == {"value": 50.0, "unit": "%"}
+    assert result["summary"]["coverage"] == result["summary"]["missing_share"] == {"value": 50.0, "unit": "%"}
     assert result["run_statistics"]["subrun"].tolist() == [1, 3]
 
 
 def test_totals_of_nothing_say_so() -> None:
     with pytest.raises(ValueError, match="no subrun of run=7 has statistics"):
-        run_totals({}, DataId.of(run=7), {"failed": 1})
+        run_totals({}, DataId.of(run=7), {"failed": 1}, {"pixel_statistics": {}})
 
 
 @pytest.mark.parametrize(
@@ -112,6 +118,7 @@ def test_totals_of_nothing_say_so() -> None:
 )
 def test_coverage_counts_what_failed_and_what_never_came(merged: list[int], seen: int, missing: int) -> None:
     """P22."""
-    found = share_covered(merged, seen)
+    found = share_covered(merged, {"done": len(merged), "failed": seen - len(merged)})
     assert found["subruns_missing"]["value"] == missing
+    assert share_covered(merged, {"done": seen, "shed": 3})["subruns_left_out"]["value"] == 3
     assert found["coverage"]["value"] == 100 * len(merged) / (len(merged) + missing)

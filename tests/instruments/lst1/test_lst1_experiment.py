@@ -37,7 +37,7 @@ def test_payloads_take_the_inputs_and_parameters_that_are_declared(experiment: E
         module, _, function = (step.python or "").partition(":")
         signature = inspect.signature(getattr(importlib.import_module(module), function))
         given = dict.fromkeys([*step.inputs, *step.params])
-        told = [name for name in ("unit", "coverage") if name in signature.parameters]
+        told = [name for name in ("unit", "coverage", "weights") if name in signature.parameters]
         signature.bind(**given | dict.fromkeys(told))
 
 

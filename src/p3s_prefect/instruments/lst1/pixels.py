@@ -39,9 +39,12 @@ DEAD_RATIO = 0.5
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PixelStatistics:
-    """What was seen in some events; mergeable with `merge`."""
+    """What was seen in some events; mergeable with `merge`.
 
-    events: int
+    After a merge with weights it is an estimate of what all events would have shown, and counts events in fractions.
+    """
+
+    events: float
     """Number of events."""
     baseline_samples: int
     """Baseline samples of one waveform."""
@@ -52,9 +55,9 @@ class PixelStatistics:
     noise: np.ndarray
     """RMS of the baseline samples about their own waveform's mean, float64, ADC counts."""
     pulses: np.ndarray
-    """Number of events with a pulse, int64."""
+    """Number of events with a pulse, int64, or float64 after a merge with weights."""
     saturated: np.ndarray
-    """Number of events with a saturated sample, int64."""
+    """Number of events with a saturated sample, int64, or float64 after a merge with weights."""
 
     @property
     def occupancy(self) -> np.ndarray:
@@ -99,7 +102,7 @@ class PixelStatistics:
             shape = () if name in ("events", "baseline_samples") else (len(GAINS), PIXELS)
             if value.shape != shape:
                 raise ValueError(f"{name} in the pixel statistics has the shape {value.shape}, not {shape}")
-        return cls(**values | {name: int(values[name]) for name in ("events", "baseline_samples")})
+        return cls(**values | {name: values[name].item() for name in ("events", "baseline_samples")})
 
     def summary(self) -> dict[str, dict[str, float | int | str]]:
         """The scalars that describe it, with units."""
@@ -144,10 +147,11 @@ def pixel_statistics(
     )
 
 
-def merge(parts: Sequence[PixelStatistics]) -> PixelStatistics:
+def merge(parts: Sequence[PixelStatistics], weights: Sequence[float] | None = None) -> PixelStatistics:
     """The statistics of all events of `parts` together, exactly as if computed at once.
 
-    Except for `pulses`: each part counts them above its own pedestal.
+    Except for `pulses`: each part counts them above its own pedestal. With `weights`, a part counts as so many parts
+    like it: numbers of events become totals of all that the parts stand for, and everything else a ratio of totals.
 
     Means are weighted with the number n of samples; variances are added with the parts' distances from the common mean,
     :math:`n s^2 = \\sum_i n_i (s_i^2 + (m_i - m)^2)`, which does not cancel as a difference of squares would
@@ -155,25 +159,54 @@ def merge(parts: Sequence[PixelStatistics]) -> PixelStatistics:
     with the degrees of freedom as weights.
 
     Raises:
-        ValueError: there is nothing to merge, or the parts have different numbers of baseline samples.
+        ValueError: there is nothing to merge, the parts have different numbers of baseline samples, or there is not one
+            weight for each.
     """
     if not parts:
         raise ValueError("there are no pixel statistics to merge")
     if len({part.baseline_samples for part in parts}) > 1:
         raise ValueError("pixel statistics with different numbers of baseline samples cannot be merged")
-    weight = np.array([part.events for part in parts], dtype=float)
+    times = np.ones(len(parts), dtype=int) if weights is None else np.array(weights, dtype=float)
+    if times.shape != (len(parts),):
+        raise ValueError(f"{len(times)} weights do not fit {len(parts)} pixel statistics")
+    weight = times * np.array([part.events for part in parts])
     pedestals = np.stack([part.pedestal for part in parts])
     pedestal = np.average(pedestals, axis=0, weights=weight)
     spread = np.square(pedestals - pedestal)
     squares = np.stack([np.square(part.pedestal_rms) for part in parts])
     return PixelStatistics(
-        events=sum(part.events for part in parts),
+        events=weight.sum().item(),
         baseline_samples=parts[0].baseline_samples,
         pedestal=pedestal,
         pedestal_rms=np.sqrt(np.average(squares + spread, axis=0, weights=weight)),
         noise=np.sqrt(np.average(np.stack([np.square(part.noise) for part in parts]), axis=0, weights=weight)),
-        pulses=np.sum([part.pulses for part in parts], axis=0),
-        saturated=np.sum([part.saturated for part in parts], axis=0),
+        pulses=np.tensordot(times, [part.pulses for part in parts], axes=1),
+        saturated=np.tensordot(times, [part.saturated for part in parts], axes=1),
+    )
+
+
+def without(total: PixelStatistics, part: PixelStatistics, weight: float) -> PixelStatistics:
+    """What `merge` would have made of all the parts of `total` but this one, which it took with this weight.
+
+    Raises:
+        ValueError: it was the only part.
+    """
+    taken, left = weight * part.events, total.events - weight * part.events
+    if left <= 0:
+        raise ValueError("nothing is left of pixel statistics without their only part")
+    apart = part.pedestal - total.pedestal
+    shift = taken * apart / left
+    squares = (total.events * total.pedestal_rms**2 - taken * (part.pedestal_rms**2 + apart**2)) / left - shift**2
+    noise = (total.events * total.noise**2 - taken * part.noise**2) / left
+    return PixelStatistics(
+        events=left,
+        baseline_samples=total.baseline_samples,
+        pedestal=total.pedestal - shift,
+        # Rounding may leave a pixel that never moved a little below nothing.
+        pedestal_rms=np.sqrt(squares.clip(0)),
+        noise=np.sqrt(noise.clip(0)),
+        pulses=total.pulses - weight * part.pulses,
+        saturated=total.saturated - weight * part.saturated,
     )
 
 

@@ -1,0 +1,75 @@
+"""How the pixels' noise is distributed in a run: the subruns' histograms together, weighted, with an error a bin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from p3s_prefect.core.weighting import weighted_histogram
+from p3s_prefect.instruments.lst1.camera import GAINS
+from p3s_prefect.instruments.lst1.displays import save_png
+from p3s_prefect.instruments.lst1.trends import COLOURS, Kept
+
+# Quiet pixels of the low gain have 4 ADC, a broken channel some hundreds; a bin is 12 % wide.
+EDGES_ADC = np.geomspace(1.0, 1000.0, 61)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Distribution:
+    """Numbers of pixels, counted once in each subrun, of all subruns that were not missing."""
+
+    counts: np.ndarray
+    """Shape (2, 60), float64: gain, bin between `EDGES_ADC`. What lies outside is in the first or last bin."""
+    errors: np.ndarray
+    """The same shape: standard errors that the choice of subruns makes; NaN where none can be told."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """As named arrays."""
+        return {"noise_edges": EDGES_ADC, "noise_counts": self.counts, "noise_counts_error": self.errors}
+
+
+def noise_distribution(kept: Kept, left_out: int) -> Distribution:
+    """The noise of all pixels; `left_out` is how many subruns were left out at random."""
+    inside = EDGES_ADC[0], np.nextafter(EDGES_ADC[-1], 0)
+    found = []
+    for gain in range(len(GAINS)):
+        counts = [np.histogram(part.noise[gain].clip(*inside), EDGES_ADC)[0] for part in kept.parts.values()]
+        parts = zip((each.astype(float).tolist() for each in counts), kept.weights.values(), strict=True)
+        found.append(weighted_histogram(list(parts), left_out=left_out))
+    return Distribution(
+        counts=np.array([[one.value for one in bins] for bins in found]),
+        errors=np.array([[one.error for one in bins] for bins in found], dtype=float),
+    )
+
+
+def distribution_display(path: Path, heading: str, found: Distribution) -> dict[str, str]:
+    """Draws the distribution of the noise, and describes the picture as a product."""
+    figure = Figure(figsize=(8, 4.2), dpi=100)
+    figure.suptitle(f"Noise distribution · {heading}", fontsize=12, fontweight="bold", y=0.97)
+    axes = figure.add_axes((0.1, 0.13, 0.73, 0.74))
+    middles = np.sqrt(EDGES_ADC[:-1] * EDGES_ADC[1:])
+    for gain, name in enumerate(GAINS):
+        counts, errors = found.counts[gain], np.nan_to_num(found.errors[gain])
+        axes.stairs(counts, EDGES_ADC, color=COLOURS[gain], linewidth=1.5, label=f"{name} gain")
+        # On a logarithmic scale a bar cannot reach zero.
+        lower, some = np.minimum(errors, 0.95 * counts), errors > 0
+        bars = np.array([lower[some], errors[some]])
+        axes.errorbar(middles[some], counts[some], bars, fmt="none", color=COLOURS[gain], elinewidth=1)
+    axes.set(xscale="log", yscale="log", xlim=(EDGES_ADC[0], EDGES_ADC[-1]), ylim=(0.5, None))
+    axes.set(xlabel="noise, RMS [ADC]", ylabel="pixels, in all subruns")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
+    save_png(figure, path)
+    return {"category": "Noise", "title": "Noise distribution", "file": path.name, "shows": _SHOWS}
+
+
+_SHOWS = (
+    "How many pixels have which noise, counted once in each subrun. Each gain has one peak with a tail to the right, "
+    "which stars make. A second peak on the left is pixels without light: a module without high voltage. Single pixels "
+    "far on the right are broken channels. Where subruns were left out at random, those that were taken count for "
+    "them, and the bars are the errors of that."
+)
