@@ -29,7 +29,7 @@ from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.cli import run
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.settings import Settings
-from p3s_prefect.station import service
+from p3s_prefect.station import page, service
 
 PATIENCE_S = 30.0
 _POLL_S = 0.03
@@ -116,6 +116,8 @@ def declare(
             }
         },
         "station": {"port": 0, "grace_s": 0, "lease_s": 5, **(station or {})},
+        # Its server takes 10 s of a core to start.
+        "prefect": {"enabled": False},
         **top,
     }
 
@@ -270,9 +272,9 @@ class Site:
             home=self.home, experiment=experiment, ledger=self.ledger, store=self.home.store(experiment)
         )
         stop = asyncio.Event()
-        listener = service._listen(experiment, settings or Settings())
+        listener = page.listen(experiment, settings or Settings())
         task = asyncio.create_task(station.run(settings or Settings(), self.scheduler, listener, stop))
-        running = Running(station=station, task=task, stop=stop, url=service._url(listener))
+        running = Running(station=station, task=task, stop=stop, url=page.page_url(listener))
         try:
             await running.until_ready(slots)
             yield running

@@ -23,10 +23,15 @@ pytestmark = pytest.mark.sockets
 
 TESTS = Path(__file__).parents[1]
 ARRIVALS = "station/test_station_arrivals.py"
+BREAKER = "station/test_station_breaker.py"
+BREAKER_RULES = "core/test_breaker.py"
+CONTROLLER = "core/test_controller.py"
 COLLECTIONS = "station/test_station_collections.py"
 GROUPS = "station/test_station_groups.py"
 KILLS = "station/test_station_kills.py"
 PILOTS = "station/test_station_pilots.py"
+PREFECT = "adapters/test_prefect_server.py"
+PROJECTOR = "agent/test_projector.py"
 SCHEDULING = "station/test_station_scheduling.py"
 SETTINGS = "station/test_settings.py"
 SOURCE = "adapters/test_directory_source.py"
@@ -34,6 +39,10 @@ STOP = "station/test_station_stop.py"
 SUPERVISION = "station/test_supervision.py"
 
 SHOWN_BY = {
+    "Breaker.canary_s": (BREAKER, "test_it_pauses_itself_others_go_on_and_a_canary_closes_it"),
+    "Breaker.failures": (BREAKER, "test_it_pauses_itself_others_go_on_and_a_canary_closes_it"),
+    "Breaker.share": (BREAKER, "test_few_failures_among_many_do_not_pause"),
+    "Breaker.window_s": (BREAKER_RULES, "test_failures_of_long_ago_do_not_count"),
     "Closing.count": (GROUPS, "test_a_group_closes_by_count"),
     "Closing.marker": (GROUPS, "test_a_group_closes_by_its_marker"),
     "Closing.quiet_s": (GROUPS, "test_a_group_closes_by_quiet_time"),
@@ -45,15 +54,23 @@ SHOWN_BY = {
     "Day.zone": (COLLECTIONS, "test_the_day_rolls_and_a_group_keeps_its_own"),
     "Experiment.experiment": (SETTINGS, "test_names_and_places_are_those_that_are_declared"),
     "Experiment.seed": (SCHEDULING, "test_prescales_choose_by_hash_and_are_stored"),
+    "Floor.share": (SCHEDULING, "test_overload_leaves_out_at_random_and_says_with_which_probability"),
+    "Floor.when": (SCHEDULING, "test_overload_leaves_out_at_random_and_says_with_which_probability"),
     "Instrument.dimensions": (SETTINGS, "test_names_and_places_are_those_that_are_declared"),
     "Instrument.group": (SETTINGS, "test_names_and_places_are_those_that_are_declared"),
     "Instrument.name": (SETTINGS, "test_names_and_places_are_those_that_are_declared"),
     "Ledger.url": (SETTINGS, "test_names_and_places_are_those_that_are_declared"),
     "Pilots.address": (SUPERVISION, "test_an_existing_cluster_is_used_instead"),
     "Pilots.workers": (SUPERVISION, "test_an_existing_cluster_is_used_instead"),
+    "Pipeline.freshest_in_overload": (CONTROLLER, "test_freshest_first_in_overload_keeps_nothing_waiting_for_long"),
     "Pipeline.limit": (SCHEDULING, "test_a_limit_queues_and_does_not_discard"),
     "Pipeline.order": (SCHEDULING, "test_the_order_is_the_pipelines_choice"),
     "Pipeline.priority": (SCHEDULING, "test_work_is_bound_to_a_pilot_only_when_a_slot_is_free"),
+    "Pipeline.work_class": (SCHEDULING, "test_a_class_has_a_priority_and_a_limit"),
+    "Prefect.api_url": (PREFECT, "test_a_server_that_exists_is_used_instead"),
+    "Prefect.enabled": (PREFECT, "test_without_prefect_nothing_of_it_is_started"),
+    "Prefect.port": (PREFECT, "test_the_server_has_its_port_and_the_page_asks_there"),
+    "Prefect.record_units": (PROJECTOR, "test_a_group_that_becomes_large_is_folded"),
     "Rule.pipelines": (SETTINGS, "test_the_first_rule_that_matches_wins"),
     "Rule.when": (SETTINGS, "test_the_first_rule_that_matches_wins"),
     "Stage.after": (SCHEDULING, "test_a_failing_branch_of_a_diamond_blocks_its_descendants_only"),
@@ -64,6 +81,7 @@ SHOWN_BY = {
     "Stage.priority": (SCHEDULING, "test_a_stage_per_group_has_the_priority_that_it_names"),
     "Stage.retries": (SCHEDULING, "test_a_failed_stage_is_tried_again_after_a_while"),
     "Stage.stop_at_deadline": (SCHEDULING, "test_a_stage_is_killed_at_its_deadline_where_it_says_so"),
+    "Stage.value": (CONTROLLER, "test_a_later_stage_that_is_worth_less_is_thinned_first"),
     "Station.grace_s": (STOP, "test_sigterm_gives_what_runs_its_grace_and_the_rest_back"),
     "Station.host": (SUPERVISION, "test_a_page_for_everybody_needs_a_token"),
     "Station.lease_s": (KILLS, "test_a_station_that_was_replaced_stops"),
@@ -84,6 +102,10 @@ SHOWN_BY = {
     "Stream.notify": (SOURCE, "test_a_notification_is_faster_than_the_listing"),
     "Stream.pattern": (SETTINGS, "test_names_and_places_are_those_that_are_declared"),
     "Stream.prescale": (SCHEDULING, "test_prescales_choose_by_hash_and_are_stored"),
+    "WorkClass.limit": (SCHEDULING, "test_a_class_has_a_priority_and_a_limit"),
+    "WorkClass.priority": (SCHEDULING, "test_a_class_has_a_priority_and_a_limit"),
+    "WorkClass.shed": (SCHEDULING, "test_overload_leaves_out_at_random_and_says_with_which_probability"),
+    "WorkClass.value": (CONTROLLER, "test_what_is_worth_least_for_its_time_is_thinned_first"),
 }
 
 

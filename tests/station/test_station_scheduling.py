@@ -167,7 +167,7 @@ async def test_a_stage_is_killed_at_its_deadline_where_it_says_so(new_site: NewS
 
 
 async def test_work_is_bound_to_a_pilot_only_when_a_slot_is_free(new_site: NewSite) -> None:
-    """P11, V18 (priority): 300 queued; never more than ceil(1.5 x 2) in flight; what is most urgent goes next."""
+    """P11, V18 (priority): 10,000 queued; never more than ceil(1.5 x 2) in flight; what is most urgent goes next."""
     site = new_site(
         declare(
             stream={
@@ -180,8 +180,8 @@ async def test_work_is_bound_to_a_pilot_only_when_a_slot_is_free(new_site: NewSi
             },
         )
     )
-    for subrun in range(300):
-        site.arrive(subrun, "sleep 0.05")
+    for subrun in range(10_000):
+        site.arrive(subrun, "sleep 0.2")
     most = 0
     async with site.running() as running:
         dispatcher = running.station.handout.dispatcher
@@ -192,12 +192,12 @@ async def test_work_is_bound_to_a_pilot_only_when_a_slot_is_free(new_site: NewSi
             most = max(most, with_pilots, dispatcher.in_flight)
             return with_pilots
 
-        await site.until(lambda: watch() and len(site.rows(schema.sub_job)) == 300, "300 units are taken")
+        await site.until(lambda: watch() and site.count(schema.sub_job) == 10_000, "10,000 units are taken", 240)
         site.arrive(0, run=9)
         await site.until(lambda: watch() and site.count(schema.sub_job, data_id="run=9 subrun=0"))
         queued_before = site.count(schema.attempt)
         await site.until(lambda: watch() and site.units().get("run=9 subrun=0") == "done")
-        assert site.count(schema.stage_run, state="queued") > 100
+        assert site.count(schema.stage_run, state="queued") > 9_000
         until = time.monotonic() + 2
         while time.monotonic() < until:
             watch()
@@ -227,10 +227,11 @@ async def test_a_limit_queues_and_does_not_discard(new_site: NewSite) -> None:
     assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
 
-@pytest.mark.parametrize("order", ["freshest-first", "oldest-first"])
+@pytest.mark.parametrize("order", ["freshest-first", "oldest-first", "earliest-deadline", "first-come"])
 async def test_the_order_is_the_pipelines_choice(new_site: NewSite, order: str) -> None:
-    """V18 (order): by the time at which the data were taken."""
-    site = new_site(declare(pipeline={"limit": 1, "order": order}))
+    """V18 (order), B4: by the time at which the data were taken, the deadline that follows from it, or as they came."""
+    stages = {"quick": {"steps": [obey()], "deadline_s": 86_400}}
+    site = new_site(declare(stages, pipeline={"limit": 1, "order": order}))
     async with site.running():
         site.arrive(99, f"until {site.path}/go")
         await site.until(lambda: begun(site) == ["run=1 subrun=99"])
@@ -240,8 +241,84 @@ async def test_the_order_is_the_pipelines_choice(new_site: NewSite, order: str) 
         await site.until(lambda: len(site.rows(schema.sub_job)) == 6)
         (site.path / "go").touch()
         await site.until_done(6)
-    expected = sorted(ages, reverse=order == "oldest-first")
-    assert begun(site)[1:] == [f"run=1 subrun={age}" for age in expected]
+    came = [row.data_id for row in site.rows(schema.sub_job)][1:]
+    by_age = [f"run=1 subrun={age}" for age in sorted(ages, reverse=order != "freshest-first")]
+    assert begun(site)[1:] == (came if order == "first-come" else by_age)
+
+
+# --- classes --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_class_has_a_priority_and_a_limit(new_site: NewSite) -> None:
+    """P11, P14, V18 (class; priority and limit of a class): it goes first, one at a time, beside the others."""
+    rules = [{"when": {"run": 9}, "pipelines": ["alert"]}, {"pipelines": ["dqm"]}]
+    stages = {"quick": {"steps": [obey()]}}
+    site = new_site(
+        declare(
+            stream={"rules": rules},
+            pipelines={"dqm": {"stages": stages}, "alert": {"class": "urgent", "stages": stages}},
+            classes={"urgent": {"priority": 5, "limit": 1}},
+        )
+    )
+    async with site.running():
+        for subrun in range(3):
+            site.arrive(subrun, f"until {site.path}/go")
+        await site.until(lambda: len(begun(site)) == 3)
+        for subrun in range(3, 9):
+            site.arrive(subrun, "sleep 0.1")
+        for subrun in range(3):
+            site.arrive(subrun, "sleep 0.2", run=9)
+        await site.until(lambda: len(site.rows(schema.sub_job)) == 12)
+        (site.path / "go").touch()
+        await site.until_done(12)
+    order = begun(site)
+    assert order[3].startswith("run=9")
+    attempts = zip(order, site.rows(schema.attempt), strict=True)
+    spans = sorted((row.started_at, row.ended_at) for unit, row in attempts if unit.startswith("run=9"))
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
+    # The limit of the one class holds up no other.
+    assert order[4].startswith("run=1")
+
+
+async def test_overload_leaves_out_at_random_and_says_with_which_probability(new_site: NewSite) -> None:
+    """P5, P6, V18 (shed, floors): of 300 that come at once few can end in time; the rest is shed, by its number.
+
+    A class that is not thinned lets its units expire, and what a floor lets in is not thinned at all.
+    """
+    stages = {"quick": {"steps": [obey()], "deadline_s": 4}}
+    rules = [{"when": {"run": 9}, "pipelines": ["kept"]}, {"pipelines": ["dqm"]}]
+    site = new_site(
+        declare(
+            stream={"rules": rules},
+            pipelines={
+                "dqm": {"class": "dqm", "stages": stages},
+                "kept": {"class": "kept", "stages": stages},
+            },
+            classes={
+                "dqm": {"priority": 1, "floors": [{"when": {"run": 2}, "share": 1.0}]},
+                "kept": {"shed": False},
+            },
+            seed=5,
+        )
+    )
+    async with site.running():
+        site.arrive(999)
+        await site.until_done(1)
+        for subrun in range(300):
+            site.arrive(subrun, "sleep 0.1")
+        for subrun in range(60):
+            site.arrive(subrun, "sleep 0.1", run=9)
+        site.arrive(0, run=2)
+        await site.until_settled(362)
+    u = {row.id: row.u for row in site.rows(schema.sub_job)}
+    unit = {row.id: row.data_id for row in site.rows(schema.sub_job)}
+    runs = site.rows(schema.stage_run)
+    assert all((row.state == "shed") == (u[row.sub_job_id] >= row.q) for row in runs)
+    states = Counter(row.state for row in runs if unit[row.sub_job_id].startswith("run=1 "))
+    assert states["shed"] > 100
+    assert states["done"] > 10
+    assert {row.q for row in runs if not unit[row.sub_job_id].startswith("run=1 ")} == {1.0}
+    assert all("in overload: u = " in row.reason for row in runs if row.state == "shed")
 
 
 # --- retries --------------------------------------------------------------------------------------------------------

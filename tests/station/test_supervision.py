@@ -21,7 +21,7 @@ from p3s_prefect.adapters.ledger import schema
 from p3s_prefect.adapters.supervision import Services, programs
 from p3s_prefect.core.errors import ServiceError
 from p3s_prefect.settings import Settings
-from p3s_prefect.station import service
+from p3s_prefect.station import page
 
 pytestmark = pytest.mark.sockets
 
@@ -131,7 +131,7 @@ def test_a_page_for_everybody_needs_a_token(prepared: Callable[..., Site]) -> No
     for host in ("0.0.0.0", "::", "192.0.2.7", "example.org"):  # noqa: S104
         site = prepared(declare(station={"host": host}))
         with pytest.raises(ServiceError, match="open to everybody") as refused:
-            service._listen(site.experiment, Settings())
+            page.listen(site.experiment, Settings())
         assert "P3S_TOKEN" in refused.value.fix
 
 

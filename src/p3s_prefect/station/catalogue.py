@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,9 @@ from p3s_prefect.core.records import Arrival, StageOrder
 from p3s_prefect.core.selection import sample_number
 from p3s_prefect.core.wiring import external_inputs
 
+Offer = Callable[[str, DataId, float, float, float], Admission]
+"""How a unit begins: from pipeline, data id, its number u, its stream's prescale, and when it was taken."""
+
 
 class Catalogue:
     """An experiment at its home, ready to be asked."""
@@ -34,6 +37,10 @@ class Catalogue:
         self.group_admissions: dict[str, Admission | None] = {
             name: admit_group(name, pipeline) for name, pipeline in experiment.pipelines.items()
         }
+
+    def with_experiment(self, experiment: Experiment) -> Catalogue:
+        """Another experiment at the same home."""
+        return Catalogue(experiment, self.home, self._store_url)
 
     @cached_property
     def collections(self) -> dict[str, Collection]:
@@ -50,13 +57,19 @@ class Catalogue:
         """A stage's definition."""
         return self.experiment.pipelines[pipeline].stages[stage]
 
-    def intake(self, seen: Arrival, pipelines: Sequence[str] = ()) -> Intake:
+    def intake(self, seen: Arrival, pipelines: Sequence[str] = (), offer: Offer | None = None) -> Intake:
         """The decisions about a unit that can be made before the ledger is asked.
 
-        `pipelines` take the place of those that the stream's rules choose.
+        `pipelines` take the place of those that the stream's rules choose. `offer` decides how it begins where there
+        may be an overload.
         """
-        chosen = pipelines or choose_pipelines(self.experiment.streams[seen.stream], seen.data_id)
-        admissions = tuple(self.admission(name, seen.stream, seen.data_id) for name in chosen)
+        stream = self.experiment.streams[seen.stream]
+        chosen = pipelines or choose_pipelines(stream, seen.data_id)
+        if offer is None:
+            admissions = tuple(self.admission(name, seen.stream, seen.data_id) for name in chosen)
+        else:
+            u = sample_number(seen.data_id, self.experiment.seed)
+            admissions = tuple(offer(name, seen.data_id, u, stream.prescale, seen.taken_at) for name in chosen)
         return Intake(group=self.group(seen.data_id), day=self.day(seen.arrived_at), admissions=admissions)
 
     def admission(self, pipeline: str, stream: str, data_id: DataId) -> Admission:
@@ -79,7 +92,10 @@ class Catalogue:
         Raises:
             InputMissing: something that it reads was never made. Undo the transaction: nothing should be opened.
         """
-        opened = execution.start(connection, stage_run_id, now)
+        return self.order(connection, execution.start(connection, stage_run_id, now))
+
+    def order(self, connection: Connection, opened: execution.Attempt) -> StageOrder:
+        """What a pilot needs to run an attempt that was opened; raises as `open_attempt`."""
         stage = self.stage(opened.pipeline, opened.stage)
         wires = external_inputs(self.experiment.pipelines[opened.pipeline], opened.stage)
         files = inputs.find(connection, opened, wires, self._formats)
@@ -94,7 +110,7 @@ class Catalogue:
         deadline = None if stage.deadline_s is None else opened.taken_at + stage.deadline_s
         return StageOrder(
             attempt_id=opened.id,
-            stage_run_id=stage_run_id,
+            stage_run_id=opened.stage_run_id,
             data_id=opened.data_id,
             per=opened.per,
             pipeline=opened.pipeline,
@@ -106,6 +122,7 @@ class Catalogue:
             inputs=tuple(files),
             store_url=self._store_url,
             coverage=self.coverage(connection, opened) if opened.per == "group" else {},
+            weights=inputs.weights(connection, opened, wires),
             stop_at=deadline if stage.stop_at_deadline else None,
         )
 

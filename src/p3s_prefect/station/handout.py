@@ -8,8 +8,12 @@ import math
 from typing import TYPE_CHECKING
 
 from p3s_prefect.adapters.ledger import execution
+from p3s_prefect.core.admission import Admission
+from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.dispatcher import Dispatcher, Start
 from p3s_prefect.core.errors import Conflict, InputMissing
+from p3s_prefect.core.experiment import Experiment
+from p3s_prefect.core.overrides import Controls
 from p3s_prefect.core.ports import Clock, PilotLost, PilotPool
 from p3s_prefect.core.records import Failure, Manifest, StageOrder, StageReport, SubJobFact, Transition
 from p3s_prefect.core.retry import NextState
@@ -17,9 +21,10 @@ from p3s_prefect.core.states import StageState
 from p3s_prefect.station import settling
 
 if TYPE_CHECKING:
-    from p3s_prefect.station.catalogue import Catalogue
+    from p3s_prefect.station.breaker import Breakers
     from p3s_prefect.station.committer import Committer
     from p3s_prefect.station.feed import Feed
+    from p3s_prefect.station.generations import Generations
     from p3s_prefect.station.recorder import Recorder
 
 log = logging.getLogger(__name__)
@@ -36,40 +41,82 @@ class Handout:
 
     def __init__(
         self,
-        catalogue: Catalogue,
+        catalogue: Generations,
         committer: Committer,
         pilots: PilotPool,
         recorder: Recorder,
         feed: Feed,
         clock: Clock,
+        breakers: Breakers,
     ) -> None:
-        self.dispatcher = Dispatcher(catalogue.experiment.pipelines)
+        self.dispatcher = Dispatcher(catalogue.experiment.pipelines, catalogue.experiment.classes)
         self._catalogue = catalogue
         self._committer = committer
         self._pilots = pilots
         self._recorder = recorder
         self._feed = feed
         self._clock = clock
+        self._breakers = breakers
         self._wake = asyncio.Event()
         self._running: dict[int, asyncio.Task[None]] = {}
         self._orders: dict[int, StageOrder] = {}
+        self._cancelled: dict[int, str] = {}
         self._stopping = False
-        budgets = [
-            sum(step.timeout_s for step in stage.steps)
-            for pipeline in catalogue.experiment.pipelines.values()
-            for stage in pipeline.stages.values()
-        ]
-        self._patience_s = max(budgets) + _PATIENCE_S
+        self._patience_s = _patience_s(catalogue.experiment)
 
     def wake(self) -> None:
         """Something changed: decide again."""
         self._wake.set()
 
+    def offer(self, pipeline: str, data_id: DataId, u: float, first_q: float, taken_at: float) -> Admission:
+        """How a unit begins, at the admission probability of this moment; add it then, or withdraw it."""
+        now = self._clock.now()
+        return self.dispatcher.offer(pipeline, data_id, u=u, first_q=first_q, taken_at=taken_at, now=now)
+
+    def withdraw(self, pipeline: str, data_id: DataId) -> None:
+        """What was offered is not new. No harm if it was added meanwhile."""
+        self.dispatcher.withdraw(pipeline, data_id)
+
     async def add(self, fact: SubJobFact) -> None:
         """Takes a sub-job that the ledger has let in."""
         if all(stage.state.is_terminal for stage in fact.stages):
             return
-        await self._apply(self.dispatcher.add(fact))
+        await self._apply(self.dispatcher.add(fact, self._clock.now()))
+        self.wake()
+
+    def define(self) -> None:
+        """The experiment file was read again: its definitions are those of what comes from now on."""
+        experiment = self._catalogue.experiment
+        self.dispatcher.define(experiment.pipelines, experiment.classes)
+        # What is open may stand before what comes, at a pilot.
+        self._patience_s = max(self._patience_s, _patience_s(experiment))
+        self.wake()
+
+    async def control(self, controls: Controls) -> None:
+        """From now on these overrides are in force; nothing running is touched."""
+        await self._apply(self.dispatcher.control(controls, self._clock.now()))
+        self.wake()
+
+    async def take_back(self, fact: SubJobFact, changes: list[Transition]) -> bool:
+        """Lets stage runs of an open sub-job go on (see `core.retry`); False if nothing of it is open here."""
+        if not self.dispatcher.holds(fact):
+            return False
+        now = self._clock.now()
+        # Before anybody waits: the ledger is told in the order in which things were decided.
+        follow = self.dispatcher.take_back(changes, now)
+        await self._apply([*changes, *follow])
+        self.wake()
+        return True
+
+    async def cancel(self, facts: list[SubJobFact], reason: str) -> None:
+        """Gives up what is open of these sub-jobs; what runs is killed."""
+        wanted = [stage.id for fact in facts for stage in fact.stages]
+        running = [number for number in wanted if number in self._running]
+        self._cancelled |= dict.fromkeys(running, reason)
+        await self._apply(self.dispatcher.cancel(wanted, reason, self._clock.now()))
+        for number in running:
+            if (order := self._orders.get(number)) is not None:
+                await self._pilots.stop(order.attempt_id)
         self.wake()
 
     async def run(self) -> None:
@@ -117,10 +164,14 @@ class Handout:
     async def _run_one(self, start: Start) -> None:
         try:
             order = await self._open(start)
-            if order is not None:
+            if order is not None and start.stage_run_id in self._cancelled:
+                self._free_slot(order)
+                await self._lost(order, PilotLost("it was cancelled before it began", by_stage=False))
+            elif order is not None:
                 self._orders[start.stage_run_id] = order
                 await self._attempt(order, start.priority)
         finally:
+            self._cancelled.pop(start.stage_run_id, None)
             self._orders.pop(start.stage_run_id, None)
             self._running.pop(start.stage_run_id, None)
             self.wake()
@@ -141,6 +192,7 @@ class Handout:
 
     async def _attempt(self, order: StageOrder, priority: int) -> None:
         self._feed.tell("running", data_id=str(order.data_id), stage=order.stage)
+        begun_at = self._clock.now()
         try:
             report = await self._pilots.run(order, priority=priority, patience_s=order.budget_s + self._patience_s)
         except PilotLost as lost:
@@ -148,6 +200,7 @@ class Handout:
             await self._lost(order, lost)
         else:
             self._free_slot(order)
+            self._breakers.ended(order, begun_at, report)
             if report.manifest is not None:
                 await self._publish(order, report, report.manifest)
             else:
@@ -167,19 +220,24 @@ class Handout:
             await self._failed(order, report, Failure.INPUT, conflict.what)
             return
         self._recorder.add(record)
-        await self._settle(
-            order.stage_run_id, NextState(state=StageState.DONE), service_s=report.ended_at - report.started_at
-        )
+        await self._settle(order.stage_run_id, NextState(state=StageState.DONE), _service_s(report))
 
     async def _failed(
         self, order: StageOrder, report: StageReport, failure: Failure | None = None, reason: str = ""
     ) -> None:
         now = self._clock.now()
-        stage = self._catalogue.stage(order.pipeline, order.stage)
         after = await self._committer.do(
-            lambda connection: settling.fail(connection, order, stage, report, now, failure=failure, reason=reason)
+            lambda connection: settling.fail(
+                connection,
+                order,
+                self._catalogue.stage(connection, order),
+                report,
+                now,
+                failure=failure,
+                reason=reason,
+            )
         )
-        await self._gave_nothing(order, reason or report.reason, after)
+        await self._gave_nothing(order, reason or report.reason, after, _service_s(report))
 
     async def _lost(self, order: StageOrder, lost: PilotLost) -> None:
         now, reason, by_stage = self._clock.now(), str(lost), lost.by_stage
@@ -190,12 +248,26 @@ class Handout:
         )
         await self._gave_nothing(order, reason, after)
 
-    async def _gave_nothing(self, order: StageOrder, reason: str, after: NextState) -> None:
+    async def _gave_nothing(
+        self, order: StageOrder, reason: str, after: NextState, service_s: float | None = None
+    ) -> None:
         log.warning("%s of %s gave no results: %s; now %s", order.stage, order.data_id, reason, after.state)
-        await self._settle(order.stage_run_id, after)
+        await self._settle(order.stage_run_id, after, service_s)
 
     async def _settle(self, stage_run_id: int, after: NextState, service_s: float | None = None) -> None:
-        not_before = self._clock.now() + after.delay_s if after.delay_s else 0.0
-        changes = self.dispatcher.settle(stage_run_id, after.state, not_before=not_before, service_s=service_s)
+        now = self._clock.now()
+        not_before = now + after.delay_s if after.delay_s else 0.0
+        changes = self.dispatcher.settle(stage_run_id, after.state, now=now, not_before=not_before, service_s=service_s)
+        if (reason := self._cancelled.get(stage_run_id)) is not None:
+            changes += self.dispatcher.cancel([stage_run_id], reason, now)
         await self._apply(changes)
         self._feed.tell("settled", state=after.state)
+
+
+def _patience_s(experiment: Experiment) -> float:
+    stages = (stage for pipeline in experiment.pipelines.values() for stage in pipeline.stages.values())
+    return max(sum(step.timeout_s for step in stage.steps) for stage in stages) + _PATIENCE_S
+
+
+def _service_s(report: StageReport) -> float:
+    return report.ended_at - report.started_at

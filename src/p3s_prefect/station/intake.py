@@ -14,13 +14,15 @@ from p3s_prefect.adapters.directory_store import file_sha256
 from p3s_prefect.adapters.ledger import arrivals, groups
 from p3s_prefect.core.closing import GroupFact, closes_by_count, quiet_at
 from p3s_prefect.core.data_id import DataId
+from p3s_prefect.core.experiment import Closing
 from p3s_prefect.core.ports import ArrivalSource, Clock, MarkerSeen, Refusal
 from p3s_prefect.core.records import Arrival, Verdict
+from p3s_prefect.station.gate import Gate
 
 if TYPE_CHECKING:
-    from p3s_prefect.station.catalogue import Catalogue
     from p3s_prefect.station.committer import Committer
     from p3s_prefect.station.feed import Feed
+    from p3s_prefect.station.generations import Generations
     from p3s_prefect.station.handout import Handout
 
 log = logging.getLogger(__name__)
@@ -32,13 +34,16 @@ _MOST_AT_ONCE = 64
 class Intake:
     """Takes what the sources tell, once each, and closes groups by the experiment's rule."""
 
-    def __init__(self, catalogue: Catalogue, committer: Committer, handout: Handout, feed: Feed, clock: Clock) -> None:
+    def __init__(
+        self, catalogue: Generations, committer: Committer, handout: Handout, feed: Feed, clock: Clock
+    ) -> None:
         self._catalogue = catalogue
         self._committer = committer
         self._handout = handout
         self._feed = feed
         self._clock = clock
-        self._closing = catalogue.experiment.instrument.closing
+        self.gate = Gate()
+        """Whatever is being let in, or closed, is inside."""
         self._groups: dict[DataId, GroupFact] = {}
         self._wake = asyncio.Event()
 
@@ -63,7 +68,8 @@ class Intake:
             async for seen in source.arrivals():
                 if isinstance(seen, MarkerSeen):
                     await _all_free(room)
-                    await self._close(self._groups.get(seen.group), f"marker {seen.name}")
+                    async with self.gate.inside():
+                        await self._close(self._groups.get(seen.group), f"marker {seen.name}")
                 else:
                     await room.acquire()
                     tasks.create_task(self._take_one(seen, room))
@@ -74,7 +80,8 @@ class Intake:
             now = self._clock.now()
             for group in list(self._groups.values()):
                 if reason := self._reason_to_close(group, now):
-                    await self._close(group, reason)
+                    async with self.gate.inside():
+                        await self._close(group, reason)
             next_at = min((quiet_at(self._closing, group) for group in self._groups.values()), default=math.inf)
             self._wake.clear()
             wait_s = None if math.isinf(next_at) else max(0.0, next_at - self._clock.now())
@@ -83,14 +90,16 @@ class Intake:
             except TimeoutError:
                 continue
 
+    def wake(self) -> None:
+        """The rule by which groups close may have changed: look again."""
+        self._wake.set()
+
     # --- inside -------------------------------------------------------------------------------------------------
 
     async def _take_one(self, seen: Arrival | Refusal, room: asyncio.Semaphore) -> None:
         try:
-            if isinstance(seen, Refusal):
-                await self._refuse(seen)
-            else:
-                await self._take(seen)
+            async with self.gate.inside():
+                await (self._refuse(seen) if isinstance(seen, Refusal) else self._take(seen))
         finally:
             room.release()
 
@@ -101,16 +110,18 @@ class Intake:
             self._feed.tell("arrival", verdict=Verdict.REFUSED)
 
     async def _take(self, seen: Arrival) -> None:
-        intake, collections = self._catalogue.intake(seen), self._catalogue.collections
-        taken = await self._committer.do(lambda connection: arrivals.take(connection, seen, intake, collections))
-        if taken.rival is not None:
-            taken = await self._compare(seen, taken.rival)
+        intake = self._catalogue.now.intake(seen, offer=self._handout.offer)
+        try:
+            taken = await self._commit(seen, intake)
+            for sub_job in taken.sub_jobs:
+                await self._handout.add(sub_job)
+        finally:
+            for admission in intake.admissions:
+                self._handout.withdraw(admission.pipeline, seen.data_id)
         if taken.verdict is None:
             return
         if taken.verdict is Verdict.CONFLICT:
             log.warning("conflict %s: %s", seen.identity.key, taken.reason)
-        for sub_job in taken.sub_jobs:
-            await self._handout.add(sub_job)
         if taken.group is not None:
             self._groups[taken.group.data_id] = taken.group
             if reason := closes_by_count(self._closing, taken.group):
@@ -118,18 +129,26 @@ class Intake:
             self._wake.set()
         self._feed.tell("arrival", verdict=taken.verdict, data_id=str(seen.data_id))
 
-    async def _compare(self, seen: Arrival, rival: arrivals.Rival) -> arrivals.Taken:
+    async def _commit(self, seen: Arrival, intake: arrivals.Intake) -> arrivals.Taken:
+        collections = self._catalogue.now.collections
+        taken = await self._committer.do(lambda connection: arrivals.take(connection, seen, intake, collections))
+        return taken if taken.rival is None else await self._compare(seen, intake, taken.rival)
+
+    async def _compare(self, seen: Arrival, intake: arrivals.Intake, rival: arrivals.Rival) -> arrivals.Taken:
         """Compares the bytes with those that were taken before; both may be large, so not in this thread."""
         try:
             compared, rival_sha256 = await asyncio.to_thread(checksums, seen, rival)
         except OSError:
             return arrivals.Taken()  # gone or changed again: the next listing tells
-        intake = self._catalogue.intake(seen)
         return await self._committer.do(
             lambda connection: arrivals.take(
-                connection, compared, intake, self._catalogue.collections, rival_sha256=rival_sha256
+                connection, compared, intake, self._catalogue.now.collections, rival_sha256=rival_sha256
             )
         )
+
+    @property
+    def _closing(self) -> Closing:
+        return self._catalogue.experiment.instrument.closing
 
     def _reason_to_close(self, group: GroupFact, now: float) -> str | None:
         # By count too: the last station may have ended between the last arrival and the closing.
@@ -142,7 +161,7 @@ class Intake:
             return
         now = self._clock.now()
         sub_jobs = await self._committer.do(
-            lambda connection: groups.close(connection, group, reason, self._catalogue.group_admissions, now)
+            lambda connection: groups.close(connection, group, reason, self._catalogue.now.group_admissions, now)
         )
         log.info("group %s closed: %s", group.data_id, reason)
         for sub_job in sub_jobs:

@@ -10,14 +10,15 @@ from sqlalchemy import Connection
 
 from p3s_prefect.adapters.clock import SystemClock
 from p3s_prefect.adapters.directory_source import DirectorySource
-from p3s_prefect.adapters.ledger import arrivals, groups, selected
+from p3s_prefect.adapters.ledger import arrivals, execution, groups, selected
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.core import dag
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import BadSelection
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.findings import did_you_mean
-from p3s_prefect.core.records import Arrival, Identity, StageFact, SubJobFact, Verdict
+from p3s_prefect.core.records import Arrival, Identity, StageFact, SubJobFact, Transition, Verdict
+from p3s_prefect.core.retry import retried
 from p3s_prefect.core.states import StageState
 from p3s_prefect.station.catalogue import Catalogue
 from p3s_prefect.station.intake import checksums
@@ -62,7 +63,8 @@ def check_pipelines(experiment: Experiment, pipelines: Sequence[str]) -> None:
 def plan(production: Production, seen: Sequence[Arrival], pipelines: Sequence[str], *, close: bool) -> Plan:
     """Takes files into the ledger, closes their groups if asked to, and says what there is to run.
 
-    What was taken before is not taken again: its stage runs are planned as far as they are not done.
+    What was taken before is not taken again: its stage runs are planned as far as they are not done. Those that have
+    failed are taken up anew, each by one new attempt in the same pass.
     """
     catalogue = production.catalogue()
     with production.books() as ledger:
@@ -72,6 +74,8 @@ def plan(production: Production, seen: Sequence[Arrival], pipelines: Sequence[st
             if close:
                 _close(connection, catalogue, {catalogue.group(unit) for unit in units})
             passes = selected.newest_passes(connection, units, pipelines)
+            again = _again(production.experiment, selected.sub_jobs(connection, passes, units), set(units))
+            execution.apply(connection, again, SystemClock().now())
             # Units first: nothing of them waits for a group.
             facts = sorted(selected.sub_jobs(connection, passes, units), key=lambda fact: fact.per == "group")
             ids = [stage.id for fact in facts for stage in fact.stages]
@@ -172,6 +176,22 @@ def _not_asked_for(seen: Sequence[Arrival], kept_out: Collection[str], facts: Se
 
 
 # --- stage runs -----------------------------------------------------------------------------------------------------
+
+
+def _again(experiment: Experiment, facts: Sequence[SubJobFact], wanted: Collection[DataId]) -> list[Transition]:
+    """What a new production takes up of what an earlier one left failed; of groups, if one of their units goes on."""
+    changes: list[Transition] = []
+    goes_on: set[int] = set()
+    for fact in sorted(facts, key=lambda fact: fact.per == "group"):
+        if fact.data_id in wanted or (fact.per == "group" and (fact.pass_id in goes_on or _has_failed(fact))):
+            found = retried(experiment.pipelines[fact.pipeline], fact, "its files were given again")
+            goes_on |= {fact.pass_id} if found else set()
+            changes += found
+    return changes
+
+
+def _has_failed(fact: SubJobFact) -> bool:
+    return any(stage.state is StageState.FAILED for stage in fact.stages)
 
 
 def _work(experiment: Experiment, facts: Sequence[SubJobFact], collections: Mapping[int, str]) -> Iterator[StageWork]:

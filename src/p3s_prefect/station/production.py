@@ -1,13 +1,14 @@
 """The plain road's books: what the station does for a stream of arrivals, done here for a given list of files.
 
 A production takes the lease, takes its files into the ledger, closes their groups, and plans their stage runs. Each of
-its tasks then begins and settles one stage run, in short transactions of its own that check the lease. Deadlines are
-for prompt processing and do not count here.
+its tasks then begins and settles one stage run, in short transactions of its own that check the lease. Deadlines do not
+count here: they say how long a result is of use to those who take the data, and who names files by hand wants them all.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -17,9 +18,12 @@ from typing import Any
 from sqlalchemy import Connection
 
 from p3s_prefect.adapters.clock import SystemClock
+from p3s_prefect.adapters.directory_store import DirectoryStore
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import execution, selected
 from p3s_prefect.adapters.ledger.database import Lease, Ledger, renew
+from p3s_prefect.adapters.ledger.pass_facts import PassFacts
+from p3s_prefect.adapters.ledger.projection import read_pass, with_pictures
 from p3s_prefect.adapters.ledger.selected import SelectedStage
 from p3s_prefect.core.dispatcher import Dispatcher
 from p3s_prefect.core.errors import Conflict, InputMissing, LeaseLost, StageFailed
@@ -31,6 +35,8 @@ from p3s_prefect.station.catalogue import Catalogue
 from p3s_prefect.station.recorder import write_record
 from p3s_prefect.station.recovery import recover
 from p3s_prefect.station.upkeep import RENEWALS, claim_lease
+
+_ASK_AGAIN_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +56,13 @@ class Production:
         finally:
             ledger.close()
 
+    def store(self) -> DirectoryStore:
+        """The central store."""
+        return Home(self.home).store(self.experiment)
+
     def catalogue(self) -> Catalogue:
         """What the experiment means."""
-        return Catalogue(self.experiment, self.home, Home(self.home).store(self.experiment).url)
+        return Catalogue(self.experiment, self.home, self.store().url)
 
     def stage(self, work: StageWork) -> Stage:
         """The definition of a stage run's stage."""
@@ -166,12 +176,39 @@ def settle(production: Production, order: StageOrder, report: StageReport) -> No
     )
 
 
-def lose(production: Production, order: StageOrder, reason: str) -> None:
-    """Records that nobody waits for an attempt any more."""
+def overdue(production: Production, order: StageOrder, began_at: float, limit_s: float) -> None:
+    """Records that an attempt did not end within Prefect's limit, which stands behind those of its steps.
+
+    Raises:
+        StageFailed: as for every other failure.
+    """
+    report = StageReport(
+        attempt_id=order.attempt_id,
+        stage_run_id=order.stage_run_id,
+        execution="",
+        pilot="",
+        started_at=began_at,
+        ended_at=SystemClock().now(),
+        failure=Failure.TIMEOUT,
+        reason=f"it was killed after {limit_s:g} s, as its pilot had not ended it",
+    )
+    settle(production, order, report)
+
+
+def lose(production: Production, work: StageWork, reason: str) -> SelectedStage:
+    """Records that the attempt of a stage run, if one runs, has lost its pilot; and tells what became of it."""
     now = SystemClock().now()
-    # It may have been settled at the last moment: then there is nothing to record.
-    with production.books() as ledger, suppress(Conflict), ledger.transaction(production.lease) as connection:
-        settling.lose(connection, order.attempt_id, order.stage_run_id, reason, now, by_stage=True)
+    with production.books() as ledger, ledger.transaction(production.lease) as connection:
+        return _without_pilot(connection, work, reason, now)
+
+
+def await_stopped(production: Production, patience_s: float) -> None:
+    """Waits until nothing runs any more, and gives back to the queue what does not end within `patience_s`."""
+    until = time.monotonic() + patience_s
+    with production.books() as ledger:
+        while time.monotonic() < until and _running(ledger):
+            time.sleep(_ASK_AGAIN_S)
+        _recover(production, ledger)
 
 
 def account(production: Production, plan: Plan) -> list[SelectedStage]:
@@ -183,6 +220,15 @@ def account(production: Production, plan: Plan) -> list[SelectedStage]:
             _follow(connection, production, selected.sub_jobs(connection, passes), SystemClock().now())
         with ledger.reading() as connection:
             return selected.stages(connection, plan.stage_run_ids)
+
+
+def pass_facts(production: Production, plan: Plan) -> list[PassFacts]:
+    """The passes of a plan, each with the rows that a table holds, and with the pictures of its units."""
+    most = production.experiment.prefect.record_units
+    numbers = sorted({work.pass_id for work in plan.work})
+    with production.books() as ledger, ledger.reading() as connection:
+        passes = [read_pass(connection, number, most_units=most) for number in numbers]
+        return [with_pictures(connection, facts) for facts in passes]
 
 
 # --- inside ---------------------------------------------------------------------------------------------------------
@@ -220,8 +266,13 @@ def _kept(ledger: Ledger, lease: Lease, lease_s: float) -> Iterator[None]:
             renew(connection, lease, expires_at=clock.now())
 
 
+def _running(ledger: Ledger) -> bool:
+    with ledger.reading() as connection:
+        return bool(execution.interrupted(connection))
+
+
 def _recover(production: Production, ledger: Ledger) -> None:
-    store, now = Home(production.home).store(production.experiment), SystemClock().now()
+    store, now = production.store(), SystemClock().now()
     with ledger.transaction(production.lease) as connection:
         recover(connection, store, now)
         unrecorded = execution.unrecorded(connection)
@@ -230,7 +281,7 @@ def _recover(production: Production, ledger: Ledger) -> None:
 
 
 def _record(production: Production, ledger: Ledger, records: list[dict[str, Any]]) -> None:
-    store = Home(production.home).store(production.experiment)
+    store = production.store()
     for record in records:
         write_record(store, record)
     if records:
@@ -241,11 +292,15 @@ def _record(production: Production, ledger: Ledger, records: list[dict[str, Any]
 def _ready(connection: Connection, production: Production, work: StageWork, now: float) -> SelectedStage:
     """A stage run whose parents have ended, with nobody else at it."""
     _advance(connection, production, work, now)
+    # Dask runs a task again when its worker has died, or was taken for dead.
+    return _without_pilot(connection, work, "its pilot was lost", now)
+
+
+def _without_pilot(connection: Connection, work: StageWork, reason: str, now: float) -> SelectedStage:
     (found,) = selected.stages(connection, [work.stage_run_id])
     if found.state is not StageState.RUNNING or found.attempt_id is None:
         return found
-    # Dask runs a task again when its worker has died, or was taken for dead.
-    settling.lose(connection, found.attempt_id, work.stage_run_id, "its pilot was lost", now, by_stage=True)
+    settling.lose(connection, found.attempt_id, work.stage_run_id, reason, now, by_stage=True)
     (found,) = selected.stages(connection, [work.stage_run_id])
     return found
 
@@ -260,7 +315,7 @@ def _advance(connection: Connection, production: Production, work: StageWork, no
 
 def _follow(connection: Connection, production: Production, facts: Iterable[SubJobFact], now: float) -> None:
     """Moves on what waits for others, by the dispatcher's rules; units go before groups."""
-    dispatcher = Dispatcher(production.experiment.pipelines)
+    dispatcher = Dispatcher(production.experiment.pipelines, production.experiment.classes)
     for fact in facts:
         if not all(stage.state.is_terminal for stage in fact.stages):
-            execution.apply(connection, dispatcher.add(fact), now)
+            execution.apply(connection, dispatcher.add(fact, now), now)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import shutil
 import signal
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import uvicorn
+from starlette.applications import Starlette
 
 import p3s_prefect
 from p3s_prefect.adapters.clock import SystemClock
+from p3s_prefect.adapters.cluster_users import refuse_productions
 from p3s_prefect.adapters.dask_pilots import DaskPilots
 from p3s_prefect.adapters.directory_source import DirectorySource
 from p3s_prefect.adapters.directory_store import DirectoryStore
@@ -24,25 +25,29 @@ from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import arrivals, execution, groups, reconfigured
 from p3s_prefect.adapters.ledger.database import Ledger, renew
 from p3s_prefect.core.closing import GroupFact
-from p3s_prefect.core.errors import LeaseLost, ServiceError
+from p3s_prefect.core.errors import LeaseLost
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.health import SourceFacts, StationFacts
 from p3s_prefect.core.records import Identity, SubJobFact
 from p3s_prefect.settings import Settings
 from p3s_prefect.station import upkeep
+from p3s_prefect.station.breaker import Breakers
 from p3s_prefect.station.catalogue import Catalogue
 from p3s_prefect.station.committer import Committer
 from p3s_prefect.station.feed import Feed
+from p3s_prefect.station.generations import Generations
 from p3s_prefect.station.handout import Handout
 from p3s_prefect.station.intake import Intake
+from p3s_prefect.station.page import listen, page_server, page_url
 from p3s_prefect.station.recorder import Recorder
 from p3s_prefect.station.recovery import recover
+from p3s_prefect.station.reloading import Reloading
+from p3s_prefect.station.requested import Requested
+from p3s_prefect.station.steering import Steering
 from p3s_prefect.web.app import create_app
+from p3s_prefect.web.face import Face
 
 log = logging.getLogger(__name__)
-
-# A browser that does not close its connection must not keep the station from stopping.
-_PAGE_STOP_S = 3
 
 
 async def serve(home: Home, settings: Settings, scheduler: str) -> None:
@@ -52,7 +57,9 @@ async def serve(home: Home, settings: Settings, scheduler: str) -> None:
         P3sError: it cannot start, or lost its lease; the message says why.
     """
     experiment = home.read()
-    listener = _listen(experiment, settings)
+    if experiment.pilots.address is not None:
+        await asyncio.to_thread(refuse_productions, scheduler)
+    listener = listen(experiment, settings)
     ledger = home.ledger(experiment)
     ledger.migrate()
     stop = asyncio.Event()
@@ -99,13 +106,23 @@ class _Station:
             self.recorder = Recorder(self.store, self.committer)
             await self._recover()
             await self._retire(catalogue)
-            self.pilots = await stack.enter_async_context(DaskPilots(scheduler, catalogue.payload_modules))
-            self.handout = Handout(catalogue, self.committer, self.pilots, self.recorder, self.feed, self.clock)
-            self.intake = Intake(catalogue, self.committer, self.handout, self.feed, self.clock)
+            pilots = DaskPilots(scheduler, catalogue.payload_modules, self.experiment.experiment)
+            self.pilots = await stack.enter_async_context(pilots)
+            self.catalogue = Generations(catalogue)
+            self.breakers = Breakers(self.catalogue, self.committer, self.feed, self.clock)
+            await self.breakers.resume()
+            self.handout = Handout(
+                self.catalogue, self.committer, self.pilots, self.recorder, self.feed, self.clock, self.breakers
+            )
+            self.intake = Intake(self.catalogue, self.committer, self.handout, self.feed, self.clock)
+            self.steering = Steering(self.ledger, self.committer, self.handout, self.feed, self.clock)
+            # Before anything may start.
+            await self.steering.look()
             await self._resume()
             self.sources = [self._source(name) for name in self.experiment.streams]
-            server = self._server(settings)
-            await self._until_stopped(server, listener)
+            app = self._app(settings)
+            self.face: Face = app.state.face
+            await self._until_stopped(page_server(app), listener)
             await self.committer.do(lambda connection: renew(connection, lease, expires_at=self.clock.now()))
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -146,21 +163,27 @@ class _Station:
         """Runs everything until it is asked to stop; if one part fails, the station ends, and is started anew."""
         sweep_s = self.experiment.store.sweep_after_s
         async with asyncio.TaskGroup() as tasks:
-            taking = [tasks.create_task(self.intake.follow(source)) for source in self.sources]
-            taking.append(tasks.create_task(self.intake.close_when_quiet()))
+            self.tasks = tasks
+            self.following = {source.name: tasks.create_task(self.intake.follow(source)) for source in self.sources}
+            closing = tasks.create_task(self.intake.close_when_quiet())
+            reloading = tasks.create_task(self._reloading().run())
+            asked_for = tasks.create_task(self._requested().run())
             working = tasks.create_task(self.handout.run())
             other = [
                 tasks.create_task(self.recorder.run()),
                 tasks.create_task(_outcome(self.keeping)),
                 tasks.create_task(self._follow_pilots()),
+                tasks.create_task(self.breakers.run()),
+                tasks.create_task(self.steering.run()),
                 tasks.create_task(upkeep.keep_swept(self.ledger, self.store, sweep_s, self.clock)),
             ]
             serving = tasks.create_task(server.serve(sockets=[listener]))
-            self.home.announce_station(_url(listener))
-            log.info("the page is at %s", _url(listener))
+            self.home.announce_station(page_url(listener))
+            log.info("the page is at %s", page_url(listener))
             await self.stop_asked.wait()
             log.info("stopping; what runs gets %g s", self.experiment.station.grace_s)
-            await _cancel(taking)
+            # Together: a reload would begin to follow again what is followed no more.
+            await _cancel([reloading, asked_for, closing, *self.following.values()])
             await self.handout.stop(self.experiment.station.grace_s)
             await working
             await self.recorder.drain()
@@ -176,6 +199,43 @@ class _Station:
             log.info("%d pilot slots", self.pilots.slots())
             self.handout.wake()
             self.feed.tell("pilots", slots=self.pilots.slots())
+
+    def _reloading(self) -> Reloading:
+        return Reloading(
+            home=self.home,
+            ledger=self.ledger,
+            catalogue=self.catalogue,
+            committer=self.committer,
+            intake=self.intake,
+            handout=self.handout,
+            feed=self.feed,
+            clock=self.clock,
+            adopt=self._adopt,
+        )
+
+    def _requested(self) -> Requested:
+        return Requested(
+            ledger=self.ledger,
+            catalogue=self.catalogue,
+            committer=self.committer,
+            intake=self.intake,
+            handout=self.handout,
+            feed=self.feed,
+            clock=self.clock,
+        )
+
+    async def _adopt(self, experiment: Experiment) -> None:
+        """The experiment file was read again: follows its streams, and shows it."""
+        old, self.experiment, self.face.experiment = self.experiment, experiment, experiment
+        streams = {**old.streams, **experiment.streams}
+        changed = [name for name in streams if old.streams.get(name) != experiment.streams.get(name)]
+        await _cancel([self.following.pop(name) for name in changed if name in self.following])
+        self.sources = [source for source in self.sources if source.name not in changed]
+        for name in changed:
+            if name in experiment.streams:
+                source = self._source(name)
+                self.sources.append(source)
+                self.following[name] = self.tasks.create_task(self.intake.follow(source))
 
     def _source(self, name: str) -> DirectorySource:
         async def known(stream: str, keys: Sequence[str]) -> set[Identity]:
@@ -195,20 +255,14 @@ class _Station:
         with self.ledger.reading() as connection:
             return arrivals.known(connection, stream, keys)
 
-    def _server(self, settings: Settings) -> uvicorn.Server:
-        app = create_app(
+    def _app(self, settings: Settings) -> Starlette:
+        return create_app(
             experiment=self.experiment,
             ledger=self.ledger,
             store=self.store,
             facts=self._facts,
             events=self.feed.listen,
             token=settings.token.get_secret_value() if settings.token else None,
-        )
-        # Requests are not logged: their paths may carry the token.
-        return _Server(
-            uvicorn.Config(
-                app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=_PAGE_STOP_S
-            )
         )
 
     def _facts(self) -> StationFacts:
@@ -239,30 +293,8 @@ class _Station:
             store_free_bytes=_free_bytes(self.store),
             commit_s=self.committer.latency_s,
             ledger_problem=self.committer.trouble,
+            breakers=self.breakers.facts(),
         )
-
-
-class _Server(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """The station deals with signals: pages are served until its work has ended."""
-        yield
-
-
-def _listen(experiment: Experiment, settings: Settings) -> socket.socket:
-    host, port = experiment.station.host, experiment.station.port
-    if settings.token is None and not _is_loopback(host):
-        raise ServiceError(
-            f"the page would be open to everybody on {host}",
-            fix="Set P3S_TOKEN to a secret of your own, or station.host to 127.0.0.1.",
-        )
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise ServiceError(
-            f"the page cannot be served on {host}:{port}: {error.strerror}",
-            fix="Another program has this port: stop it, or set station.port (0 takes a free one).",
-        ) from error
 
 
 def _lease_lost(group: ExceptionGroup[Exception]) -> LeaseLost | None:
@@ -272,18 +304,6 @@ def _lease_lost(group: ExceptionGroup[Exception]) -> LeaseLost | None:
         if isinstance(found, LeaseLost):
             return found
     return None
-
-
-def _is_loopback(host: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 -- what was bound, not what to bind
-    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
 def _free_bytes(store: DirectoryStore) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sqlalchemy import Connection, make_url, select
@@ -50,6 +50,15 @@ class StepName:
         return known[text]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """What the ledger knows of a stage's inputs; nothing where there is no ledger yet."""
+
+    files: tuple[InputFile, ...] = ()
+    coverage: Mapping[str, int] = field(default_factory=dict)
+    weights: Mapping[str, Mapping[DataId, float]] = field(default_factory=dict)
+
+
 def trial_order(home: Home, experiment: Experiment, name: StepName, unit: str, directory: Path) -> StageOrder:
     """The order for the stage's steps up to this one; what they make goes into a store of its own in `directory`.
 
@@ -68,9 +77,9 @@ def trial_order(home: Home, experiment: Experiment, name: StepName, unit: str, d
         data_id = group
     formats = {kind: declared.format for kind, declared in experiment.dataset_types.items()}
     wires = external_inputs(experiment.pipelines[name.pipeline], name.stage)
-    known, coverage = _from_ledger(home, experiment, stage, name, data_id, group, wires, formats)
+    known = _from_ledger(home, experiment, stage, name, data_id, group, wires, formats)
     files = [_arrived(seen, formats)] if seen is not None and stage.per == "unit" else []
-    files += [file for file in known if not (files and file.key is None)]
+    files += [file for file in known.files if not (files and file.key is None)]
     _must_be_there(wires, files, data_id)
     last = [step.name for step in stage.steps].index(name.step)
     return StageOrder(
@@ -86,7 +95,8 @@ def trial_order(home: Home, experiment: Experiment, name: StepName, unit: str, d
         formats=formats,
         inputs=tuple(_in_place(file, home.store(experiment)) for file in files),
         store_url=DirectoryStore(directory / "store").url,
-        coverage=coverage,
+        coverage=known.coverage,
+        weights=known.weights,
     )
 
 
@@ -99,19 +109,21 @@ def _from_ledger(
     group: DataId,
     wires: tuple[Wire, ...],
     formats: Mapping[str, Format],
-) -> tuple[list[InputFile], dict[str, int]]:
-    """What the ledger knows of a stage's inputs, and a group's coverage."""
+) -> _Known:
     if not (home.path / str(make_url(experiment.ledger.url).database)).exists():
-        return [], {}
+        return _Known()
     ledger = home.ledger(experiment)
     try:
         with ledger.reading() as connection:
             opened = _opened(connection, stage, name, data_id, group)
             if opened is None:
-                return [], {}
-            found = inputs.find(connection, opened, wires, formats)
+                return _Known()
             catalogue = Catalogue(experiment, home.path.resolve(), home.store(experiment).url)
-            return found, catalogue.coverage(connection, opened) if stage.per == "group" else {}
+            return _Known(
+                files=tuple(inputs.find(connection, opened, wires, formats)),
+                coverage=catalogue.coverage(connection, opened) if stage.per == "group" else {},
+                weights=inputs.weights(connection, opened, wires),
+            )
     finally:
         ledger.close()
 

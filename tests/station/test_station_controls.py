@@ -1,0 +1,213 @@
+"""What people do in Prefect acts on a station that runs, through the agent: real server, real agent process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prefect_servers import PrefectProcess
+from sites import NewSite, Site, declare, obey, total
+from test_station_prefect import Agent
+from test_station_steering import taken
+
+from p3s_prefect.adapters.ledger import schema
+from p3s_prefect.agent.controls import LOOK_EVERY_S
+
+pytestmark = [pytest.mark.sockets, pytest.mark.timeout(300)]
+
+STAGES = {"quick": {"steps": [obey("quick")], "retries": 0}, "total": total()}
+PATIENCE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectProcess]:
+    """One server for all of them; each experiment has a name of its own."""
+    with closing(PrefectProcess(tmp_path_factory.mktemp("prefect"))) as server:
+        server.start()
+        server.until_up()
+        yield server
+
+
+def declared(prefect: PrefectProcess, name: str, stages: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return declare(
+        stages,
+        pipeline={"class": "dqm"},
+        prefect={"api_url": prefect.api},
+        classes={"dqm": {"priority": 10}, "alerts": {"priority": 100}},
+        **more,
+    ) | {"experiment": name}
+
+
+def say(prefect: PrefectProcess, run: dict[str, Any], kind: str, name: str) -> Any:
+    """What the buttons of the page do."""
+    answer = prefect.change("POST", f"/flow_runs/{run['id']}/set_state", {"state": {"type": kind, "name": name}})
+    assert answer["status"] == "ACCEPT", answer
+    return answer
+
+
+def deployment(prefect: PrefectProcess, name: str) -> dict[str, Any] | None:
+    found = prefect.ask("/deployments/filter", {"deployments": {"name": {"any_": [name]}}})
+    return found[0] if found else None
+
+
+def run(prefect: PrefectProcess, name: str, **parameters: Any) -> str:
+    """Runs a pipeline's deployment by hand, and returns the id of the run."""
+    found = deployment(prefect, name)
+    assert found is not None
+    made = prefect.ask(f"/deployments/{found['id']}/create_flow_run", {"parameters": parameters})
+    return str(made["id"])
+
+
+def look(prefect: PrefectProcess, run_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(f"{prefect.api}/flow_runs/{run_id}", timeout=30).json()
+    return found
+
+
+async def ended(site: Site, prefect: PrefectProcess, run_id: str) -> tuple[str, str]:
+    """Type and message of a run's last state."""
+    terminal = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+    await site.until(lambda: look(prefect, run_id)["state_type"] in terminal, "the run ends", PATIENCE_S)
+    state = look(prefect, run_id)["state"]
+    return state["type"], state["message"]
+
+
+def in_force(site: Site) -> set[tuple[str, str | None, int | None, str]]:
+    return {
+        (row.kind, row.work_class, row.value, row.given_by)
+        for row in site.rows(schema.override)
+        if row.ended_at is None
+    }
+
+
+async def test_a_run_asks_the_station_waits_and_ends_as_the_units_do(
+    new_site: NewSite, prefect: PrefectProcess, tmp_path: Path
+) -> None:
+    """S2, B3: a failed unit fails the run in words; its retry tries again what failed; nonsense is refused."""
+    mended = tmp_path / "mended"
+    site = new_site(declared(prefect, "asked", STAGES, instrument={"closing": {"count": 3}}))
+    with closing(Agent(site, prefect, site.experiment.experiment)) as agent:
+        agent.start()
+        async with site.running(slots=2):
+            for subrun in range(2):
+                site.arrive(subrun)
+            site.arrive(2, f"unless {mended}")
+            await site.until_settled(4)
+            await site.until(lambda: deployment(prefect, "asked"), "the deployment", PATIENCE_S)
+            number = run(prefect, "asked", group="run=1", which="all")
+            kind, message = await ended(site, prefect, number)
+            assert kind == "FAILED"
+            assert "1 of 4 stage runs gave no results" in message
+            assert "quick of run=1 subrun=2 failed" in message
+            mended.write_text("")
+            say(prefect, look(prefect, number), "SCHEDULED", "AwaitingRetry")
+            await site.until(lambda: look(prefect, number)["state_type"] == "COMPLETED", "the retry", PATIENCE_S)
+            for wrong, words in (
+                ({"group": "run=7"}, "no group run=7"),
+                ({"group": "run=1", "which": "some"}, "'missing', 'failed' or 'all'"),
+                ({"group": "run=1", "units": ["run=1 subrun=9"]}, "no unit run=1 subrun=9"),
+            ):
+                kind, message = await ended(site, prefect, run(prefect, "asked", **wrong))
+                assert (kind, words in message) == ("FAILED", True), message
+    assert [row.number for row in site.rows(schema.production_pass)] == [0, 1]
+    # The second time in pass 1, after one in each pass.
+    assert site.count(schema.attempt) == 4 + 4 + 1
+    tables = prefect.every("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [number]}}})
+    assert [table["key"] for table in tables] == ["request", "request"]
+
+
+async def test_a_paused_queue_stops_its_class_within_two_seconds(new_site: NewSite, prefect: PrefectProcess) -> None:
+    """S2: pause, limit and order of queues act on their classes, and the last change wins, whoever made it."""
+    site = new_site(declared(prefect, "paused", {"quick": {"steps": [obey("quick")]}}))
+    queue = "/work_pools/paused/queues/dqm"
+    with closing(Agent(site, prefect, site.experiment.experiment)) as agent:
+        agent.start()
+        async with site.running(slots=2) as running:
+            site.arrive(0)
+            await site.until(lambda: deployment(prefect, "paused"), "the deployment", PATIENCE_S)
+            prefect.change("PATCH", queue, {"is_paused": True})
+            asked_at = time.time()
+            await site.until(lambda: in_force(site) == {("pause", "dqm", None, "prefect")}, "the pause")
+            (told,) = [line for line in site.rows(schema.journal) if line.kind == "pause.set"]
+            # Four looks make the two seconds of the promise; a busy machine may take some more.
+            assert told.at - asked_at < 20 * LOOK_EVERY_S
+            await taken(site, running)
+            site.arrive(1)
+            await site.until(lambda: site.stages().get(("run=1 subrun=1", "quick")) == "queued", "it waits")
+            prefect.change("PATCH", queue, {"is_paused": False})
+            await site.until_done(2)
+            assert in_force(site) == set()
+            prefect.change("PATCH", queue, {"concurrency_limit": 1})
+            await site.until(lambda: in_force(site) == {("limit", "dqm", 1, "prefect")}, "the limit")
+            prefect.change("PATCH", "/work_pools/paused", {"is_paused": True})
+            await site.until(lambda: ("pause", None, None, "prefect") in in_force(site), "the pause of all")
+            prefect.change("PATCH", "/work_pools/paused", {"is_paused": False})
+            prefect.change("PATCH", queue, {"concurrency_limit": None})
+            await site.until(lambda: in_force(site) == set(), "all lifted")
+
+
+async def test_a_recorded_run_is_retried_and_cancelled_from_prefect(
+    new_site: NewSite, prefect: PrefectProcess, tmp_path: Path
+) -> None:
+    """S2, B3: Retry of the run that records a job asks for what failed; Cancel gives up what is open."""
+    mended = tmp_path / "mended"
+    site = new_site(declared(prefect, "steered", STAGES, instrument={"closing": {"count": 2}}))
+
+    def recorded(name: str, kind: str) -> dict[str, Any] | None:
+        found = prefect.flow_runs("steered").get(name)
+        return found if found is not None and found["state_type"] == kind else None
+
+    with closing(Agent(site, prefect, site.experiment.experiment)) as agent:
+        agent.start()
+        async with site.running(slots=2):
+            site.arrive(0)
+            site.arrive(1, f"unless {mended}")
+            failed = await site.until(lambda: recorded("dqm run=1 pass 0", "FAILED"), "the record", PATIENCE_S)
+            mended.write_text("")
+            say(prefect, failed, "SCHEDULED", "AwaitingRetry")
+            done = await site.until(lambda: recorded("dqm run=1 pass 0", "COMPLETED"), "the retry", PATIENCE_S)
+            say(prefect, done, "SCHEDULED", "AwaitingRetry")
+            refused = "nothing of it has failed"
+            await site.until(
+                lambda: refused in (look(prefect, done["id"])["state"]["message"] or ""), "refused", PATIENCE_S
+            )
+            assert look(prefect, done["id"])["state_type"] == "COMPLETED"
+            site.arrive(0, "hang", run=2)
+            site.arrive(1, "hang", run=2)
+            running = await site.until(lambda: recorded("dqm run=2 pass 0", "RUNNING"), "run 2", PATIENCE_S)
+            say(prefect, running, "CANCELLING", "Cancelling")
+            await site.until(lambda: recorded("dqm run=2 pass 0", "CANCELLED"), "cancelled", PATIENCE_S)
+    assert {state for (unit, _), state in site.stages().items() if "run=2" in unit} == {"cancelled"}
+    assert set(site.units().values()) == {"done", "cancelled"}
+
+
+async def test_an_agent_that_is_killed_leaves_nothing_at_running(
+    new_site: NewSite, prefect: PrefectProcess, tmp_path: Path
+) -> None:
+    """S2: its successor takes the run up, which asks for nothing a second time."""
+    gate = tmp_path / "gate"
+    site = new_site(declared(prefect, "killed", {"quick": {"steps": [obey("quick")]}}))
+    with closing(Agent(site, prefect, site.experiment.experiment)) as agent:
+        agent.start()
+        async with site.running(slots=2):
+            gate.write_text("")
+            site.arrive(0, f"until {gate}")
+            await site.until_done(1)
+            await site.until(lambda: deployment(prefect, "killed"), "the deployment", PATIENCE_S)
+            gate.unlink()
+            number = run(prefect, "killed", group="run=1", which="all")
+            await site.until(lambda: site.count(schema.request, is_granted=True) == 1, "it waits", PATIENCE_S)
+            agent.kill()
+            assert look(prefect, number)["state_type"] == "RUNNING"
+            agent.start()
+            resumed = lambda: look(prefect, number)["run_count"] == 2  # noqa: E731
+            await site.until(resumed, "its successor goes on", PATIENCE_S)
+            gate.write_text("")
+            kind, message = await ended(site, prefect, number)
+            assert kind == "COMPLETED", message
+    assert [row.kind for row in site.rows(schema.request)] == ["process"]
+    assert site.count(schema.production_pass) == 2

@@ -1,0 +1,180 @@
+"""What is asked of a running station: process, retry, cancel."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sites import NewSite, Site, declare, obey, total
+
+from p3s_prefect.adapters.ledger import requests, schema
+from p3s_prefect.core.asking import ProcessAsked
+
+pytestmark = pytest.mark.sockets
+
+STAGES = {
+    "quick": {"steps": [obey("quick")], "retries": 0},
+    "deep": {"after": ["quick"], "steps": [obey("deep")], "retries": 0},
+    "total": total(),
+}
+
+
+async def ask(site: Site, kind: str, once: str | None = None, **detail: Any) -> requests.Request:
+    """The answer to a request."""
+    with site.ledger.transaction() as connection:
+        number = requests.ask(connection, kind, by="ana", why="", now=time.time(), detail=detail, once=once)
+
+    def answered() -> requests.Request | None:
+        found: requests.Request = site.read(lambda connection: requests.look_up(connection, number))
+        return found if found.is_granted is not None else None
+
+    found: requests.Request = await site.until(answered, f"an answer to {kind}")
+    return found
+
+
+def process(site: Site, *units: str, which: str = "missing", once: str | None = None) -> Any:
+    wanted = ProcessAsked.of("dqm", "run=1", list(units), which)
+    return ask(site, "process", once, **wanted.detail())
+
+
+def attempts(site: Site) -> Counter[tuple[str, str]]:
+    """Number of attempts by data id and stage."""
+    unit_of = {row.id: row.data_id for row in site.rows(schema.sub_job)}
+    run_of = {row.id: (unit_of[row.sub_job_id], row.stage) for row in site.rows(schema.stage_run)}
+    return Counter(run_of[row.stage_run_id] for row in site.rows(schema.attempt))
+
+
+async def test_a_retry_runs_what_failed_and_what_waited_for_it_and_nothing_else(
+    new_site: NewSite, tmp_path: Path
+) -> None:
+    """B3: 1 of 10 sub-jobs failed: that one runs again in its pass, its dependants start, and nothing else runs."""
+    mended = tmp_path / "mended"
+    site = new_site(declare(STAGES, instrument={"closing": {"count": 10}}))
+    async with site.running(slots=2):
+        for subrun in range(9):
+            site.arrive(subrun)
+        site.arrive(9, f"quick: unless {mended}")
+        await site.until_settled(11)
+        assert site.stages()["run=1 subrun=9", "quick"] == "failed"
+        assert site.stages()["run=1 subrun=9", "deep"] == "blocked"
+        before = attempts(site)
+        mended.write_text("")
+        answer = await ask(site, "retry", target="run=1 subrun=9")
+        assert (answer.is_granted, answer.answer) == (True, "1 units tried again")
+        await site.until(lambda: site.units()["run=1 subrun=9"] == "done", "the retried unit done")
+        again = await ask(site, "retry", target="run=1")
+        assert not again.is_granted
+        assert "nothing of it has failed" in again.answer
+    assert attempts(site) - before == {("run=1 subrun=9", "quick"): 1, ("run=1 subrun=9", "deep"): 1}
+    assert site.count(schema.production_pass) == 1
+
+
+async def test_what_failed_in_an_open_unit_is_tried_again_while_the_rest_of_it_runs(
+    new_site: NewSite, tmp_path: Path
+) -> None:
+    """B3: a unit of which another branch still runs; its deadline counts from the retry on."""
+    mended, gate = tmp_path / "mended", tmp_path / "gate"
+    stages = {
+        "left": {"steps": [obey("left")], "retries": 0, "deadline_s": 3600},
+        "right": {"steps": [obey("right")]},
+        "both": {"after": ["left", "right"], "steps": [obey("both")]},
+    }
+    site = new_site(declare(stages))
+    async with site.running(slots=2):
+        site.arrive(1, f"left: unless {mended}\nright: until {gate}", age_s=3590)
+        await site.until(lambda: site.stages().get(("run=1 subrun=1", "left")) == "failed", "left failed")
+        mended.write_text("")
+        assert (await ask(site, "retry", target="dqm/left run=1 subrun=1")).is_granted
+        await site.until(lambda: site.stages()["run=1 subrun=1", "left"] == "done", "left done")
+        gate.write_text("")
+        await site.until_done(1)
+    assert set(attempts(site).values()) == {1, 2}
+
+
+async def test_missing_units_are_processed_though_the_prescale_left_them_out(new_site: NewSite) -> None:
+    """B2, P10: those without results go into a new pass, whatever their age; what is done is left alone."""
+    stages = {"quick": {"steps": [obey("quick")], "prescale": 0.5, "deadline_s": 60}, "total": total()}
+    site = new_site(declare(stages, instrument={"closing": {"count": 8}}))
+    async with site.running(slots=2):
+        for subrun in range(8):
+            site.arrive(subrun)
+        await site.until_settled(9)
+        left_out = [unit for unit, state in site.units().items() if state == "prescaled"]
+        assert 0 < len(left_out) < 8
+        answer = await process(site)
+        assert answer.answer == f"{len(left_out)} units begin in pass 1"
+        await site.until_settled(9 + len(left_out) + 1)
+        assert len(answer.detail["sub_jobs"]) == 9
+        assert set(site.units().values()) == {"done"}
+        assert "done=8" in site.text("total", "run=1")
+        assert (await process(site)).answer.startswith("nothing to begin")
+    assert [row.number for row in site.rows(schema.production_pass)] == [0, 1]
+    assert max(attempts(site).values()) == 2  # the total, once in each pass
+
+
+async def test_all_units_are_processed_anew_and_an_open_job_is_never_doubled(new_site: NewSite, tmp_path: Path) -> None:
+    """B2: earlier passes stay as they are; asking again, with the same word or another, adds nothing while it runs."""
+    gate = tmp_path / "gate"
+    gate.write_text("")
+    site = new_site(declare(STAGES, instrument={"closing": {"count": 2}}))
+    async with site.running(slots=2):
+        for subrun in range(2):
+            site.arrive(subrun, f"quick: until {gate}")
+        await site.until_settled(3)
+        first = site.rows(schema.dataset)
+        gate.unlink()
+        one = await process(site, which="all", once="flow run 1")
+        assert (await process(site, which="all", once="flow run 1")).id == one.id
+        other = await process(site, which="all")
+        assert other.answer.startswith("nothing to begin")
+        assert other.detail["sub_jobs"] == one.detail["sub_jobs"]
+        gate.write_text("")
+        await site.until_settled(6)
+    assert site.rows(schema.dataset)[: len(first)] == first
+    assert len(site.rows(schema.dataset)) == 2 * len(first)
+    assert [row.number for row in site.rows(schema.production_pass)] == [0, 1]
+
+
+async def test_cancelling_gives_up_what_is_open_and_kills_what_runs(new_site: NewSite, tmp_path: Path) -> None:
+    """S2: what ended stays; running payloads are killed and do not come back."""
+    site = new_site(declare(STAGES, instrument={"closing": {"count": 4}}))
+    async with site.running(slots=2):
+        site.arrive(0)
+        await site.until_done(1)
+        for subrun in range(1, 4):
+            site.arrive(subrun, "hang")
+        await site.until(lambda: Counter(site.stages().values())["running"] == 3, "they hang")
+        (pass_row,) = site.rows(schema.production_pass)
+        assert (await ask(site, "cancel", pass_id=pass_row.id)).is_granted
+        await site.until_settled(5)
+        assert not (await ask(site, "cancel", pass_id=pass_row.id)).is_granted
+        # The slots are clean.
+        site.arrive(0, run=2)
+        await site.until(lambda: site.units().get("run=2 subrun=0") == "done", "the next unit")
+    assert Counter(site.stages().values())["cancelled"] == 3 * 2 + 1
+    assert {row.state for row in site.rows(schema.attempt)} == {"done", "stopped"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (("dqmm", "run=1", [], "missing"), "there is no pipeline 'dqmm'"),
+        (("dqm", "run=7", [], "missing"), "no group run=7"),
+        (("dqm", "run=1", ["run=1 subrun=9"], "all"), "no unit run=1 subrun=9"),
+        (("dqm", "run=1", ["run=2 subrun=1"], "all"), "is not of run=1"),
+        (("dqm", "run=1 subrun=1", [], "all"), "is no group"),
+    ],
+)
+async def test_what_does_not_exist_is_refused_in_words(new_site: NewSite, wanted: Any, words: str) -> None:
+    """S8: names and data ids that do not exist; nothing is begun."""
+    site = new_site()
+    async with site.running(slots=1):
+        site.arrive(1)
+        await site.until_done(1)
+        answer = await ask(site, "process", **ProcessAsked.of(*wanted).detail())
+    assert not answer.is_granted
+    assert words in answer.answer
+    assert site.count(schema.sub_job) == 1
