@@ -9,7 +9,8 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from p3s_prefect.adapters.ledger import result_views, views
+from p3s_prefect.adapters.ledger import overrides, result_views, views
+from p3s_prefect.adapters.ledger.weighted_rows import group_values
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.health import Status, overall
 from p3s_prefect.core.views import plain
@@ -43,6 +44,7 @@ async def status(request: Request) -> JSONResponse:
             "station": plain(facts),
             "status": overall(rows),
             "health": _plain(rows),
+            "overrides": [one.shown() for one in overrides.in_force(connection, facts.at)],
             "account": _plain(stages),
             "sub_jobs": _plain(sub_jobs),
         }
@@ -66,6 +68,22 @@ async def groups(request: Request) -> JSONResponse:
     """Groups with the coverage of their passes, newest first."""
     rows = await face_of(request).read(views.groups, **page(request))
     return JSONResponse({"groups": _plain(rows), "before": rows[-1].id if rows else None})
+
+
+async def group(request: Request) -> JSONResponse:
+    """One group, with its units' summary values as values of all of them."""
+    data_id = str(DataId.parse(request.path_params["data_id"]))
+
+    def read(connection: Connection) -> dict[str, Any]:
+        found = result_views.group(connection, data_id)
+        return {"group": plain(found), "values": _plain(group_values(connection, data_id))}
+
+    return JSONResponse(await face_of(request).read(read))
+
+
+async def trends(request: Request) -> JSONResponse:
+    """Summary values over the latest units, with the probability of each unit and the value of all."""
+    return JSONResponse({"trends": _plain(await face_of(request).read(result_views.trends))})
 
 
 async def arrivals(request: Request) -> JSONResponse:

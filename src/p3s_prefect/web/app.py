@@ -60,6 +60,8 @@ def _routes() -> list[Route | Mount]:
         Route("/api/units", answers.units),
         Route(f"/api/units/{unit}", answers.unit),
         Route("/api/groups", answers.groups),
+        Route("/api/groups/{data_id:path}", answers.group),
+        Route("/api/trends", answers.trends),
         Route("/api/arrivals", answers.arrivals),
         Route("/api/journal", answers.journal),
         Route("/api/account", answers.account),

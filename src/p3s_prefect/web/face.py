@@ -4,31 +4,39 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import anyio
 from anyio import to_thread
 from sqlalchemy import Connection
 from starlette.requests import Request
 
-from p3s_prefect.adapters.ledger import views
+from p3s_prefect.adapters.ledger import overrides, views
+from p3s_prefect.adapters.ledger.agent_cursor import record_facts
 from p3s_prefect.adapters.ledger.database import Ledger
+from p3s_prefect.adapters.ledger.weighted_rows import group_values
 from p3s_prefect.core.errors import BadName
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.health import HealthRow, StationFacts, health_rows
+from p3s_prefect.core.overrides import Controls
 from p3s_prefect.core.ports import ObjectStore
-from p3s_prefect.core.views import AccountRow
+from p3s_prefect.core.record_health import record
+from p3s_prefect.core.targets import explained
+from p3s_prefect.core.views import AccountRow, UnitRow
+from p3s_prefect.core.weighted_values import WeightedValue
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 # However many people look, the ledger's connections and this machine's cores are there for the data first.
 READERS = 2
-# The account walks over the whole ledger: it may take this share of the time, and is shown as of its last count.
-ACCOUNT_SHARE = 0.05
+# What walks over the whole ledger, or a group, may take this share of the time, and is shown as of its last count.
+COUNTING_SHARE = 0.05
+# Groups that somebody looks at; of others nothing is kept.
+_GROUPS_KEPT = 8
 
 Account = tuple[tuple[AccountRow, ...], tuple[AccountRow, ...]]
 
@@ -44,8 +52,7 @@ class Face:
     events: Callable[[], AsyncIterator[dict[str, Any]]]
     _readers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(READERS))
     _counting: threading.Lock = field(default_factory=threading.Lock)
-    _account: Account | None = None
-    _count_again_at: float = 0.0
+    _counted: dict[str, tuple[Any, float]] = field(default_factory=dict)
 
     async def read(self, view: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **keywords: _P.kwargs) -> _T:
         """The answer of a view, read in a thread: the event loop serves the data plane too."""
@@ -61,17 +68,40 @@ class Face:
 
     def account(self, connection: Connection) -> Account:
         """The account of stages and of sub-jobs, counted again when the last count is old enough for its cost."""
+        return self._count("", lambda: (views.account(connection), views.sub_job_account(connection)))
+
+    def group_values(self, connection: Connection, data_id: str) -> tuple[WeightedValue, ...]:
+        """The summary values of a group's units together, as old as the account may be."""
+        return self._count(data_id, lambda: group_values(connection, data_id))
+
+    def _count(self, what: str, count: Callable[[], _T]) -> _T:
         with self._counting:
-            if self._account is None or time.monotonic() >= self._count_again_at:
+            known = self._counted.pop(what, None)
+            if known is None or time.monotonic() >= known[1]:
                 began = time.monotonic()
-                self._account = views.account(connection), views.sub_job_account(connection)
+                answer: _T = count()
                 ended = time.monotonic()
-                self._count_again_at = ended + (ended - began) / ACCOUNT_SHARE
-            return self._account
+                known = answer, ended + (ended - began) / COUNTING_SHARE
+            self._counted[what] = known
+            groups = [name for name in self._counted if name]
+            if len(groups) > _GROUPS_KEPT:
+                # The one that nobody has asked for longest.
+                del self._counted[groups[0]]
+            return cast("_T", known[0])
+
+    def explained(self, connection: Connection, units: Iterable[UnitRow], at: float) -> tuple[UnitRow, ...]:
+        """The same units; those on which something acts that was set by command tell it."""
+        return explained(units, self.experiment, Controls(overrides.in_force(connection, at)))
 
     def health(self, connection: Connection, facts: StationFacts) -> tuple[HealthRow, ...]:
         """The health rows at the moment of `facts`."""
-        return health_rows(facts, views.kept_out(connection, now=facts.at), views.outcomes(connection, now=facts.at))
+        rows = health_rows(
+            facts,
+            views.kept_out(connection, now=facts.at),
+            views.outcomes(connection, now=facts.at),
+            overrides.in_force(connection, facts.at),
+        )
+        return (*rows, record(record_facts(connection, facts.at))) if self.experiment.prefect.enabled else rows
 
 
 def face_of(request: Request) -> Face:

@@ -10,10 +10,12 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from p3s_prefect.adapters.ledger import result_views, views
+from p3s_prefect.adapters.ledger import overrides, result_views, views
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.health import overall
+from p3s_prefect.core.overrides import Controls
 from p3s_prefect.core.states import SubJobState
+from p3s_prefect.core.targets import acting_on
 from p3s_prefect.core.views import AccountRow, GroupRow, ProductRow, Trend, UnitRow
 from p3s_prefect.web.answers import named_unit
 from p3s_prefect.web.face import Face, checked_filters, face_of
@@ -39,7 +41,8 @@ async def overview(request: Request) -> HTMLResponse:
             "overall": overall(health),
             "gallery": gallery(result_views.latest_products(connection)),
             "trends": sections(result_views.trends(connection), face),
-            "units": views.units(connection, **filters),
+            "units": face.explained(connection, views.units(connection, **filters), facts.at),
+            "overrides": overrides.in_force(connection, facts.at),
             "groups": views.groups(connection, limit=GROUPS_SHOWN),
             "account": stages,
             "sub_jobs": sub_jobs,
@@ -55,7 +58,8 @@ async def unit(request: Request) -> HTMLResponse:
     face = face_of(request)
     at = face.facts().at
     found = await face.read(result_views.unit, **named_unit(request))
-    return _page(face, "unit.html", at, found=found, gallery=gallery(found.products))
+    acting = acting_on(found.unit, face.experiment, Controls(await face.read(overrides.in_force, at)))
+    return _page(face, "unit.html", at, found=found, gallery=gallery(found.products), overrides=acting)
 
 
 async def group(request: Request) -> HTMLResponse:
@@ -71,7 +75,8 @@ async def group(request: Request) -> HTMLResponse:
             "found": found,
             "no_pictures": why_no_pictures(found, result_views.group_work(connection, data_id), _group_noun(face)),
             "gallery": gallery(result_views.group_products(connection, data_id)),
-            "units": views.units(connection, **filters),
+            "values": face.group_values(connection, data_id),
+            "units": face.explained(connection, views.units(connection, **filters), at),
             "account": views.account(connection, group=data_id),
             "sub_jobs": views.sub_job_account(connection, group=data_id),
         }

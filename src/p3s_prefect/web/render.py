@@ -13,10 +13,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from p3s_prefect.core.health import duration, size
-from p3s_prefect.core.views import Phase, StageRow, Trend, UnitRow, number, phases, printable, stage_phases
+from p3s_prefect.core.phases import Phase, phases, stage_phases
+from p3s_prefect.core.views import StageRow, UnitRow, number, printable
+from p3s_prefect.web.sparkline import sparkline
 
 _HERE = Path(__file__).parent
-# Width in which bars and sparklines are drawn; the page stretches them.
+# Width in which bars are drawn; the page stretches them.
 BAR_WIDTH = 1000
 # A phase that took long enough to matter to anybody can be seen and pointed at.
 _MIN_WIDTH = 4
@@ -59,7 +61,7 @@ def _environment() -> Environment:
     environment.globals |= {
         "bar": bar,
         "lane": lane,
-        "spark": spark,
+        "sparkline": sparkline,
         "static_version": _static_version(),
     }
     return environment
@@ -116,17 +118,3 @@ def _pieces(found: list[Phase], start: float, end: float) -> list[Piece]:
         )
         for phase in found
     ]
-
-
-def spark(trend: Trend) -> str:
-    """Points of a sparkline in a box of 100 x 24, for SVG; empty where there is nothing to draw."""
-    values = [float(value) for value in trend.values if isinstance(value, int | float) and not isinstance(value, bool)]
-    if len(values) < 2:
-        return ""
-    low, high = min(values), max(values)
-    span = (high - low) or 1.0
-    middle = 0.5 if high == low else 0.0
-    step = 100 / (len(values) - 1)
-    return " ".join(
-        f"{index * step:.1f},{22 - 20 * ((value - low) / span + middle):.1f}" for index, value in enumerate(values)
-    )
