@@ -1,0 +1,65 @@
+"""One Prefect server for all tests of the agent, as it takes seconds to start."""
+
+from __future__ import annotations
+
+import gc
+import os
+import uuid
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from prefect_servers import PrefectProcess
+from recorded_books import Books
+
+from p3s_prefect.agent.server import PrefectServer
+
+HERE = Path(__file__).parent
+# Prefect 3.8 leaves connections to its server, and their event loops, to the garbage collector.
+UNCLOSED = "ignore:unclosed:ResourceWarning"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Nothing else is let pass, and elsewhere not even that."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings(UNCLOSED))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collected() -> Iterator[None]:
+    """What Prefect has left is collected here, not during somebody else's test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectProcess]:
+    """A real server that no test harms."""
+    os.environ |= {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    with closing(PrefectProcess(tmp_path_factory.mktemp("prefect"))) as server:
+        server.start()
+        server.until_up()
+        yield server
+
+
+@pytest.fixture
+async def server(prefect: PrefectProcess) -> AsyncIterator[PrefectServer]:
+    """The same, as the agent sees it."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import temporary_settings
+
+    with temporary_settings({"api.url": prefect.api}):
+        async with get_client() as client:
+            yield PrefectServer(client)
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Iterator[Books]:
+    """A home whose ledger says what a test makes it say; its experiment has a name of its own."""
+    with closing(Books(tmp_path / "home", f"e{uuid.uuid4().hex[:8]}")) as found:
+        yield found
