@@ -5,16 +5,19 @@ from typing import Any, Literal
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.futures import PrefectFuture, wait
+from prefect.futures import PrefectFuture
 from prefect_dask.task_runners import DaskTaskRunner
 
 from p3s_prefect.adapters.home import Home
+from p3s_prefect.blocks.site import at_site
 from p3s_prefect.station.planning import check_pipelines, plan, select_files
-from p3s_prefect.station.production import account, opened
+from p3s_prefect.station.production import opened
 from p3s_prefect.tasks.account import show_account
 from p3s_prefect.tasks.cluster import choose_cluster
+from p3s_prefect.tasks.lost import settle_lost
 from p3s_prefect.tasks.results import result_storage
-from p3s_prefect.tasks.stages import as_task, ended_well
+from p3s_prefect.tasks.stages import as_task
+from p3s_prefect.tasks.turns import before, in_turn, stopped_with
 
 
 @flow(name="produce", task_runner=DaskTaskRunner())  # type: ignore[arg-type]
@@ -27,8 +30,12 @@ def produce(
     cluster_class: str | None = None,
     cluster_kwargs: dict[str, Any] | None = None,
     adapt_kwargs: dict[str, Any] | None = None,
+    site: str | None = None,
 ) -> State[Any]:
     """Processes files of one stream: each unit by itself, then the groups; a unit that fails stops no other.
+
+    What was done before is not done again, and what has failed is tried anew. Deadlines do not count: they are for
+    those who take the data.
 
     Args:
         files: paths of the files; all must fit the stream's pattern.
@@ -39,26 +46,26 @@ def produce(
         cluster_class: a class of clusters to start instead, such as dask_jobqueue.SLURMCluster.
         cluster_kwargs: what it is made with.
         adapt_kwargs: how it follows the load, such as {"minimum_jobs": 1, "maximum_jobs": 20}.
+        site: name of the blocks that say where store and ledger are, and what to run on if the run does not say it.
     """
     at = Home(Path(home).resolve())
-    experiment = at.read()
+    here = at_site(at.read(), site)
+    experiment = here.experiment
     seen = select_files(at.path, experiment, files)
     check_pipelines(experiment, pipelines or [])
     choose_cluster(
-        experiment.pilots,
-        address=address,
-        cluster_class=cluster_class,
-        cluster_kwargs=cluster_kwargs,
-        adapt_kwargs=adapt_kwargs,
+        experiment,
+        **here.cluster_for(
+            address=address, cluster_class=cluster_class, cluster_kwargs=cluster_kwargs, adapt_kwargs=adapt_kwargs
+        ),
     )
     with opened(at.path, experiment) as production:
         results = result_storage(experiment.experiment, at.store(experiment))
         planned = plan(production, seen, pipelines or [], close=group == "closed")
         runs: dict[int, PrefectFuture[Any]] = {}
-        for work in planned.work:
-            parents = [runs[parent] for parent in work.after]
-            gathered = ended_well([runs[unit] for unit in work.after_all])
-            run_stage = as_task(production, work, results)
-            runs[work.stage_run_id] = run_stage.submit(production, work, wait_for=[*parents, *gathered])
-        wait(list(runs.values()))
-        return show_account(account(production, planned), planned.kept_out)
+        with stopped_with(production, runs):
+            for work in in_turn(planned.work, runs):
+                run_stage = as_task(production, work, results)
+                runs[work.stage_run_id] = run_stage.submit(production, work, wait_for=before(work, runs))
+        settle_lost(production, planned.work, runs)
+        return show_account(production, planned)

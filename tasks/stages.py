@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
+from distributed import get_worker
 from prefect import Task, task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.filesystems import WritableFileSystem
-from prefect.futures import PrefectFuture, wait
+from prefect.states import Cancelled
 
+from p3s_prefect.adapters.pilot.stage_runner import StageRunner
 from p3s_prefect.adapters.pilot.worker import stage_runner
 from p3s_prefect.core.errors import StageFailed
 from p3s_prefect.core.experiment import Stage
+from p3s_prefect.core.records import Failure, StageOrder, StageReport
 from p3s_prefect.core.retry import backoff_s
 from p3s_prefect.station import production as books
 from p3s_prefect.station.production import Production, StageWork
@@ -23,10 +28,11 @@ from p3s_prefect.station.production import Production, StageWork
 _BEHIND_S = 10.0
 # Prefect takes no more than 50 delays, and repeats the last one then.
 _MOST_DELAYS = 50
+_LOOK_EVERY_S = 0.3
 
 
 @task
-async def run_stage(production: Production, work: StageWork) -> dict[str, Any]:
+async def run_stage(production: Production, work: StageWork) -> dict[str, Any] | State[Any]:
     """Runs a stage for a unit or group, publishes what it gives, and tells where that is.
 
     Asynchronous, as Prefect cannot end what blocks a thread: at its time limit the payload is killed here.
@@ -35,19 +41,26 @@ async def run_stage(production: Production, work: StageWork) -> dict[str, Any]:
     if order is None:
         return _told(work, "already done")
     runner = await asyncio.to_thread(stage_runner, production.catalogue().payload_modules)
+    began_at = time.time()
     try:
-        report = await asyncio.to_thread(runner.run, order)
+        report = await _while_wanted(runner, order)
     except asyncio.CancelledError:
         runner.stop(order.attempt_id)
-        books.lose(production, order, "Prefect ended its task")
+        with suppress(StageFailed):
+            books.overdue(production, order, began_at, budget_s(production.stage(work)) + _BEHIND_S)
         raise
-    await asyncio.to_thread(books.settle, production, order, report)
+    try:
+        await asyncio.to_thread(books.settle, production, order, report)
+    except StageFailed as stopped:
+        if report.failure is Failure.STOPPED:
+            return Cancelled(message=f"{stopped.what}; it is queued again")
+        raise
     return _told(work, "done")
 
 
 def as_task(
     production: Production, work: StageWork, results: WritableFileSystem
-) -> Task[..., Coroutine[Any, Any, dict[str, Any]]]:
+) -> Task[..., Coroutine[Any, Any, dict[str, Any] | State[Any]]]:
     """`run_stage` with the name, retries, time limit and result of one stage run.
 
     The ledger decides what was done before: only then may Prefect take the result that it finds in the store.
@@ -81,13 +94,16 @@ def result_key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
     return f"{work.collection}/{work.data_id.replace(' ', '/')}/{work.stage}.json"
 
 
-def ended_well(runs: Sequence[PrefectFuture[Any]]) -> list[PrefectFuture[Any]]:
-    """Waits until these have ended, and returns those that have completed.
-
-    Prefect's `allow_failure` would say the same, but does not get through to Dask's workers.
-    """
-    wait(list(runs))
-    return [run for run in runs if run.state.is_completed()]
+async def _while_wanted(runner: StageRunner, order: StageOrder) -> StageReport:
+    """Runs an order, and stops it when Dask no longer wants it: its flow was cancelled, or has died."""
+    running = asyncio.create_task(asyncio.to_thread(runner.run, order))
+    worker = get_worker()
+    key = worker.get_current_task()
+    while not (await asyncio.wait([running], timeout=_LOOK_EVERY_S))[0]:
+        here = worker.state.tasks.get(key)
+        if here is None or here.state == "cancelled":
+            runner.stop(order.attempt_id)
+    return running.result()
 
 
 async def _may_try_again(_task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:

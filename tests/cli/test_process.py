@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from clusters import below
 
 pytestmark = pytest.mark.sockets
 
-QUICK = 'read word < "$P3S_INPUT_RAW"; test "$word" != bad && cp "$P3S_INPUT_RAW" "$P3S_OUTPUT_MADE"'
+QUICK = """
+read word < "$P3S_INPUT_RAW"
+test "$word" = hang && { setsid sleep 100 & echo $$ > "$HERE/hangs.new"; mv "$HERE/hangs.new" "$HERE/hangs"; sleep 100; }
+test "$word" != bad && cp "$P3S_INPUT_RAW" "$P3S_OUTPUT_MADE"
+"""
 TOTAL = 'cat "$P3S_INPUT_MADE"/*; echo "$P3S_COVERAGE" > "$P3S_OUTPUT_TOTAL"'
 
 
@@ -25,9 +34,12 @@ def _stage(script: str, needed: str, made: str, **fields: Any) -> dict[str, Any]
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with a good file and a bad one."""
-    path = tmp_path_factory.mktemp("process")
+    return _home(tmp_path_factory.mktemp("process"), "good", "bad")
+
+
+def _home(path: Path, *words: str) -> Path:
     stages = {
-        "quick": _stage(QUICK, "raw", "made"),
+        "quick": _stage(f"HERE={path}; {QUICK}", "raw", "made"),
         "total": _stage(TOTAL, "made", "total", per="group", after=["quick"]),
     }
     declared = {
@@ -47,8 +59,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (path / "experiment.yaml").write_text(json.dumps(declared))
     (path / "incoming").mkdir()
-    (path / "incoming/r1.0.txt").write_text("good\n")
-    (path / "incoming/r1.1.txt").write_text("bad\n")
+    for number, word in enumerate(words):
+        (path / f"incoming/r1.{number}.txt").write_text(f"{word}\n")
     return path
 
 
@@ -96,6 +108,35 @@ def test_a_later_stage_is_tried_with_what_is_in_the_store(
     assert "\ngood\n" in ended.stdout
     assert 'P3S_COVERAGE={"done": 1, "failed": 1}' in ended.stdout
     assert (home / "ledger.db").read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_everything(tmp_path: Path, number: signal.Signals) -> None:
+    """S2: payloads with what they have started, workers and the temporary server end; the books say what was stopped."""
+    home = _home(tmp_path, "hang", "good")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
+    command = [sys.executable, "-m", "p3s_prefect.cli", "process", "incoming/r1.0.txt", "incoming/r1.1.txt", "--json"]
+    running = subprocess.Popen(
+        command, cwd=home, env=environment, stdout=subprocess.PIPE, start_new_session=True, text=True
+    )
+    with running:
+        while not (home / "hangs").exists():
+            assert running.poll() is None
+            time.sleep(0.05)
+        below_it = below(running.pid)
+        # As a terminal does it: Ctrl-C reaches the whole group, `kill` only the process itself.
+        os.killpg(running.pid, number) if number == signal.SIGINT else running.send_signal(number)
+        told, _ = running.communicate(timeout=90)
+    assert running.returncode == 130
+    assert "It was stopped" in json.loads(told)["problem"]
+    psutil.wait_procs(below_it, timeout=30)
+    assert [found.cmdline() for found in below_it if found.is_running()] == []
+    assert len(below_it) > 6, "payloads, keepers, workers, and the server"
+    states = {(row["data_id"], row["stage"]): row["state"] for row in json.loads(told)["stages"]}
+    assert states["run=1 subrun=0", "quick"] == "queued"
+    with sqlite3.connect(home / "ledger.db") as ledger:
+        assert ("stopped",) in ledger.execute("select state from attempt").fetchall()
+    ledger.close()
 
 
 def test_a_wrong_name_costs_no_start_of_prefect(home: Path) -> None:

@@ -15,13 +15,16 @@ from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import schema
 
 # A stage as a shell script. `fail` fails always, `flaky` the first time; `hang` lasts longer than anybody waits, and
-# `stuck` does so the first time.
+# `stuck` does so the first time; `murder` kills the worker, which has started the keeper, and that the payload process.
 OBEY = """
 read word < "$P3S_INPUT_RAW"
 case "$word" in
   fail) echo 'it was told to'; exit 3;;
   flaky) test -e "$HERE/been" || { touch "$HERE/been"; exit 4; };;
   hang) echo $$ > "$HERE/hangs"; sleep 100;;
+  murder) keeper=$(cut -d' ' -f4 /proc/$PPID/stat); kill -9 $(cut -d' ' -f4 /proc/$keeper/stat); sleep 100;;
+  picture) printf '\\211PNG\\r\\n' > dot.png
+    echo '[{"category": "display", "title": "Dot", "file": "dot.png", "shows": "One dot."}]' > products.json;;
   stuck) test -e "$HERE/hangs" || { echo $$ > "$HERE/hangs.new"; mv "$HERE/hangs.new" "$HERE/hangs"; sleep 100; };;
 esac
 cp "$P3S_INPUT_RAW" "$P3S_OUTPUT_MADE"

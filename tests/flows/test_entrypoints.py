@@ -26,7 +26,7 @@ def test_both_kinds_of_entrypoint_lead_to_the_flow(entrypoint: str) -> None:
 
 
 def test_deployed_and_run_by_a_process_worker(prefect_api: str, tmp_path: Path) -> None:
-    """S2: `prefect deploy --all`, then a run from the work pool, in a process of its own."""
+    """S2: `prefect deploy`, then a run from the work pool, in a process of its own."""
     from prefect.client.orchestration import get_client
 
     batch = Batch.of(tmp_path / "home", {0: "a"})
@@ -41,7 +41,7 @@ def test_deployed_and_run_by_a_process_worker(prefect_api: str, tmp_path: Path) 
 
     prefect("work-pool", "create", "production", "--type", "process")
     before = (ROOT / "prefect.yaml").read_bytes()
-    prefect("deploy", "--all")
+    prefect("deploy", "--name", "produce")
     assert (ROOT / "prefect.yaml").read_bytes() == before
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("produce/produce")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import platform
@@ -39,6 +40,15 @@ class Produced:
             runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])), limit=200)
         self.tasks = {run.name: run for run in runs}
         self.run_id = run_id
+
+    def artifacts(self) -> dict[str, Any]:
+        """What each artifact holds, by its key."""
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+        with get_client(sync_client=True) as client:
+            chosen = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[self.run_id]))
+            return {str(found.key): found.data for found in client.read_artifacts(artifact_filter=chosen)}
 
     def names(self) -> dict[str, str]:
         """The name of the state of each task run."""
@@ -126,6 +136,7 @@ def test_a_second_run_of_the_same_files_does_no_work(dask_address: str, good: Ex
     before = good.batch.rows(select(schema.attempt))
     again = produce(good.batch, dask_address)
     assert again.state.is_completed()
+    assert again.state.message == "everything was done before, and nothing was run: 7 done"
     assert set(again.names().values()) == {"Cached"}
     assert again.names().keys() == good.ended.names().keys()
     assert good.batch.rows(select(schema.attempt)) == before
@@ -167,18 +178,22 @@ def test_what_has_failed_as_often_as_it_may_is_not_tried_again(one_failed: Examp
 
 
 def test_the_table_names_what_failed_first(one_failed: Example) -> None:
-    """S2: a table artifact with unit, stage, state, seconds and the reason."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
-
-    with get_client(sync_client=True) as client:
-        chosen = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[one_failed.ended.run_id]))
-        (artifact,) = client.read_artifacts(artifact_filter=chosen)
-    rows = json.loads(str(artifact.data))
-    assert artifact.key == "production"
+    """S2: a table artifact for each group and pipeline, with unit, stage, state, times and the reason."""
+    rows = json.loads(one_failed.ended.artifacts()["dqm-units-run-1"])
     assert {row["state"] for row in rows[:2]} == {"failed", "blocked"}
     assert "/bin/sh exited with 3" in rows[0]["why"]
+    assert rows[0]["tries"] == 2
+    assert rows[0]["started"] <= rows[0]["ended"]
     assert {row["unit"] for row in rows} == {*(UNIT.format(n) for n in range(3)), "run=1"}
+
+
+def test_progress_and_pictures_are_shown(prefect_api: str, dask_address: str, tmp_path: Path) -> None:
+    """S2: as the station's record has them: a bar that has reached its end, and products worth a look."""
+    batch = Batch.of(tmp_path / "home", {0: "picture", 1: "a"})
+    artifacts = produce(batch, dask_address).artifacts()
+    assert float(artifacts["production"]) == 100
+    picture = artifacts["dqm-quick-display-dot-run-1"]
+    assert base64.b64decode(str(picture).partition("base64,")[2]) == b"\x89PNG\r\n"
 
 
 def test_prefect_tries_again_and_each_try_is_an_attempt(dask_address: str, tmp_path: Path) -> None:
@@ -200,8 +215,9 @@ def test_prefects_limit_kills_what_the_stage_runner_did_not(
     batch = Batch.of(tmp_path / "home", {0: "hang"})
     ended = produce(batch, dask_address)
     assert ended.names()[f"quick {UNIT.format(0)}"] == "TimedOut"
-    assert batch.attempts("quick") == ["lost"]
-    assert "have not ended" in ended.state.message
+    assert batch.attempts("quick") == ["failed"]
+    assert batch.states()[UNIT.format(0), "quick"] == "failed"
+    assert "1 stage runs failed" in ended.state.message
     with pytest.raises(ProcessLookupError):
         os.kill(int((batch.path / "hangs").read_text()), 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.records import Arrival
 
 _LOOK_EVERY_S = 0.5
+# As shells have it.
+_INTERRUPTED = 128 + signal.SIGINT
 # What is printed here is progress and a table: Prefect's page has the logs all the same. And a detector's machines do
 # not tell a company what they do.
 _QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "DO_NOT_TRACK": "1"}
@@ -53,13 +56,14 @@ def process(
     check_pipelines(experiment, pipeline or [])
     seen = select_files(at.path, experiment, files)
     asked = _Asked(home=at, experiment=experiment, seen=seen, pipelines=pipeline or [])
+    signal.signal(signal.SIGTERM, _interrupt)
     with _progress(asked):
-        problem = _run(asked, files, address, group)
+        problem, code = _run(asked, files, address, group)
     if as_json:
         print_json({"ok": not problem, "problem": problem, "stages": [asdict(row) for row in asked.stages()]})
     else:
         _print(asked.stages(), problem)
-    raise typer.Exit(1 if problem else 0)
+    raise typer.Exit(code)
 
 
 # --- inside ---------------------------------------------------------------------------------------------------------
@@ -86,8 +90,13 @@ class _Asked:
             ledger.close()
 
 
-def _run(asked: _Asked, files: list[str], address: str | None, group: Literal["closed", "open"]) -> str:
-    """Runs the flow; the answer is empty if all went well, and otherwise says what did not."""
+def _interrupt(*_: object) -> None:
+    # As Ctrl-C does it: what runs is stopped, and so is the server that was started for it.
+    raise KeyboardInterrupt
+
+
+def _run(asked: _Asked, files: list[str], address: str | None, group: Literal["closed", "open"]) -> tuple[str, int]:
+    """Runs the flow; says what did not go well, if anything, and the exit code."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     from p3s_prefect import api
@@ -95,8 +104,10 @@ def _run(asked: _Asked, files: list[str], address: str | None, group: Literal["c
     try:
         api.process(files, asked.home.path, pipelines=asked.pipelines, group=group, address=address)
     except StageFailed as failed:
-        return failed.what
-    return ""
+        return failed.what, 1
+    except KeyboardInterrupt:
+        return "It was stopped. What ran is queued again: give the same files to go on.", _INTERRUPTED
+    return "", 0
 
 
 @contextmanager
