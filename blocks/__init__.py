@@ -4,5 +4,7 @@ if __name__ != "p3s_prefect.blocks":
     raise ImportError("import this package as p3s_prefect.blocks")
 
 from p3s_prefect.blocks.central_store import CentralStore
+from p3s_prefect.blocks.ledger import Ledger
+from p3s_prefect.blocks.pilots import Pilots
 
-__all__ = ["CentralStore"]
+__all__ = ["CentralStore", "Ledger", "Pilots"]

@@ -9,7 +9,7 @@ import anyio.to_thread
 from prefect.filesystems import WritableFileSystem
 from pydantic import Field
 
-from p3s_prefect.core.errors import BadName, ObjectMissing
+from p3s_prefect.core.errors import BadName, ObjectMissing, StoreError
 
 
 class CentralStore(WritableFileSystem):
@@ -34,6 +34,19 @@ class CentralStore(WritableFileSystem):
     # Prefect declares the plain names as asynchronous; but it calls them with `_sync`, and awaits those with an `a`.
 
     directory: str = Field(description="The store's directory, the same on every machine that runs tasks.")
+
+    def get_directory(self) -> str:
+        """The store's directory, which is made at its first use.
+
+        Raises:
+            StoreError: the directory that it lies in is not there.
+        """
+        if not Path(self.directory).is_absolute() or not Path(self.directory).parent.is_dir():
+            raise StoreError(
+                f"the block of the central store points nowhere: {self.directory} cannot be reached on this machine",
+                fix="Mount it, or correct the block: `p3s deploy` writes what the experiment file says.",
+            )
+        return self.directory
 
     async def aread_path(self, path: str) -> bytes:
         """The content of a file; see `read_path`."""
