@@ -14,23 +14,41 @@ It reads the ledger and the store directly, so it works whether the station runs
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import httpx
 from sqlalchemy import Connection, make_url
 
 from p3s_prefect.adapters.home import Home
-from p3s_prefect.adapters.ledger import result_views, views
+from p3s_prefect.adapters.ledger import reports, result_views, views
+from p3s_prefect.adapters.ledger.weighted_rows import group_values
+from p3s_prefect.adapters.ledger.why import case_of
 from p3s_prefect.adapters.pilot import formats
+from p3s_prefect.adapters.steering import Steering
 from p3s_prefect.adapters.supervision import Services
+from p3s_prefect.adapters.what_if import Question, answer
+from p3s_prefect.core.coverage import CoverageReport, coverage_record
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import LedgerError, NoSuchRecord, ServiceError, StageFailed
 from p3s_prefect.core.experiment import Format
-from p3s_prefect.core.health import START_STATION, arrivals, overall, results, station_down
-from p3s_prefect.core.views import PhaseKind, UnitDetail, UnitRow, phases, plain
+from p3s_prefect.core.experiment_changes import Change
+from p3s_prefect.core.health import START_STATION, arrivals, overall, results, station_down, steering
+from p3s_prefect.core.latency import LatencyReport, latency_record
+from p3s_prefect.core.phases import PhaseKind, phases
+from p3s_prefect.core.reports import Scope, scope
+from p3s_prefect.core.simulation import Comparison
+from p3s_prefect.core.simulation_results import PolicyResult, tally_record
+from p3s_prefect.core.views import UnitDetail, UnitRow, plain
+from p3s_prefect.core.weighted_values import WeightedValue
+from p3s_prefect.core.why import explain
+from p3s_prefect.core.why_arrivals import expected_files
+from p3s_prefect.core.why_asked import asked_why
+from p3s_prefect.core.why_facts import Explanation, StationCase
 from p3s_prefect.settings import Settings
 
 if TYPE_CHECKING:
@@ -69,6 +87,8 @@ class Bookkeeping:
                 f"there is no ledger in {home.path.resolve()} yet", fix="Start the station with `p3s up`."
             )
         self._ledger.migrate()
+        self.steer = Steering(self.experiment, self._ledger)
+        """What is set by command: ``books.steer.pause("waveform-dqm", why="calibration")``."""
 
     def __enter__(self) -> Self:
         return self
@@ -94,13 +114,15 @@ class Bookkeeping:
         except ServiceError as error:
             now = time.time()
             kept_out, outcomes = self.read(views.kept_out, now=now), self.read(views.outcomes, now=now)
-            rows = (station_down(error.what, error.fix), arrivals(kept_out), results(outcomes))
+            given = self.steer.in_force()
+            rows = (station_down(error.what, error.fix), arrivals(kept_out), results(outcomes), *steering(given))
             return {
                 "experiment": self.experiment.experiment,
                 "instrument": self.experiment.instrument.name,
                 "station": None,
                 "status": overall(rows),
                 "health": [plain(row) for row in rows],
+                "overrides": [one.shown() for one in given],
                 "account": [plain(row) for row in self.read(views.account)],
                 "sub_jobs": [plain(row) for row in self.read(views.sub_job_account)],
             }
@@ -139,8 +161,79 @@ class Bookkeeping:
         rows = [*self.read(views.sub_job_account, **chosen), *self.read(views.account, **chosen)]
         return _frame(plain(row) for row in rows)
 
+    def coverage(self, group: str | DataId | None = None, **words: Any) -> pandas.DataFrame:
+        """What became of all that a group or a period has, by pipeline, pass, stage and part (P7).
+
+        Takes what `scope` takes; shares are of 1.
+        """
+        return _frame(coverage_record(row) for row in self.coverage_report(group, **words).rows)
+
+    def latency(self, group: str | DataId | None = None, **words: Any) -> pandas.DataFrame:
+        """Seconds from data taken to results published, and the share within the deadline, by row of `coverage` (V24).
+
+        Takes what `scope` takes. NaN where nothing is done, or no deadline declared.
+        """
+        found = [latency_record(row) for row in self.latency_report(group, **words).rows]
+        return _frame(
+            {**{name: value for name, value in row.items() if name not in ("total", "phases")}, **(row["total"] or {})}
+            for row in found
+        )
+
+    def latency_phases(self, group: str | DataId | None = None, **words: Any) -> pandas.DataFrame:
+        """What the seconds of `latency` went into: one row for each phase of each of its rows, in order."""
+        found = [latency_record(row) for row in self.latency_report(group, **words).rows]
+        names = ("pipeline", "pass_number", "per", "part", "stage")
+        return _frame({**{name: row[name] for name in names}, **phase} for row in found for phase in row["phases"])
+
+    def coverage_report(self, group: str | DataId | None = None, **words: Any) -> CoverageReport:
+        """`coverage` as records.
+
+        Raises:
+            BadName: a word of `scope` means nothing.
+            NoSuchRecord: nothing was processed in it.
+        """
+        return self.read(reports.coverage, self.scope(group, **words))
+
+    def latency_report(self, group: str | DataId | None = None, **words: Any) -> LatencyReport:
+        """`latency` as records.
+
+        Raises:
+            BadName: a word of `scope` means nothing.
+            NoSuchRecord: nothing was processed in it.
+        """
+        return self.read(reports.latency, self.scope(group, **words))
+
+    def scope(
+        self,
+        group: str | DataId | None = None,
+        *,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        day: str | None = None,
+        pipeline: str | None = None,
+        by: str | None = None,
+    ) -> Scope:
+        """What a report is about: a group; what arrived in a period (default: the last 24 h); groups of a day.
+
+        Times are ISO 8601 in UTC, or ``6h`` for six hours ago; `by` is a dimension to split by.
+
+        Raises:
+            BadName: it names no group, time, day, pipeline or dimension.
+        """
+        self.read(views.check_filters, self.experiment.pipelines, pipeline=pipeline)
+        return scope(
+            self.experiment.instrument,
+            group,
+            since=since,
+            until=until,
+            day=day,
+            pipeline=pipeline,
+            by=by,
+            now=time.time(),
+        )
+
     def summary(self, *, limit: int = 200) -> pandas.DataFrame:
-        """Summary values of the latest units: one row for each value of each unit."""
+        """Summary values of the latest units: one row for each value of each unit, which stands for `weight` units."""
         return _frame(
             {
                 "pipeline": trend.pipeline,
@@ -149,10 +242,18 @@ class Bookkeeping:
                 "name": trend.name,
                 "value": value,
                 "unit": trend.unit,
+                "weight": 1 / q,
             }
             for trend in self.read(result_views.trends, limit=limit)
-            for data_id, value in zip(trend.data_ids, trend.values, strict=True)
+            for data_id, value, q in zip(trend.data_ids, trend.values, trend.qs, strict=True)
         )
+
+    def values(self, group: str | DataId) -> pandas.DataFrame:
+        """Each summary value of a group's units over all of them, with its error and what is missing (P6).
+
+        The error is that of leaving units out at random, NaN where it cannot be told; see `core.weighting`.
+        """
+        return _frame(_flat_value(value) for value in self.read(group_values, self.named(group)))
 
     def unit(self, data_id: str | DataId, *, pipeline: str | None = None, pass_number: int | None = None) -> UnitDetail:
         """All about one unit; in its newest pass, where none is given.
@@ -161,6 +262,39 @@ class Bookkeeping:
             NoSuchRecord: there is no such unit.
         """
         return self.read(result_views.unit, self.named(data_id), pipeline=pipeline, pass_number=pass_number)
+
+    def why(self, target: str | DataId, *, pass_number: int | None = None) -> Explanation:
+        """Why a unit or group waits, and what would release it; or why it was dropped (B12).
+
+        `target` is named as in commands: ``run=2008 subrun=3``, ``run=2008``; together with a pipeline or a stage,
+        ``waveform-dqm/quick run=2008 subrun=3``, only that.
+
+        Raises:
+            BadName: the experiment has no such pipeline, stage or dimension.
+            NoSuchRecord: it is not in that pipeline or pass.
+        """
+        asked = asked_why(self.experiment, str(target))
+        files = expected_files(self.experiment, asked.data_id)
+        case = self.read(
+            case_of,
+            asked.data_id,
+            group=asked.group,
+            files=files.values(),
+            standing=frozenset(name for name, file in files.items() if self._stands(name, file)),
+            controls=self.steer.controls(),
+            station=_station_case(self.home),
+            at=time.time(),
+            pipeline=asked.pipeline,
+            pass_number=pass_number,
+        )
+        return explain(self.experiment, case, pipeline=asked.pipeline, stage=asked.stage)
+
+    def _stands(self, stream: str, file: str) -> bool:
+        try:
+            return (self.home.path / self.experiment.streams[stream].directory / file).is_file()
+        except OSError:
+            # Where it cannot be looked, it cannot be told.
+            return False
 
     def named(self, data_id: str | DataId) -> str:
         """A data id as the ledger has it: its dimensions may be given in any order.
@@ -240,6 +374,88 @@ def process(
     return open_experiment(home)
 
 
+def simulate(
+    home: str | Path = ".",
+    *,
+    load: Mapping[str, Any] | str | Path = MappingProxyType({}),
+    group: str | DataId | None = None,
+    since: datetime | str | None = None,
+    until: datetime | str | None = None,
+    day: str | None = None,
+    other: str | Path | None = None,
+    changes: Sequence[str] = (),
+    other_slots: int | None = None,
+    seed: int = 0,
+) -> Simulation:
+    """What would this change do? Plays a load in virtual time as the experiment is (A) and changed (B).
+
+    Args:
+        home: the experiment's home.
+        load: a file, or the keys that it would have (see `core.load_file`), such as ``{"streams": {"camera": {"rate":
+            "5/s"}}, "service": {"quick": "lognormal:1.2s,0.5"}}``. Without `streams`, what the ledger has is played.
+        group, since, until, day: which part of the ledger, as in `Bookkeeping.scope`.
+        other: the changed experiment file. Default: the same.
+        changes: changes of its keys, such as ``pipelines.dqm.stages.quick.prescale=0.5``.
+        other_slots: how many slots there are after the change. Without any change only A is played.
+        seed: of arrivals, service times and faults.
+
+    Raises:
+        ExperimentFileErrors: a file, the load or a change is wrong.
+        P3sError: the load cannot be played.
+    """
+    at = Home(Path(home))
+    synthetic = not isinstance(load, Mapping) or "streams" in load
+    instrument, now = at.read().instrument, time.time()
+    asked = Question(
+        scope=None if synthetic else scope(instrument, group, since=since, until=until, day=day, now=now),
+        load_file=None if isinstance(load, Mapping) else Path(load),
+        options=load if isinstance(load, Mapping) else {},
+        other=None if other is None else Path(other),
+        changes=tuple(Change.parse(text) for text in changes),
+        other_slots=other_slots,
+        seed=seed,
+    )
+    return Simulation(answer(at, asked))
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What a simulation found: `record` has all of it."""
+
+    record: Comparison
+
+    def table(self) -> pandas.DataFrame:
+        """What became of the stage runs: a row for each policy (A, B) and class, and for each policy and stage."""
+        rows = [(found.name, row) for found in self._results for row in (*found.classes, *found.stages)]
+        return _frame({"policy": name, **tally_record(row)} for name, row in rows)
+
+    def series(self) -> pandas.DataFrame:
+        """How it went over time: a row for each policy, class and interval; `after_s` is the interval's beginning."""
+        return _frame(
+            {
+                "policy": found.name,
+                "after_s": place * found.series.every_s,
+                **{name: getattr(found.series, name)[place] for name in ("arrivals_hz", "queued", "busy", "slots")},
+                "work_class": of.work_class,
+                "in_time_share": of.in_time_share[place],
+                "q": of.q[place],
+            }
+            for found in self._results
+            for of in found.series.classes
+            for place in range(len(found.series.queued))
+        )
+
+    def draw(self, path: str | Path) -> None:
+        """Draws the series into a file (.png, .svg or .pdf)."""
+        from p3s_prefect.adapters.simulation_picture import draw_comparison  # matplotlib takes a second to import
+
+        draw_comparison(self.record, Path(path))
+
+    @property
+    def _results(self) -> list[PolicyResult]:
+        return [found for found in (self.record.a, self.record.b) if found is not None]
+
+
 def station_status(home: Home) -> dict[str, Any]:
     """What a running station says about itself.
 
@@ -269,8 +485,21 @@ def station_status(home: Home) -> dict[str, Any]:
         ) from error
 
 
+def _station_case(home: Home) -> StationCase:
+    try:
+        return StationCase(slots=station_status(home)["station"]["slots_actual"])
+    except ServiceError as error:
+        return StationCase(trouble=error.what, remedy=error.fix)
+
+
 def _flat(row: Any) -> dict[str, Any]:
     return {name: value for name, value in plain(row).items() if not isinstance(value, tuple)}
+
+
+def _flat_value(found: WeightedValue) -> dict[str, Any]:
+    row = plain(found)
+    estimate, missing = row.pop("estimate"), row.pop("missing")
+    return {**row, **estimate, "missing": sum(missing.values())}
 
 
 def _seconds(unit: UnitRow, now: float) -> dict[str, float]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import typer
 from ledger_rows import Rows, StoredBytes
+from thinned_rows import MEAN, thinned_run
 from typer.testing import CliRunner
 
 from p3s_prefect.adapters.home import Home
@@ -200,3 +201,29 @@ def test_files_that_were_kept_out_come_with_a_remedy(home: Home) -> None:
 def test_a_file_is_no_home(home: Home) -> None:
     with pytest.raises(ExperimentFileErrors, match=r"README\.md: is not a directory\n  Give the experiment's home"):
         _run(Home(_README), "status")
+
+
+def _thinned(home: Home) -> None:
+    ledger = home.ledger(home.read())
+    with ledger.transaction() as connection:
+        thinned_run(Rows(connection, StoredBytes()), run=5)
+    ledger.close()
+
+
+def test_a_group_is_shown_with_weighted_values(home: Home) -> None:
+    """P6: value and error, how many of how many, what is missing and the range; in JSON too."""
+    _thinned(home)
+    text = " ".join(_run(home, "show", "run=5").split())
+    assert "9.2 ± 1.0 ADC 6 of 13 5 1 expired (25 %) 7.875 to 9.875" in text
+    noise = next(value for value in _json(home, "show", "run=5")["values"] if value["name"] == "noise")
+    assert noise["estimate"]["value"] == pytest.approx(MEAN)
+    assert noise["missing_share"] == 0.25
+
+
+def test_trends_are_listed_with_weighted_values(home: Home) -> None:
+    """P6."""
+    _thinned(home)
+    # The unit that failed before is of the same stretch of time.
+    assert "1 expired, 1 failed (28 %)" in " ".join(_run(home, "list", "trends").split())
+    (noise,) = [trend for trend in _json(home, "list", "trends") if (trend["name"], trend["unit"]) == ("noise", "ADC")]
+    assert noise["qs"][-1] == 0.25

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from p3s_prefect.cli.explain import explain
 from p3s_prefect.core.errors import ExperimentFileErrors, P3sError
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.experiment_checks import remarks
+from p3s_prefect.core.findings import Finding
 
 
 def check(
@@ -30,9 +32,9 @@ def check(
     if path.is_dir():
         path = Home(path).experiment_file
     try:
-        experiment = read_experiment(path, also=[payload_mistakes])
+        experiment = read_experiment(path, also=[payload_mistakes, _cluster_mistakes])
     except ExperimentFileErrors as errors:
-        _print_mistakes(errors, as_json=as_json)
+        print_mistakes(errors, as_json=as_json)
         raise typer.Exit(1) from errors
     if picture is not None:
         _draw(experiment, picture)
@@ -46,7 +48,8 @@ def check(
     console.print(Text(f"\n{path} is in order.", style="green"))
 
 
-def _print_mistakes(errors: ExperimentFileErrors, *, as_json: bool) -> None:
+def print_mistakes(errors: ExperimentFileErrors, *, as_json: bool) -> None:
+    """All mistakes of a file, each with its place and its fix."""
     if as_json:
         mistakes = [
             {
@@ -67,6 +70,14 @@ def _print_mistakes(errors: ExperimentFileErrors, *, as_json: bool) -> None:
         console.print(Text.assemble((place, "bold"), f":{key} ", (mistake.message, "red"), f"\n  {mistake.fix}"))
     count = len(errors.mistakes)
     console.print(Text(f"{count} mistake{'s' if count > 1 else ''}. Correct them and run `p3s check` again."))
+
+
+def _cluster_mistakes(experiment: Experiment) -> Iterable[Finding]:
+    if experiment.pilots.address is None:
+        return ()
+    from p3s_prefect.adapters.cluster_users import cluster_mistakes  # Dask takes half a second to import
+
+    return cluster_mistakes(experiment)
 
 
 def _draw(experiment: Experiment, picture: Path) -> None:

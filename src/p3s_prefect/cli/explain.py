@@ -14,7 +14,7 @@ from rich.text import Text
 from p3s_prefect.cli.dag_text import draw_dag
 from p3s_prefect.core.dag import reach, topological_order
 from p3s_prefect.core.data_id import DataId
-from p3s_prefect.core.experiment import Complete, Experiment, Pipeline, Rule, Stage, Step, Stream
+from p3s_prefect.core.experiment import Complete, Experiment, Floor, Order, Pipeline, Rule, Stage, Step, Stream
 from p3s_prefect.core.file_names import FilePattern
 from p3s_prefect.core.findings import Finding
 from p3s_prefect.core.pipeline_checks import feeding_streams
@@ -117,7 +117,7 @@ def _rule(rule: Rule, *, first: bool) -> str:
 
 def _pipeline(experiment: Experiment, name: str, pipeline: Pipeline) -> RenderableType:
     limit = f"at most {pipeline.limit} of its stages run at once" if pipeline.limit else "no limit on stages at once"
-    words = f"Priority {pipeline.priority}, {limit}, {pipeline.order.value.replace('-', ' ')}."
+    words = f"{_class(experiment, pipeline)} {_first(limit)}, {_order(pipeline)}. {_breaker(pipeline)}"
     drawing = Panel(Text("\n".join(dag_lines(experiment, name))), box=box.ROUNDED, expand=False, border_style="dim")
     table = Table.grid(padding=(0, 2))
     for stage_name in topological_order(pipeline):
@@ -129,9 +129,47 @@ def _pipeline(experiment: Experiment, name: str, pipeline: Pipeline) -> Renderab
     return Group(Text(), Text(f"Pipeline {name}", style="bold"), Padding(body, (0, 0, 0, 2)))
 
 
+def _class(experiment: Experiment, pipeline: Pipeline) -> str:
+    work_class = experiment.class_of(pipeline)
+    priority = work_class.priority if pipeline.priority is None else pipeline.priority
+    limit = f"at most {work_class.limit} of its stages run at once; " if work_class.limit else ""
+    thinned = "thinned in overload" if work_class.shed else "never thinned in overload"
+    floors = "".join(f", but at least {_percent(floor.share)} of {_units(floor)}" for floor in work_class.floors)
+    return (
+        f"Priority {priority}; class {pipeline.work_class}: {limit}a stage is worth {work_class.value:g}, "
+        f"{thinned}{floors if work_class.shed else ''}."
+    )
+
+
+def _units(floor: Floor) -> str:
+    return " and ".join(f"{dimension} = {value}" for dimension, value in floor.when.items()) or "all units"
+
+
+def _order(pipeline: Pipeline) -> str:
+    order = pipeline.order.value.replace("-", " ")
+    switches = pipeline.freshest_in_overload and pipeline.order is not Order.FRESHEST_FIRST
+    return f"{order}; in overload freshest first" if switches else order
+
+
+def _breaker(pipeline: Pipeline) -> str:
+    rule = pipeline.breaker
+    if rule is None:
+        return "It never pauses itself."
+    canary = "by command only" if rule.canary_s is None else f"once a try after {rule.canary_s:g} s ends well"
+    return (
+        f"It pauses itself when {rule.failures} stages, and {_percent(rule.share)} of those that ended, fail within "
+        f"{rule.window_s:g} s, and goes on {canary}."
+    )
+
+
+def _first(words: str) -> str:
+    return words[0].upper() + words[1:]
+
+
 def _stage(experiment: Experiment, pipeline: str, name: str) -> str:
     stage = experiment.pipelines[pipeline].stages[name]
     own = "" if stage.priority is None else f"; priority {stage.priority}"
+    own += "" if stage.value == 1 else f"; worth {stage.value:g}"
     shares = _shares(reaches(experiment, pipeline, name))
     return f"{shares} of the {stage.per}s; {_deadline(stage)}; {_retries(stage)}{own}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from enum import StrEnum
@@ -13,12 +14,19 @@ from rich.console import Console
 from rich.table import Table
 
 from p3s_prefect.adapters.ledger import result_views, views
+from p3s_prefect.adapters.ledger.weighted_rows import group_values
+from p3s_prefect.adapters.prefect_pools import pools
+from p3s_prefect.adapters.prefect_server import prefect_api, prefect_page
 from p3s_prefect.api import open_experiment
 from p3s_prefect.cli.options import HomeOption, JsonOption
-from p3s_prefect.cli.output import ago, console, plain_text, print_json, state, table
+from p3s_prefect.cli.output import ago, console, in_force_table, plain_text, print_json, state, table
 from p3s_prefect.core.errors import BadName
-from p3s_prefect.core.health import duration, size
-from p3s_prefect.core.views import GroupRow, UnitDetail, UnitRow, number, phases, plain
+from p3s_prefect.core.health import Status, duration, overall, size
+from p3s_prefect.core.phases import phases
+from p3s_prefect.core.pool_health import pool
+from p3s_prefect.core.targets import acting_on, explained
+from p3s_prefect.core.views import GroupRow, UnitDetail, UnitRow, number, plain
+from p3s_prefect.core.weighted_values import WeightedValue
 
 
 class What(StrEnum):
@@ -29,6 +37,7 @@ class What(StrEnum):
     ARRIVALS = "arrivals"
     JOURNAL = "journal"
     PRODUCTS = "products"
+    TRENDS = "trends"
 
 
 def status(home: HomeOption = Path(), as_json: JsonOption = False) -> None:
@@ -36,6 +45,9 @@ def status(home: HomeOption = Path(), as_json: JsonOption = False) -> None:
     with open_experiment(home) as books:
         found = books.status()
         address = books.home.station()
+        prefect = prefect_page(books.home, books.experiment)
+        if api := os.environ.get("PREFECT_API_URL") or prefect_api(books.home, books.experiment):
+            _add_pools(found, api)
     if as_json:
         print_json(found)
         return
@@ -43,6 +55,8 @@ def status(home: HomeOption = Path(), as_json: JsonOption = False) -> None:
     out.print(plain_text(f"{found['experiment']} ({found['instrument']})"), state(found["status"]))
     if found["station"] and address:
         out.print(plain_text(f"page: {address.url}"))
+        if prefect:
+            out.print(plain_text(f"Prefect: {prefect}"))
     out.print()
     rows = found["health"]
     out.print(
@@ -55,6 +69,8 @@ def status(home: HomeOption = Path(), as_json: JsonOption = False) -> None:
         if row["status"] != "ok":
             out.print(plain_text(f"\n{row['name']}: {row['cause']}.\n  {row['action']}"))
     out.print()
+    if found.get("overrides"):  # a station of an earlier version tells none
+        out.print(in_force_table(found["overrides"], time.time()), "", sep="\n")
     _print_account(out, found["sub_jobs"], found["account"])
 
 
@@ -74,7 +90,7 @@ def list_(
     before: Annotated[int | None, typer.Option(help="Go on below this number, that of the last row.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List units, groups, arrivals, the journal or the latest products, newest first."""
+    """List units, groups, arrivals, the journal or the latest products, newest first; or trends of summary values."""
     page: dict[str, Any] = {"limit": limit, "before": before}
     given = {"--state": in_state, "--pipeline": pipeline, "--group": group, "--subject": subject}
     _refuse_others(what, {name for name, value in (given | {"--kept-out": kept_out or None}).items() if value})
@@ -83,7 +99,8 @@ def list_(
         rows: tuple[Any, ...]
         match what:
             case What.UNITS:
-                rows = books.read(views.units, state=in_state, pipeline=pipeline, group=group, **page)
+                found = books.read(views.units, state=in_state, pipeline=pipeline, group=group, **page)
+                rows = explained(found, books.experiment, books.steer.controls())
             case What.GROUPS:
                 rows = books.read(views.groups, **page)
             case What.ARRIVALS:
@@ -92,6 +109,8 @@ def list_(
                 rows = books.read(views.journal_rows, subject=subject, **page)
             case What.PRODUCTS:
                 rows = books.read(result_views.latest_products)[:limit]
+            case What.TRENDS:
+                rows = books.read(result_views.trends)[:limit]
     if as_json:
         print_json([plain(row) for row in rows])
         return
@@ -110,14 +129,30 @@ def show(
     with open_experiment(home) as books:
         name = books.named(" ".join(data_id))
         group, unit = books.read(result_views.group_or_unit, name, pipeline=pipeline, pass_number=pass_number)
+        values = books.read(group_values, name) if group is not None else ()
+        controls = books.steer.controls()
+        acting = [one.shown() for one in acting_on(unit.unit, books.experiment, controls)] if unit else []
     if as_json:
-        print_json({"group": plain(group) if group else None, "unit": plain(unit) if unit else None})
+        found = {"group": plain(group) if group else None, "unit": plain(unit) if unit else None}
+        print_json(found | {"values": [plain(value) for value in values], "overrides": acting})
         return
     out = console()
     if group is not None:
         out.print(_LISTS[What.GROUPS]((group,), time.time()), "")
+    if values:
+        out.print(_values([(value.name, value) for value in values], "Summary values of its units together"), "")
     if unit is not None:
         _print_unit(out, unit, time.time())
+    if acting:
+        out.print("", in_force_table(acting, time.time()), sep="\n")
+
+
+def _add_pools(found: dict[str, Any], api_url: str) -> None:
+    """Adds what only Prefect knows: a station does not ask it."""
+    rows = [pool(facts) for facts in pools(api_url)]
+    found["health"] = [*found["health"], *(plain(row) for row in rows)]
+    order = list(Status)
+    found["status"] = max(Status(found["status"]), overall(rows), key=order.index).value
 
 
 def _refuse_others(what: What, given: set[str]) -> None:
@@ -212,6 +247,33 @@ def _products(rows: tuple[Any, ...], now: float) -> Table:
     )
 
 
+def _trends(rows: tuple[Any, ...], now: float) -> Table:
+    latest = [(f"{row.name} {number(row.values[-1])}", row.whole) for row in rows]
+    return _values(latest, "Summary values: latest, and over the latest units together")
+
+
+def _values(named: list[tuple[str, WeightedValue | None]], title: str) -> Table:
+    return table(
+        ["value", "stage", "all units>", "", "from>", "left out>", "missing (by weight)", "could move it within"],
+        [
+            (name, "", "", "", "", "", "", "")
+            if one is None
+            else (
+                name,
+                one.stage,
+                one.text if one.estimate.error is not None else f"{one.text} ± ?",
+                "share of yes" if one.is_share else one.unit,
+                f"{one.estimate.sampled} of {one.seen}",
+                one.left_out,
+                one.missing_text,
+                one.range_text,
+            )
+            for name, one in named
+        ],
+        title=title,
+    )
+
+
 def _print_unit(out: Console, found: UnitDetail, now: float) -> None:
     unit = found.unit
     out.print(plain_text(f"{unit.data_id} in {unit.pipeline}, pass {unit.pass_number}:"), state(unit.activity))
@@ -256,4 +318,5 @@ _LISTS: dict[What, Callable[[tuple[Any, ...], float], Table]] = {
     What.ARRIVALS: _arrivals,
     What.JOURNAL: _journal,
     What.PRODUCTS: _products,
+    What.TRENDS: _trends,
 }

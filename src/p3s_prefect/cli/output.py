@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -28,6 +28,7 @@ _STYLES = {
     "degraded": "yellow",
     "expired": "yellow",
     "shed": "yellow",
+    "held": "yellow",
     "blocked": "yellow",
     "refused": "yellow",
 }
@@ -70,3 +71,22 @@ def state(name: str) -> Text:
 def ago(at: float | None, now: float) -> str:
     """How long ago."""
     return "" if at is None else f"{duration(max(0.0, now - at))} ago"
+
+
+def in_force_table(given: Iterable[Mapping[str, Any]], now: float) -> Table:
+    """What is set by command, as `Override.shown` gives it."""
+    return table(
+        ["set by command", "target", "by", "since>", "until>", "why", "lift it with"],
+        [
+            (
+                one["kind"] if one["value"] is None else f"{one['kind']} {one['value']}",
+                one["target"],
+                one["by"],
+                ago(one["set_at"], now),
+                "" if one["expires_at"] is None else f"in {duration(max(0.0, one['expires_at'] - now))}",
+                one["why"],
+                one["lift"],
+            )
+            for one in given
+        ],
+    )

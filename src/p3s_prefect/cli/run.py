@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.prefect_server import prefect_page
 from p3s_prefect.adapters.supervision import COMPLAINED, Services
 from p3s_prefect.cli.init import write_home
 from p3s_prefect.cli.options import HomeOption
@@ -35,6 +36,8 @@ def up(home: HomeOption = Path()) -> None:
     console = Console(soft_wrap=True)
     url = start(Home(home), console)
     console.print(f"Running. The page is at [bold]{url}[/bold]; `p3s status` tells the same, `p3s down` stops it.")
+    if prefect := _prefect(Home(home)):
+        console.print(f"Prefect is at [bold]{prefect}[/bold], some seconds from now.")
 
 
 def down(home: HomeOption = Path()) -> None:
@@ -61,7 +64,10 @@ def demo(
     services = Services(home)
     try:
         url = start(home, console)
-        console.print(Text.assemble("\n  The page is at ", (url, "bold green"), "   (Ctrl-C stops everything)\n"))
+        console.print(Text.assemble("\n  The page is at ", (url, "bold green"), "   (Ctrl-C stops everything)"))
+        if prefect := _prefect(home):
+            console.print(Text.assemble("  Prefect is at  ", (prefect, "bold green"), "   (some seconds from now)"))
+        console.print()
         play(home, console, instrument="lst1", rate=rate, runs=runs, first_run=_next_run(home))
         if runs is not None:
             console.print("The replay has ended; the page stays up until Ctrl-C.")
@@ -116,6 +122,11 @@ def start(home: Home, console: Console) -> str:
         except (P3sError, KeyboardInterrupt):
             services.stop()
             raise
+
+
+def _prefect(home: Home) -> str | None:
+    """Where people see Prefect; None where it is not used."""
+    return prefect_page(home, home.read())
 
 
 def _avoid_taken_port(home: Home) -> None:
