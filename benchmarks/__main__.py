@@ -1,14 +1,29 @@
-"""Prints the tables: `python -m benchmarks [prompt] [memory]`; without a name, all of them."""
+"""Prints the tables: `python -m benchmarks [prompt] [memory]`, `python -m benchmarks shedding [--quick] [...]`,
+`python -m benchmarks control [--quick]`.
+
+Without a name, all of them.
+"""
 
 from __future__ import annotations
 
 import sys
 
 from benchmarks import memory, prompt
+from benchmarks.control import run as control
+from benchmarks.shedding import run as shedding
 from benchmarks.table import show
 
 TABLES = {"prompt": ("The prompt path", prompt.run), "memory": ("Memory", memory.run)}
 
-for name in sys.argv[1:] or TABLES:
-    title, run = TABLES[name]
-    show(title, run())
+asked = sys.argv[1:]
+if asked[:1] == ["shedding"]:
+    shedding.run(asked[1:])
+elif asked[:1] == ["control"]:
+    control.run(asked[1:])
+else:
+    for name in asked or TABLES:
+        title, run = TABLES[name]
+        show(title, run())
+    if not asked:
+        shedding.run()
+        control.run()

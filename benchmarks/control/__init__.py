@@ -1,0 +1,1 @@
+"""How fast Prefect reaches the station, and how soon the record is complete, beside what Prefect has by itself."""
