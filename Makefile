@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOCK := build/lock
-SHIPPED := src flows tasks blocks
+SHIPPED := src flows tasks blocks deployments
 
 .PHONY: help demo test check chaos bench lock clean FORCE
 
@@ -15,7 +15,7 @@ help:
 	@echo "make demo    set up, play real telescope data through the system, and show the page; Ctrl-C stops it"
 	@echo "make test    set up, and run the gates and all tests"
 	@echo "make check   the gates alone: ruff, mypy, import-linter"
-	@echo "make chaos   kill the station 500 times at random moments, and compare the books; takes a quarter of an hour"
+	@echo "make chaos   kill the station 500 times, take Prefect away for 10 minutes, and compare the books; half an hour"
 	@echo "make bench   the benchmarks; prints one table"
 	@echo "make lock    choose all versions anew, and write them to constraints.txt"
 	@echo "make clean   remove the environment and what was built"
@@ -34,6 +34,7 @@ check: $(VENV)/tools
 
 chaos: $(VENV)/tools
 	P3S_KILLS=500 $(BIN)/python -m pytest tests/station/test_station_kills.py
+	P3S_OUTAGE_S=600 $(BIN)/python -m pytest tests/station/test_station_prefect.py
 
 bench: $(VENV)/tools
 	$(BIN)/python -m benchmarks

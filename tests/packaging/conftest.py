@@ -11,7 +11,7 @@ from distributions import Built, run
 
 ROOT = Path(__file__).parents[2]
 # What setuptools reads. A copy, as a stale `build` directory of the tree would find its way into the wheel.
-_SHIPPED = ("pyproject.toml", "README.md", "LICENSE", "src", "flows", "tasks", "blocks")
+_SHIPPED = ("pyproject.toml", "README.md", "LICENSE", "src", "flows", "tasks", "blocks", "deployments")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from distributions import Built, run
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
-ROOT_ROOMS = ("flows", "tasks", "blocks")
+ROOT_ROOMS = ("flows", "tasks", "blocks", "deployments")
 DECLARED: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
