@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +14,27 @@ from prefect.settings import get_current_settings, temporary_settings
 
 # On a busy machine it took 24 s the first time, when it makes its database.
 _START_S = 90
+_LAUNCH = (
+    "from p3s_prefect.adapters.pilot.descendants import die_with_parent; die_with_parent(); "
+    "import runpy; runpy.run_module('uvicorn', run_name='__main__')"
+)
+
+
+class _Server(SubprocessASGIServer):
+    def _run_uvicorn_command(self) -> subprocess.Popen[bytes]:
+        """The server, which does not outlive this process, however that ends.
+
+        In a session of its own: Ctrl-C at a terminal reaches the whole group of processes, and the flow is stopped by
+        way of its server.
+        """
+        where = ["--host", "127.0.0.1", "--port", str(self.port), "--log-level", "error", "--lifespan", "on"]
+        settings = get_current_settings().to_environment_variables(exclude_unset=True)
+        own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+        return subprocess.Popen(  # noqa: S603 -- it is this interpreter
+            [sys.executable, "-c", _LAUNCH, "--factory", "prefect.server.api.server:create_app", *where],
+            env={**os.environ, **own, **settings},
+            start_new_session=True,
+        )
 
 
 @contextmanager
@@ -30,7 +54,7 @@ def prefect_server(directory: Path) -> Iterator[str]:
         "server.analytics_enabled": False,
         "server.logging_level": "CRITICAL",
     }
-    server = SubprocessASGIServer()
+    server = _Server()
     with temporary_settings(settings):
         server.start(timeout=_START_S)
     with temporary_settings({"api.url": server.api_url}):

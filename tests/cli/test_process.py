@@ -20,7 +20,8 @@ pytestmark = pytest.mark.sockets
 
 QUICK = """
 read word < "$P3S_INPUT_RAW"
-test "$word" = hang && { setsid sleep 100 & echo $$ > "$HERE/hangs.new"; mv "$HERE/hangs.new" "$HERE/hangs"; sleep 100; }
+test "$word" = hang && setsid sleep 100 &
+test "$word" = hang && { echo $$ > "$HERE/hangs.new"; mv "$HERE/hangs.new" "$HERE/hangs"; sleep 100; }
 test "$word" != bad && cp "$P3S_INPUT_RAW" "$P3S_OUTPUT_MADE"
 """
 TOTAL = 'cat "$P3S_INPUT_MADE"/*; echo "$P3S_COVERAGE" > "$P3S_OUTPUT_TOTAL"'
@@ -112,7 +113,7 @@ def test_a_later_stage_is_tried_with_what_is_in_the_store(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_everything(tmp_path: Path, number: signal.Signals) -> None:
-    """S2: payloads with what they have started, workers and the temporary server end; the books say what was stopped."""
+    """S2: payloads with what they have started, workers and the temporary server end; the books tell it."""
     home = _home(tmp_path, "hang", "good")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
     command = [sys.executable, "-m", "p3s_prefect.cli", "process", "incoming/r1.0.txt", "incoming/r1.1.txt", "--json"]

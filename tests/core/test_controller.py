@@ -16,7 +16,9 @@ from p3s_prefect.core.controller import LEAST_Q
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.dispatcher import Dispatcher
 from p3s_prefect.core.experiment import Floor, Order, Pipeline, WorkClass
+from p3s_prefect.core.incidents import ControlChange
 from p3s_prefect.core.outcome import Outcome, PlayedRun
+from p3s_prefect.core.overrides import Controls, Override, OverrideKind, Target
 from p3s_prefect.core.records import StageFact, SubJobFact
 from p3s_prefect.core.selection import sample_number
 from p3s_prefect.core.states import StageState
@@ -352,3 +354,11 @@ def test_a_later_stage_that_is_worth_less_is_thinned_first() -> None:
     assert looks[DONE] >= 0.97 * looks.total()
     assert 0.15 * deep.total() <= deep[SHED] <= last[SHED]
     assert last[DONE] >= 0.9 * deep[DONE]
+
+
+def test_a_limit_of_none_by_command_makes_work_wait_and_sheds_nothing() -> None:
+    """P14, P10: as a pause does; once it is lifted, what waited is done."""
+    none = Override(id=1, kind=OverrideKind.LIMIT, target=Target(pipeline="p"), value=0, by="me", why="", set_at=0.0)
+    changes = [ControlChange(at=2.0, controls=Controls([none])), ControlChange(at=4.0, controls=Controls())]
+    outcome = _play({"p": _pipeline("a")}, _steady(0.5, 8.0), control_changes=changes)
+    assert {run.state for run in outcome.runs} == {DONE}

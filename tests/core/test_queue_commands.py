@@ -55,3 +55,10 @@ def test_commands_name_targets_and_say_why() -> None:
     (found,) = commands({}, [said("dqm", is_paused=True, most=4)], EXPERIMENT)
     assert (found.kind, found.target) == (OverrideKind.PAUSE, Target(work_class="dqm"))
     assert found.why == "the queue dqm is paused in Prefect"
+
+
+def test_queues_in_the_declared_order_ask_for_nothing_however_they_came_there() -> None:
+    """S2: classes of one priority stand in the order of the file, which is nobody's command."""
+    equal = Experiment.model_construct(classes={"one": WorkClass(), "other": WorkClass()}, pipelines={})
+    found = commands({"one": said("one", 1)}, [said("default", 1), said("one", 2), said("other", 3)], equal)
+    assert [one for one in found if one.is_set] == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from p3s_prefect.core.deployment import class_queues
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.overrides import OverrideKind, Target
 from p3s_prefect.core.targets import classes_of
@@ -86,7 +87,9 @@ def _priorities(
     if not any(name in before for name in names):
         return
     declared = {name: _declared(experiment, name) for name in names}
-    for name, value in zip(names, _distinct(sorted(declared.values())), strict=True):
+    as_declared = [queue.name for queue in class_queues(experiment) if queue.name in declared]
+    wanted = list(declared.values()) if names == as_declared else _distinct(sorted(declared.values()))
+    for name, value in zip(names, wanted, strict=True):
         yield QueueCommand(
             kind=OverrideKind.PRIORITY,
             target=Target(work_class=name),

@@ -44,11 +44,15 @@ class Queues:
             line.reorder(plan.order)
 
     def set_limits(self) -> dict[str, float]:
-        """Takes limits as they are declared or set; returns how many stages of each pipeline may run at once."""
+        """Takes limits as they are declared or set; returns how many stages of each pipeline may run at once.
+
+        A limit of 0 is left out, as it is a pause: what comes then waits, and is not thinned as if that were for good.
+        """
         for name, line in self.lines.items():
             line.limit = self._overruling.limit(self._plans[name])
             line.of_class.limit = self._overruling.class_limit(self._plans[name])
-        return {name: min(line.limit, line.of_class.limit) for name, line in self.lines.items()}
+        limits = {name: min(line.limit, line.of_class.limit) for name, line in self.lines.items()}
+        return {name: limit for name, limit in limits.items() if limit > 0}
 
     def line(self, run: Run) -> Line:
         """The queue of a run's pipeline."""

@@ -75,6 +75,10 @@ class Reloading:
         except P3sError as error:
             log.warning("%s asked to reload, and was refused: %s", asked.by, error)
             await self._answer(asked, str(error), is_granted=False)
+        except Exception:
+            # Answered first: an open request would end each new station as well.
+            await self._answer(asked, "The station failed while it reloaded; its log says why.", is_granted=False)
+            raise
         else:
             log.info("%s asked to reload: %s", asked.by, told)
             await self._answer(asked, told, is_granted=True)
