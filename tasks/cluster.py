@@ -58,13 +58,14 @@ def choose_cluster(
     _take(_connected(runner), experiment.experiment)
 
 
-def slots() -> float:
-    """How many stages the running flow's cluster can run at once: without limit where it grows with what waits."""
+def slots() -> tuple[int, float]:
+    """How many stages the running flow's cluster has room for, and how many may be with it: all, where it grows."""
     context = FlowRunContext.get()
     runner = context.task_runner if context is not None else None
-    if not isinstance(runner, DaskTaskRunner) or runner.adapt_kwargs:
-        return math.inf
-    return float(sum(runner.client.nthreads().values()))
+    if not isinstance(runner, DaskTaskRunner):
+        return 1, math.inf
+    threads = sum(runner.client.nthreads().values())
+    return threads, math.inf if runner.adapt_kwargs else threads
 
 
 def check_cluster(

@@ -17,6 +17,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
+from prefect.logging import get_run_logger
 from prefect_dask.task_runners import PrefectDaskFuture
 
 from p3s_prefect.station import production as books
@@ -27,6 +28,7 @@ from p3s_prefect.tasks.cluster import slots
 _LOOK_EVERY_S = 1.0
 # A worker looks three times a second whether its task is still wanted; then it kills the payload and keeps the books.
 _STOP_S = 15.0
+_FIRST_LACK_S = 30.0
 
 Runs = Mapping[int, PrefectFuture[Any]]
 """What was submitted, by the id of its stage run."""
@@ -40,13 +42,15 @@ def in_turn(work: Sequence[StageWork], runs: Runs) -> Iterator[StageWork]:
     stage to a worker where another runs for an hour, beside one that is idle. If the flow run is cancelled, nothing
     more comes.
     """
-    line, ended, progress = _Line(work), SimpleQueue[int](), _Progress(len(work))
+    line, ended, progress, lack = _Line(work), SimpleQueue[int](), _Progress(len(work)), _Lack()
     looked_at, free, in_flight, over = -_LOOK_EVERY_S, 0.0, 0, 0
     while over < len(work):
         if time.monotonic() > looked_at + _LOOK_EVERY_S:
             if is_cancelled():
                 return
-            looked_at, free = time.monotonic(), slots()
+            there, free = slots()
+            looked_at = time.monotonic()
+            lack.look(there, looked_at)
             progress.tell(over)
         while in_flight < free and (one := line.next()) is not None:
             yield one
@@ -114,6 +118,28 @@ class _Line:
             self._waits_for[place].discard(stage_run_id)
             if not self._waits_for[place]:
                 heapq.heappush(self._ready, place)
+
+
+class _Lack:
+    """Says in Prefect that no worker comes. It is no error: in a batch system's queue they may wait for hours."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._told_after_s = _FIRST_LACK_S
+
+    def look(self, slots: int, now: float) -> None:
+        """`slots` that there are now; `now` in seconds of any clock."""
+        if slots:
+            self._since, self._told_after_s = None, _FIRST_LACK_S
+            return
+        self._since = now if self._since is None else self._since
+        if now - self._since > self._told_after_s:
+            get_run_logger().warning(
+                "the cluster has had no worker for %.0f s; see what the batch system says of its jobs, or the log of "
+                "whoever starts workers",
+                now - self._since,
+            )
+            self._told_after_s *= 4
 
 
 class _Progress:
