@@ -28,7 +28,7 @@ _FLAGS = (
     "--remote-debugging-port=0",
     "--window-size=1400,800",
 )
-_PATIENCE_S = 60.0
+_PATIENCE_S = 240.0
 _POLL_S = 0.2
 
 
