@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import os
 import socket
+from pathlib import Path
 
 import pytest
 from isolation import forget_settings
@@ -43,3 +45,19 @@ def test_settings_of_whoever_runs_the_tests_do_not_reach_them() -> None:
     forget_settings(environment)
     assert environment == {"PATH": "/bin", "P3S_KILLS": "9"}
     assert "p3s-tests-" in os.environ["HOME"]
+
+
+def test_properties_draw_no_random_number_but_of_a_seeded_generator() -> None:
+    """What Hypothesis would warn of, if threads of libraries did not draw too (see pyproject.toml)."""
+    used: dict[str, set[str]] = {}
+    for path in Path(__file__).parent.rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+        if any(node.module == "hypothesis" for node in imports):
+            attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
+            used[path.name] = {
+                *(node.attr for node in attributes if isinstance(node.value, ast.Name) and node.value.id == "random"),
+                *(alias.name for node in imports if node.module == "random" for alias in node.names),
+            }
+    assert len(used) > 10
+    assert {name: found for name, found in used.items() if found - {"Random"}} == {}
