@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import uuid
-import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from prefect_servers import PrefectProcess
+from prefect_traces import cleared, let_pass
 from recorded_books import Books
 
 from p3s_prefect.agent.server import PrefectServer
 
 HERE = Path(__file__).parent
-# Prefect 3.8 leaves connections to its server, and their event loops, to the garbage collector.
-UNCLOSED = "ignore:unclosed:ResourceWarning"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Nothing else is let pass, and elsewhere not even that."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.filterwarnings(UNCLOSED))
+    """Prefect leaves things behind."""
+    let_pass(items, HERE)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _collected() -> Iterator[None]:
-    """What Prefect has left is collected here, not during somebody else's test."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+def _cleared() -> Iterator[None]:
+    """What Prefect has left ends with the tests that it served."""
+    with cleared():
+        yield
 
 
 @pytest.fixture(scope="session")
