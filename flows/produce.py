@@ -14,6 +14,7 @@ from p3s_prefect.station.planning import check_pipelines, plan, select_files
 from p3s_prefect.station.production import opened
 from p3s_prefect.tasks.account import show_account
 from p3s_prefect.tasks.cluster import choose_cluster
+from p3s_prefect.tasks.ends import show_ends
 from p3s_prefect.tasks.lost import settle_lost
 from p3s_prefect.tasks.results import result_storage
 from p3s_prefect.tasks.stages import as_task
@@ -67,5 +68,6 @@ def produce(
             for work in in_turn(planned.work, runs):
                 run_stage = as_task(production, work, results)
                 runs[work.stage_run_id] = run_stage.submit(production, work, wait_for=before(work, runs))
-        settle_lost(production, planned.work, runs)
+        lost = settle_lost(production, planned.work, runs)
+        show_ends(planned.work, runs, lost)
         return show_account(production, planned)

@@ -105,6 +105,47 @@ def _give_up_late(dask_scheduler: Any) -> None:
     dask_scheduler.allowed_failures = 3
 
 
+def test_states_are_right_where_nothing_arrives_that_workers_tell(
+    dask_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S2: the connection by which workers tell the states of tasks is broken; the flow tells them before it ends."""
+    import distributed
+
+    from p3s_prefect.tasks import ends
+
+    monkeypatch.setattr(ends, "_PATIENCE_S", 0.5)
+    batch = Batch.of(tmp_path / "home", {0: "a", 1: "fail"})
+    with distributed.Client(dask_address, set_as_default=False) as client:
+        client.run(_hush)
+        try:
+            ended = produce(batch, dask_address)
+        finally:
+            client.run(_speak)
+    assert ended.names() == {
+        f"quick {UNIT.format(0)}": "Completed",
+        f"later {UNIT.format(0)}": "Completed",
+        f"quick {UNIT.format(1)}": "Failed",
+        f"later {UNIT.format(1)}": "NotReady",
+        "total run=1": "Completed",
+    }
+    first, second = ended.tasks[f"quick {UNIT.format(0)}"], ended.tasks[f"later {UNIT.format(0)}"]
+    assert {found.id for found in second.task_inputs["wait_for"]} == {first.id}
+    assert "/bin/sh exited with 3" in ended.tasks[f"quick {UNIT.format(1)}"].state.message
+
+
+def _hush() -> None:
+    from prefect.events.clients import NullEventsClient
+    from prefect.events.worker import EventsWorker
+
+    EventsWorker.set_client_override(NullEventsClient)
+
+
+def _speak() -> None:
+    from prefect.events.worker import EventsWorker
+
+    EventsWorker.set_client_override(None)
+
+
 def test_what_has_failed_is_tried_anew_by_the_next_production(dask_address: str, tmp_path: Path) -> None:
     """S2, B3: a new attempt in the same pass; what it had blocked goes on, and what was done is not done again."""
     batch = Batch.of(tmp_path / "home", {0: "flaky", 1: "a"}, retries=0)
