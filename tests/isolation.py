@@ -16,7 +16,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-_LEAKING = ("P3S_", "PREFECT_", "DASK_")
+_LEAKING = ("P3S_", "PREFECT_", "DASK_", "AWS_")
 # How much the tests shall do, which is not how this machine is set up.
 _OURS = {"P3S_KILLS", "P3S_OUTAGE_S", "P3S_PICTURES"}
 _home = pytest.StashKey[Path]()

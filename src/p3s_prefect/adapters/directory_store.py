@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from p3s_prefect.core.errors import BadName, ChecksumMismatch, ObjectExists, ObjectMissing, StoreError
+from p3s_prefect.core.errors import ChecksumMismatch, ObjectExists, ObjectMissing, StoreError
+from p3s_prefect.core.object_keys import is_part, key_parts
 from p3s_prefect.core.ports import ObjectInfo
 from p3s_prefect.core.records import PublishedObject
 
-# A dimension and its value, of 120 letters each, make the longest part; file systems allow 255.
-_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,249}")
 _TEMPORARY = ".writing-"
 _BLOCK = 1 << 20
 # A directory that is taken away more often than this in a row is not taken away by chance.
@@ -84,7 +83,7 @@ class DirectoryStore:
                 parent.rmdir()
 
     def sweep_unfinished(self, older_than: float) -> int:
-        """Removes what writers that died have left under hidden names before `older_than`; returns how many."""
+        """See `ObjectStore.sweep_unfinished`: files under hidden names."""
         removed = 0
         for directory, _, files in os.walk(self.root):
             for name in files:
@@ -95,11 +94,14 @@ class DirectoryStore:
                         removed += 1
         return removed
 
+    def free_bytes(self) -> int | None:
+        """See `ObjectStore.free_bytes`."""
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(self.root).free
+        return None
+
     def _path(self, key: str) -> Path:
-        parts = key.split("/")
-        if not all(_PART.fullmatch(part) for part in parts):
-            raise BadName(f"{key[:120]!r} is no object key", fix="Keys are parts of letters, digits and '_.+=-'.")
-        return self.root.joinpath(*parts)
+        return self.root.joinpath(*key_parts(key))
 
     def _put(self, key: str, blocks: Iterator[bytes]) -> PublishedObject:
         path = self._path(key)
@@ -171,7 +173,7 @@ def _walk(directory: Path) -> Iterator[Path]:
     for name in found:
         if name.endswith("/"):
             yield from _walk(directory / name)
-        elif _PART.fullmatch(name):
+        elif is_part(name):
             yield directory / name
 
 

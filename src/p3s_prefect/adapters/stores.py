@@ -5,17 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from p3s_prefect.adapters.bucket_url import bucket_place
 from p3s_prefect.adapters.directory_store import DirectoryStore
-from p3s_prefect.core.errors import StoreError
+from p3s_prefect.adapters.s3_store import S3Store
+from p3s_prefect.core.errors import BadName, StoreError
+from p3s_prefect.core.ports import ObjectStore
 
 
-def open_store(url: str) -> DirectoryStore:
-    """The store at a ``file://`` URL, as a pilot opens it from its order.
+def open_store(url: str) -> ObjectStore:
+    """The store at a ``file://`` or ``s3://`` URL, as a pilot opens it from its order.
 
     Raises:
         StoreError: no store of this package has such a URL.
     """
     parts = urlsplit(url)
-    if parts.scheme != "file":
-        raise StoreError(f"no store is known for {parts.scheme}:// URLs", fix="Give a directory.")
-    return DirectoryStore(Path(unquote(parts.path)))
+    if parts.scheme == "file":
+        return DirectoryStore(Path(unquote(parts.path)))
+    if parts.scheme != "s3":
+        raise StoreError(
+            f"no store is known for {parts.scheme}:// URLs", fix="Give a directory, or s3://bucket/prefix."
+        )
+    try:
+        return S3Store(bucket_place(url))
+    except BadName as error:
+        raise StoreError(f"{error.what}: no store is there", fix=error.fix) from error

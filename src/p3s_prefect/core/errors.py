@@ -14,7 +14,8 @@
     ├── StoreError              the central store
     │   ├── ObjectMissing       no object under that key
     │   ├── ObjectExists        an object is already there, and objects never change
-    │   └── ChecksumMismatch    the bytes are not those that were recorded
+    │   ├── ChecksumMismatch    the bytes are not those that were recorded
+    │   └── StoreUnreachable    it does not answer, or cannot now; later it may
     ├── InputMissing            a stage reads what was never made
     ├── InputChanged            a file is no longer the one that arrived
     ├── PayloadError            a step's own code
@@ -115,6 +116,10 @@ class ObjectExists(StoreError):
 
 class ChecksumMismatch(StoreError):
     """The bytes are not those that were recorded."""
+
+
+class StoreUnreachable(StoreError):
+    """The store does not answer, or cannot serve now; later it may."""
 
 
 class InputMissing(P3sError):

@@ -66,11 +66,25 @@ class ObjectStore(Protocol):
         ...
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects whose keys begin with `prefix`, in the order of their keys."""
+        """All objects whose keys begin with `prefix`; what is below one ``/`` comes together.
+
+        Otherwise the order is the store's own: some servers sort whole keys, others each part.
+        """
         ...
 
     def delete(self, key: str) -> None:
         """Removes an object; one that is not there is no error."""
+        ...
+
+    def sweep_unfinished(self, older_than: float) -> int:
+        """Removes what writers that died have left half-written and unseen before `older_than`; returns how many.
+
+        `older_than` is UTC in seconds since 1970.
+        """
+        ...
+
+    def free_bytes(self) -> int | None:
+        """How much room is left; None where the store does not tell."""
         ...
 
 

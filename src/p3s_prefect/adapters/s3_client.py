@@ -1,0 +1,91 @@
+"""Clients of S3: whose keys they have, and how patient they are."""
+
+from __future__ import annotations
+
+import configparser
+import os
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from p3s_prefect.adapters.s3_refusals import asking
+from p3s_prefect.core.bucket_place import BucketPlace
+from p3s_prefect.core.errors import StoreError
+
+# A server in the same building answers within 10 ms; one that is gone is noticed at once or after this.
+_CONNECT_S = 3.0
+# Between two pieces of an answer; a server that is growing its volumes was silent for 2 s.
+_SILENT_S = 20.0
+# With botocore's own back-off (0 to 1, 2, 4 s): a server that is started again within a few seconds is not noticed.
+_ATTEMPTS = 4
+_CONNECTIONS = 16
+_ANY_REGION = "us-east-1"
+# Sessions are not made by two threads at once.
+_making = Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """What proves who we are; never shown."""
+
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    token: str | None = field(default=None, repr=False)
+
+
+def s3_client(place: BucketPlace, keys: Keys | None = None) -> Any:
+    """The client of a place's server, one for all threads of a process; without keys, with those that boto3 finds.
+
+    Raises:
+        StoreError: the keys cannot be read, or there are none.
+    """
+    # Connections must not be shared with the process that this one was forked from.
+    with _making, asking(place):
+        return _client(os.getpid(), place, keys)
+
+
+# --- inside ---------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=8)
+def _client(_pid: int, place: BucketPlace, keys: Keys | None) -> Any:
+    keys = keys or _keys_in(place)
+    session = boto3.session.Session()
+    return session.client(
+        "s3",
+        endpoint_url=place.endpoint,
+        region_name=place.region or session.region_name or _ANY_REGION,
+        aws_access_key_id=keys and keys.access_key,
+        aws_secret_access_key=keys and keys.secret_key,
+        aws_session_token=keys and keys.token,
+        config=Config(
+            connect_timeout=_CONNECT_S,
+            read_timeout=_SILENT_S,
+            retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+            max_pool_connections=_CONNECTIONS,
+            # Checksums are ours, SHA-256 each; a header that is signed carries them, which spares a second one.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            s3={"payload_signing_enabled": False, "addressing_style": "path" if place.endpoint else "auto"},
+        ),
+    )
+
+
+def _keys_in(place: BucketPlace) -> Keys | None:
+    if place.credentials is None:
+        return None
+    found = configparser.ConfigParser(interpolation=None)
+    try:
+        found.read_string(Path(place.credentials).read_text())
+        section = found["default"]
+        return Keys(access_key=section["aws_access_key_id"], secret_key=section["aws_secret_access_key"])
+    except (OSError, KeyError, configparser.Error) as error:
+        raise StoreError(
+            f"the keys of {place.address} cannot be read from {place.credentials} ({type(error).__name__})",
+            fix="It is a file as `aws configure` writes it, readable for whoever runs this.",
+        ) from error
