@@ -2,55 +2,90 @@
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
+from typing import Self
 
 import anyio.to_thread
 from prefect.filesystems import WritableFileSystem
-from pydantic import Field
+from pydantic import Field, SecretStr, model_validator
 
-from p3s_prefect.core.errors import BadName, ObjectMissing, StoreError
+from p3s_prefect.adapters.result_files import ResultFiles, result_files
+from p3s_prefect.adapters.s3_client import Keys, lend_keys
+from p3s_prefect.core import experiment
+from p3s_prefect.core.bucket_place import BucketPlace
+from p3s_prefect.core.errors import StoreError
 
 
 class CentralStore(WritableFileSystem):
-    """Files below the directory of an experiment's central store.
+    """Files in the place of an experiment's central store: below its directory, or in its bucket.
 
-    Nobody sees half a file: each is written under a hidden name and renamed. Published datasets lie in the same
-    directory under ``runs/`` and are never touched: what Prefect keeps goes under ``prefect/``.
+    Nobody sees half a file. Published datasets lie in the same place under ``runs/`` and are never touched: what
+    Prefect keeps goes under ``prefect/``.
     """
 
     _block_type_name = "Central Store"
     _block_type_slug = "p3s-central-store"
-    _description = "The central store of a p3s-prefect experiment, in a directory."
+    _description = "The central store of a p3s-prefect experiment, in a directory or in a bucket."
     _code_example = """
     ```python
     from p3s_prefect.blocks import CentralStore
 
     CentralStore(directory="/data/lst1/store").save("lst1")
+    CentralStore(url="s3://lst1/store", endpoint="https://s3.site.org").save("lst1")
     store = CentralStore.load("lst1")
     ```
     """
 
     # Prefect declares the plain names as asynchronous; but it calls them with `_sync`, and awaits those with an `a`.
 
-    directory: str = Field(description="The store's directory, the same on every machine that runs tasks.")
+    directory: str | None = Field(
+        default=None, description="The store's directory, the same on every machine that runs tasks."
+    )
+    url: str | None = Field(default=None, description="Or its bucket: s3://bucket/prefix.")
+    endpoint: str | None = Field(default=None, description="The bucket's server; Amazon's own, if it is empty.")
+    region: str | None = Field(default=None, description="The bucket's region.")
+    access_key: SecretStr | None = Field(
+        default=None, description="The key to the bucket; without, what each machine's environment has."
+    )
+    secret_key: SecretStr | None = Field(default=None, description="The secret that belongs to the key.")
 
-    def get_directory(self) -> str:
-        """The store's directory, which is made at its first use.
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.directory is None) == (self.url is None):
+            raise ValueError("give the store's directory, or its url")
+        if (self.access_key is None) != (self.secret_key is None):
+            raise ValueError("give access_key and secret_key, or neither")
+        self.get_store()
+        return self
+
+    def get_store(self) -> experiment.Store:
+        """The store, as an experiment declares it."""
+        return experiment.Store(directory=self.directory, url=self.url, endpoint=self.endpoint, region=self.region)
+
+    def reach_store(self) -> experiment.Store:
+        """The store, which this process may use from now on; a directory is made at its first use.
 
         Raises:
             StoreError: the directory that it lies in is not there.
         """
-        if not Path(self.directory).is_absolute() or not Path(self.directory).parent.is_dir():
-            raise StoreError(
-                f"the block of the central store points nowhere: {self.directory} cannot be reached on this machine",
-                fix="Mount it, or correct the block: `p3s deploy` writes what the experiment file says.",
-            )
-        return self.directory
+        self.lend_keys()
+        if self.directory is None or (Path(self.directory).is_absolute() and Path(self.directory).parent.is_dir()):
+            return self.get_store()
+        raise StoreError(
+            f"the block of the central store points nowhere: {self.directory} cannot be reached on this machine",
+            fix="Mount it, or correct the block: `p3s deploy` writes what the experiment file says.",
+        )
+
+    def lend_keys(self) -> None:
+        """Lets this process use the block's keys, if it has some, wherever it asks the same bucket."""
+        place = self.get_store().place
+        if isinstance(place, BucketPlace) and self.access_key is not None and self.secret_key is not None:
+            keys = Keys(access_key=self.access_key.get_secret_value(), secret_key=self.secret_key.get_secret_value())
+            lend_keys(place, keys)
 
     async def aread_path(self, path: str) -> bytes:
         """The content of a file; see `read_path`."""
-        return await anyio.to_thread.run_sync(self._read, path)
+        return await anyio.to_thread.run_sync(self._files().read, path)
 
     def read_path(self, path: str, *, _sync: bool = True) -> bytes:  # type: ignore[override]
         """The content of a file.
@@ -59,11 +94,11 @@ class CentralStore(WritableFileSystem):
             ObjectMissing: there is none.
             BadName: the path leads out of the store.
         """
-        return self._read(path)
+        return self._files().read(path)
 
     async def awrite_path(self, path: str, content: bytes) -> str:
         """Writes a file; see `write_path`."""
-        return await anyio.to_thread.run_sync(self._write, path, content)
+        return await anyio.to_thread.run_sync(self._files().write, path, content)
 
     def write_path(self, path: str, content: bytes, *, _sync: bool = True) -> str:  # type: ignore[override]
         """Writes a file, in place of an older one, and returns where it is.
@@ -71,28 +106,9 @@ class CentralStore(WritableFileSystem):
         Raises:
             BadName: the path leads out of the store.
         """
-        return self._write(path, content)
+        return self._files().write(path, content)
 
-    def _read(self, path: str) -> bytes:
-        try:
-            return self._place(path).read_bytes()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise ObjectMissing(f"there is no result {path}", fix="It was never kept, or was removed.") from error
-
-    def _write(self, path: str, content: bytes) -> str:
-        place = self._place(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        hidden = place.with_name(f".writing-{uuid.uuid4().hex}")
-        try:
-            hidden.write_bytes(content)
-            hidden.replace(place)
-        finally:
-            hidden.unlink(missing_ok=True)
-        return str(place)
-
-    def _place(self, path: str) -> Path:
-        root = (Path(self.directory) / "prefect").resolve()
-        place = (root / path).resolve()
-        if root not in place.parents:
-            raise BadName(f"{path[:120]!r} leads out of the store", fix="Give a path below the store's directory.")
-        return place
+    def _files(self) -> ResultFiles:
+        self.lend_keys()
+        place = self.get_store().place
+        return result_files(place if isinstance(place, BucketPlace) else Path(place))

@@ -24,6 +24,8 @@ class Site:
     """With store, ledger and pilots of the site."""
     pilots: Pilots | None
     """The site's block; None where there is no site, and the experiment says it all."""
+    store: CentralStore | None = None
+    """The site's block; None as above."""
 
     def cluster_for(self, **asked: Any) -> dict[str, Any]:
         """What a production runs on that asks for this; None asks for nothing.
@@ -47,13 +49,14 @@ def at_site(experiment: Experiment, name: str | None) -> Site:
     if not name:
         return Site(experiment=experiment, pilots=None)
     pilots = _loaded(Pilots, name)
-    directory = _loaded(CentralStore, name).get_directory()
+    store = _loaded(CentralStore, name)
+    reached = store.reach_store().model_copy(update={"sweep_after_s": experiment.store.sweep_after_s})
     places = {
-        "store": experiment.store.model_copy(update={"directory": directory}),
+        "store": reached,
         "ledger": _loaded(Ledger, name).get_ledger(),
         "pilots": pilots.get_pilots(),
     }
-    return Site(experiment=experiment.model_copy(update=places), pilots=pilots)
+    return Site(experiment=experiment.model_copy(update=places), pilots=pilots, store=store)
 
 
 def _loaded(kind: type[_B], name: str) -> _B:

@@ -61,7 +61,7 @@ def produce(
         ),
     )
     with opened(at.path, experiment) as production:
-        results = result_storage(experiment.experiment, at.store(experiment))
+        results = result_storage(at, experiment, here.store)
         planned = plan(production, seen, pipelines or [], close=group == "closed")
         runs: dict[int, PrefectFuture[Any]] = {}
         with stopped_with(production, runs):

@@ -17,6 +17,7 @@ from prefect.states import Cancelled
 
 from p3s_prefect.adapters.pilot.stage_runner import StageRunner
 from p3s_prefect.adapters.pilot.worker import stage_runner
+from p3s_prefect.blocks.central_store import CentralStore
 from p3s_prefect.core.errors import StageFailed
 from p3s_prefect.core.experiment import Stage
 from p3s_prefect.core.records import Failure, StageOrder, StageReport
@@ -37,6 +38,7 @@ async def run_stage(production: Production, work: StageWork) -> dict[str, Any] |
 
     Asynchronous, as Prefect cannot end what blocks a thread: at its time limit the payload is killed here.
     """
+    _lend_keys()
     order = await asyncio.to_thread(books.begin, production, work)
     if order is None:
         return _told(work, "already done")
@@ -104,6 +106,13 @@ async def _while_wanted(runner: StageRunner, order: StageOrder) -> StageReport:
         if here is None or here.state == "cancelled":
             runner.stop(order.attempt_id)
     return running.result()
+
+
+def _lend_keys() -> None:
+    """The site's keys to its bucket come with its block; the order names the bucket only."""
+    context = TaskRunContext.get()
+    if context is not None and isinstance(context.task.result_storage, CentralStore):
+        context.task.result_storage.lend_keys()
 
 
 async def _may_try_again(_task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:

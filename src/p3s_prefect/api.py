@@ -13,10 +13,14 @@ It reads the ledger and the store directly, so it works whether the station runs
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar
@@ -321,7 +325,7 @@ class Bookkeeping:
             raise NoSuchRecord(
                 f"no dataset {dataset_type} of {name}", fix="`unit(...).datasets` lists what a unit has."
             )
-        return formats.read(self.store.fetch(row.key, self.home.run, row.sha256), Format(row.format))
+        return formats.read(self._fetched(row.key, row.sha256), Format(row.format))
 
     def product(self, title: str, data_id: str | DataId, *, pipeline: str | None = None) -> bytes:
         """A product's bytes, mostly PNG: ``IPython.display.Image(books.product("Pedestal", "run=2008 subrun=3"))``.
@@ -334,7 +338,17 @@ class Bookkeeping:
         if row is None:
             titles = ", ".join(repr(row.title) for row in found.products) or "none"
             raise NoSuchRecord(f"no product {title!r} of {found.unit.data_id}", fix=f"It has: {titles}.")
-        return self.store.fetch(row.key, self.home.run, row.sha256).read_bytes()
+        return self._fetched(row.key, row.sha256).read_bytes()
+
+    def _fetched(self, key: str, sha256: str) -> Path:
+        return self.store.fetch(key, self._scratch, sha256)
+
+    @cached_property
+    def _scratch(self) -> Path:
+        """Where copies from a bucket are kept as long as these books are."""
+        found = Path(tempfile.mkdtemp(prefix="p3s-fetched-"))
+        weakref.finalize(self, shutil.rmtree, found, ignore_errors=True)
+        return found
 
 
 def process(

@@ -33,16 +33,16 @@ def test_blocks_that_point_nowhere_say_so(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match=f"no directory {tmp_path}/absent") as ledger:
         Ledger(url=f"sqlite:///{tmp_path}/absent/ledger.db").get_ledger()
     with pytest.raises(StoreError, match=f"{tmp_path}/absent/store cannot be reached") as store:
-        CentralStore(directory=f"{tmp_path}/absent/store").get_directory()
+        CentralStore(directory=f"{tmp_path}/absent/store").reach_store()
     with pytest.raises(StoreError, match="cannot be reached"):
-        CentralStore(directory="store").get_directory()
+        CentralStore(directory="store").reach_store()
     assert "p3s deploy" in ledger.value.fix
     assert "p3s deploy" in store.value.fix
 
 
 def test_a_store_may_be_made_at_its_first_use(tmp_path: Path) -> None:
     """S5: only what it lies in must be there."""
-    assert CentralStore(directory=f"{tmp_path}/store").get_directory() == f"{tmp_path}/store"
+    assert CentralStore(directory=f"{tmp_path}/store").reach_store().directory == f"{tmp_path}/store"
 
 
 @pytest.mark.sockets

@@ -193,3 +193,11 @@ def test_a_python_payload_that_fits_its_step_is_no_mistake(tmp_path: Path, monke
     path = tmp_path / "experiment.yaml"
     path.write_text(GOOD.replace("command: [fft]", "python: 'good_payload_module:run', params: {threshold: 4}"))
     assert read_experiment(path, also=[payload_mistakes]).experiment == "night"
+
+
+@pytest.mark.parametrize("name", ["store_with_keys", "store_endpoint_with_keys"])
+def test_keys_that_stand_in_an_address_are_not_repeated(name: str) -> None:
+    """S7: the error goes to terminals and logs."""
+    errors = _errors((HERE / "bad_experiments" / f"{name}.yaml").read_text())
+    assert "SECRET" not in str(errors)
+    assert "KEY" not in str(errors)

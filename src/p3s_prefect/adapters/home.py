@@ -11,11 +11,14 @@ from pathlib import Path
 import psutil
 from sqlalchemy import make_url
 
-from p3s_prefect.adapters.directory_store import DirectoryStore
+from p3s_prefect.adapters.bucket_url import bucket_url
 from p3s_prefect.adapters.experiment_file import read_experiment
 from p3s_prefect.adapters.ledger.database import Ledger
+from p3s_prefect.adapters.stores import directory_url, open_store
+from p3s_prefect.core.bucket_place import BucketPlace
 from p3s_prefect.core.errors import ExperimentFileError, ExperimentFileErrors
 from p3s_prefect.core.experiment import Experiment
+from p3s_prefect.core.ports import ObjectStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +52,14 @@ class Home:
             raise ExperimentFileErrors([ExperimentFileError("is not a directory", file=str(self.path), fix=fix)])
         return read_experiment(self.experiment_file)
 
-    def store(self, experiment: Experiment) -> DirectoryStore:
+    def store_url(self, experiment: Experiment) -> str:
+        """Where the central store is; `open_store` opens it."""
+        place = experiment.store.place
+        return bucket_url(place) if isinstance(place, BucketPlace) else directory_url(self.path / place)
+
+    def store(self, experiment: Experiment) -> ObjectStore:
         """The central store."""
-        return DirectoryStore(self.path / experiment.store.directory)
+        return open_store(self.store_url(experiment))
 
     def ledger(self, experiment: Experiment) -> Ledger:
         """The ledger, not migrated yet."""

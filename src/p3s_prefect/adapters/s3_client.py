@@ -27,6 +27,7 @@ _CONNECTIONS = 16
 _ANY_REGION = "us-east-1"
 # Sessions are not made by two threads at once.
 _making = Lock()
+_lent: dict[BucketPlace, Keys] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +39,21 @@ class Keys:
     token: str | None = field(default=None, repr=False)
 
 
-def s3_client(place: BucketPlace, keys: Keys | None = None) -> Any:
-    """The client of a place's server, one for all threads of a process; without keys, with those that boto3 finds.
+def s3_client(place: BucketPlace) -> Any:
+    """The client of a place's server, one for all threads of a process, with the keys that were lent for it, that
+    stand in its file, or that boto3 finds.
 
     Raises:
-        StoreError: the keys cannot be read, or there are none.
+        StoreError: the keys cannot be read.
     """
     # Connections must not be shared with the process that this one was forked from.
     with _making, asking(place):
-        return _client(os.getpid(), place, keys)
+        return _client(os.getpid(), place, _lent.get(place))
+
+
+def lend_keys(place: BucketPlace, keys: Keys) -> None:
+    """Lets this process use keys that it was handed, wherever it asks this place."""
+    _lent[place] = keys
 
 
 # --- inside ---------------------------------------------------------------------------------------------------------

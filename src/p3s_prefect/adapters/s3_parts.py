@@ -86,13 +86,13 @@ def complete(client: Any, under: Mapping[str, str], sent: SentParts) -> None:
     client.complete_multipart_upload(**under, IfNoneMatch="*", MultipartUpload={"Parts": list(sent.parts)})
 
 
-def checksum_of(sha256: bytes) -> str:
-    """A SHA-256 as S3 writes it."""
-    return base64.b64encode(sha256).decode()
+def checksum_of(content: bytes) -> str:
+    """The SHA-256 of bytes, as S3 writes it."""
+    return base64.b64encode(hashlib.sha256(content).digest()).decode()
 
 
 def _send(client: Any, under: Mapping[str, str], number: int, block: bytes) -> tuple[Mapping[str, Any], bool]:
-    checksum = checksum_of(hashlib.sha256(block).digest())
+    checksum = checksum_of(block)
     answer = client.upload_part(**under, PartNumber=number, Body=block, ChecksumSHA256=checksum)
     part = {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum}
     return part, answer.get("ChecksumSHA256") == checksum

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from botocore import exceptions as boto
 
 from p3s_prefect.adapters.bucket_url import bucket_url
 from p3s_prefect.adapters.directory_store import file_sha256
-from p3s_prefect.adapters.s3_client import Keys, s3_client
+from p3s_prefect.adapters.s3_client import s3_client
 from p3s_prefect.adapters.s3_parts import checksum_of, complete, give_up, part_bytes, send_parts, upload
 from p3s_prefect.adapters.s3_refusals import asking, code_of, store_error
 from p3s_prefect.core.bucket_place import BucketPlace
@@ -42,9 +43,8 @@ class S3Store:
     that stands in the ledger.
     """
 
-    def __init__(self, place: BucketPlace, keys: Keys | None = None) -> None:
+    def __init__(self, place: BucketPlace) -> None:
         self._place = place
-        self._keys = keys
         self.url = bucket_url(place)
 
     def put_file(self, key: str, path: Path) -> PublishedObject:
@@ -61,9 +61,8 @@ class S3Store:
 
     def put_bytes(self, key: str, content: bytes) -> PublishedObject:
         """See `ObjectStore.put_bytes`."""
-        digest = hashlib.sha256(content)
-        ours = PublishedObject(key=key, size=len(content), sha256=digest.hexdigest())
-        checksum = checksum_of(digest.digest())
+        checksum = checksum_of(content)
+        ours = PublishedObject(key=key, size=len(content), sha256=b64decode(checksum).hex())
         named = self._named(key)
         if self._size(key) is not None:
             return self._unless_other(ours)
@@ -138,7 +137,7 @@ class S3Store:
 
     @property
     def _client(self) -> Any:
-        return s3_client(self._place, self._keys)
+        return s3_client(self._place)
 
     def _named(self, key: str) -> dict[str, str]:
         key_parts(key)

@@ -12,6 +12,11 @@ from p3s_prefect.core.errors import BadName, StoreError
 from p3s_prefect.core.ports import ObjectStore
 
 
+def directory_url(directory: Path) -> str:
+    """The URL of a store in a directory."""
+    return directory.resolve().as_uri()
+
+
 def open_store(url: str) -> ObjectStore:
     """The store at a ``file://`` or ``s3://`` URL, as a pilot opens it from its order.
 
@@ -29,3 +34,13 @@ def open_store(url: str) -> ObjectStore:
         return S3Store(bucket_place(url))
     except BadName as error:
         raise StoreError(f"{error.what}: no store is there", fix=error.fix) from error
+
+
+def ask_store(store: ObjectStore) -> None:
+    """Asks a store for something that it does not have: whether it can be used at all.
+
+    Raises:
+        StoreUnreachable: it does not answer.
+        StoreError: it refuses.
+    """
+    next(store.list("none-of-ours/"), None)

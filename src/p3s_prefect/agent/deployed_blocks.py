@@ -8,11 +8,12 @@ from contextlib import suppress
 from typing import cast
 
 from prefect.blocks.core import Block
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.agent.deployed_server import became
-from p3s_prefect.blocks import CentralStore, Ledger, Pilots
+from p3s_prefect.blocks import Ledger, Pilots
+from p3s_prefect.blocks.store_block import store_block
 from p3s_prefect.core.deployment import Applied, Overlay, differences
 from p3s_prefect.core.errors import ServiceError
 from p3s_prefect.core.experiment import Experiment
@@ -30,14 +31,16 @@ def apply_blocks(home: Home, experiment: Experiment, overlay: Overlay, *, dry_ru
         ServiceError: the overlay's pilots are not what the block takes.
     """
     name = site_name(experiment)
-    for block in (_store(home, experiment), _ledger(home, experiment), _pilots(experiment, overlay)):
+    for block in (store_block(home, experiment), _ledger(home, experiment), _pilots(experiment, overlay)):
         yield _apply(block, name, dry_run=dry_run)
 
 
 def _apply(block: Block, name: str, *, dry_run: bool) -> Applied:
-    wanted, found = _values(block), None
+    found = None
     with suppress(ValueError):  # there is none yet
         found = _values(cast(Block, type(block).load(name, validate=False)))
+    block = _with_secrets(block, found)
+    wanted = _values(block)
     changes = differences(wanted, found)
     if not dry_run and (found is None or changes):
         block.save(name, overwrite=True)
@@ -45,12 +48,15 @@ def _apply(block: Block, name: str, *, dry_run: bool) -> Applied:
     return Applied(kind="block", name=full_name, became=became(found, changes), changes=changes)
 
 
+def _with_secrets(block: Block, found: dict[str, object] | None) -> Block:
+    # What people have written into the block alone: no experiment file has it.
+    return block.model_copy(
+        update={name: value for name, value in (found or {}).items() if isinstance(value, SecretStr)}
+    )
+
+
 def _values(block: Block) -> dict[str, object]:
     return {field: getattr(block, field, None) for field in type(block).model_fields}
-
-
-def _store(home: Home, experiment: Experiment) -> CentralStore:
-    return CentralStore(directory=str(home.store(experiment).root.resolve()))
 
 
 def _ledger(home: Home, experiment: Experiment) -> Ledger:

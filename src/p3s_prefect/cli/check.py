@@ -13,9 +13,10 @@ from rich.text import Text
 
 from p3s_prefect.adapters.experiment_file import payload_mistakes, read_experiment
 from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.stores import ask_store
 from p3s_prefect.cli.explain import as_json as explained_as_json
 from p3s_prefect.cli.explain import explain
-from p3s_prefect.core.errors import ExperimentFileErrors, P3sError
+from p3s_prefect.core.errors import ExperimentFileErrors, P3sError, StoreError
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.experiment_checks import remarks
 from p3s_prefect.core.findings import Finding
@@ -38,11 +39,12 @@ def check(
         raise typer.Exit(1) from errors
     if picture is not None:
         _draw(experiment, picture)
+    found = [*remarks(experiment), *_store_remarks(Home(path.parent), experiment)]
     console = Console()
     if as_json:
-        console.out(json.dumps(explained_as_json(experiment, remarks(experiment)), indent=2), highlight=False)
+        console.out(json.dumps(explained_as_json(experiment, found), indent=2), highlight=False)
         return
-    console.print(explain(experiment, remarks(experiment)))
+    console.print(explain(experiment, found))
     if picture is not None:
         console.print(Text.assemble("\nPicture: ", (str(picture), "bold")))
     console.print(Text(f"\n{path} is in order.", style="green"))
@@ -78,6 +80,16 @@ def _cluster_mistakes(experiment: Experiment) -> Iterable[Finding]:
     from p3s_prefect.adapters.cluster_users import cluster_mistakes  # Dask takes half a second to import
 
     return cluster_mistakes(experiment)
+
+
+def _store_remarks(home: Home, experiment: Experiment) -> Iterable[Finding]:
+    """Whether the bucket can be used from here; keys and network differ from machine to machine."""
+    if isinstance(experiment.store.place, str):
+        return
+    try:
+        ask_store(home.store(experiment))
+    except StoreError as error:
+        yield Finding(where=("store", "url"), what=f"from this machine, {error.what}", fix=error.fix)
 
 
 def _draw(experiment: Experiment, picture: Path) -> None:

@@ -209,11 +209,18 @@ def _results(experiment: Experiment) -> list[str]:
     where, pilots = experiment.station, experiment.pilots
     slots = f"the Dask scheduler at {pilots.address}" if pilots.address else f"{pilots.workers} pilots on this machine"
     return [
-        f"Results are kept in {experiment.store.directory}, in one collection for each pipeline and day "
+        f"Results are kept in {_store(experiment)}, in one collection for each pipeline and day "
         f"(which begins at {day.rolls_at} {day.zone}): {experiment.instrument.name}/<pipeline>/<day>/<configuration>.",
         f"The books are kept in {experiment.ledger.url}. The page is at http://{where.host}:{where.port}.",
         f"Work is done by {slots}.",
     ]
+
+
+def _store(experiment: Experiment) -> str:
+    place = experiment.store.place
+    if isinstance(place, str):
+        return place
+    return f"{place.address} at {place.server}, with the keys that the environment has"
 
 
 def _percent(share: float) -> str:

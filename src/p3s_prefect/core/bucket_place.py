@@ -9,7 +9,7 @@ from typing import Self
 from p3s_prefect.core.errors import BadName
 from p3s_prefect.core.object_keys import is_part
 
-_ADDRESS = re.compile(r"s3://(?P<bucket>[^/?#@:]*)(?P<prefix>[^?#]*)")
+_ADDRESS = re.compile(r"s3://(?P<bucket>[^/?#@:]*)(?P<prefix>(/[^?#@]*)?)")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _ENDPOINT = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?/?")
 _REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -36,12 +36,10 @@ class BucketPlace:
         if self.prefix and not all(map(is_part, self.prefix.split("/"))):
             fix = "It has parts of letters, digits and '_.+=-', and no slash at its ends."
             raise BadName(f"{self.prefix[:120]!r} is no prefix in a bucket", fix=fix)
-        if self.endpoint is not None and not _ENDPOINT.fullmatch(self.endpoint):
-            # Not quoted: people write keys into it.
-            fix = "Write http:// or https://, host and port, and nothing else: keys never stand in an address."
-            raise BadName("the endpoint is no address of a server", fix=fix)
-        if self.region is not None and not _REGION.fullmatch(self.region):
-            raise BadName(f"{self.region[:70]!r} is no region", fix="Write one such as us-east-1.")
+        if self.endpoint is not None:
+            checked_endpoint(self.endpoint)
+        if self.region is not None:
+            checked_region(self.region)
 
     @classmethod
     def named(cls, address: str, **other: str | None) -> Self:
@@ -74,3 +72,36 @@ class BucketPlace:
     def own_key(self, key: str) -> str:
         """The other way round."""
         return key.removeprefix(f"{self.prefix}/") if self.prefix else key
+
+
+def checked_endpoint(text: str) -> str:
+    """The address of a server.
+
+    Raises:
+        BadName: it is none.
+    """
+    if not _ENDPOINT.fullmatch(text):
+        # Not quoted: people write keys into it.
+        fix = "Write http:// or https://, host and port, and nothing else: keys never stand in an address."
+        raise BadName("the endpoint is no address of a server", fix=fix)
+    return text
+
+
+def checked_region(text: str) -> str:
+    """The name of a region.
+
+    Raises:
+        BadName: it is none.
+    """
+    if not _REGION.fullmatch(text):
+        raise BadName(f"{text[:70]!r} is no region", fix="Write one such as us-east-1.")
+    return text
+
+
+def checked_address(text: str) -> str:
+    """The address of a bucket, perhaps with a prefix.
+
+    Raises:
+        BadName: it is none.
+    """
+    return BucketPlace.named(text).address

@@ -6,21 +6,26 @@ mistakes into errors with file, line and fix, is `p3s_prefect.core.experiment_fi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from p3s_prefect.core.bucket_place import BucketPlace, checked_address, checked_endpoint, checked_region
 from p3s_prefect.core.data_id import safe_name
 from p3s_prefect.core.errors import BadName
 
 
-def _name(text: str) -> str:
-    try:
-        return safe_name(text)
-    except BadName as error:
-        raise ValueError(f"{error.what}. {error.fix}") from error
+def _checked(check: Callable[[str], str]) -> AfterValidator:
+    def checked(text: str) -> str:
+        try:
+            return check(text)
+        except BadName as error:
+            raise ValueError(f"{error.what}. {error.fix}") from error
+
+    return AfterValidator(checked)
 
 
 def _zone(text: str) -> str:
@@ -31,7 +36,7 @@ def _zone(text: str) -> str:
     return text
 
 
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[str, _checked(safe_name)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]
 
@@ -279,12 +284,34 @@ class Stream(_Model):
 
 
 class Store(_Model):
-    """The central store."""
+    """The central store: a directory, or a bucket."""
 
-    directory: str = "store"
-    """Directory of the store, relative to the experiment's home."""
+    directory: str | None = None
+    """Directory of the store, relative to the experiment's home. Default: ``store``, where there is no `url`."""
+    url: Annotated[str, _checked(checked_address)] | None = None
+    """A bucket instead: ``s3://bucket/prefix``. The keys are those that boto3 finds, such as AWS_ACCESS_KEY_ID and
+    AWS_SECRET_ACCESS_KEY in the environment; they never stand in this file."""
+    endpoint: Annotated[str, _checked(checked_endpoint)] | None = None
+    """The bucket's server, such as ``https://s3.site.org``. Default: Amazon's own."""
+    region: Annotated[str, _checked(checked_region)] | None = None
+    """The bucket's region. Default: what boto3 finds, else us-east-1."""
     sweep_after_s: Seconds = 3600
     """Objects that no publication names are removed when they are this old and no attempt is writing them."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.url is not None and self.directory is not None:
+            raise ValueError("a store is either `directory: store` or `url: s3://bucket/prefix`")
+        if self.url is None and (self.endpoint or self.region):
+            raise ValueError("endpoint and region are those of a bucket: give `url: s3://bucket/prefix` too")
+        return self
+
+    @property
+    def place(self) -> str | BucketPlace:
+        """The directory, relative to the experiment's home, or the bucket."""
+        if self.url is None:
+            return "store" if self.directory is None else self.directory
+        return BucketPlace.named(self.url, endpoint=self.endpoint, region=self.region)
 
 
 class Ledger(_Model):

@@ -70,8 +70,9 @@ def directories(experiment: Experiment) -> Iterator[Finding]:
     """No watched directory holds another one, or the store: files would be taken twice, or results as arrivals."""
     places = [(("streams", name, "directory"), stream.directory) for name, stream in experiment.streams.items()]
     for index, (where, directory) in enumerate(places):
-        if _holds(directory, experiment.store.directory) or _holds(experiment.store.directory, directory):
-            what = f"{directory!r} and the store's directory {experiment.store.directory!r} lie in one another"
+        store = experiment.store.place
+        if isinstance(store, str) and (_holds(directory, store) or _holds(store, directory)):
+            what = f"{directory!r} and the store's directory {store!r} lie in one another"
             yield Finding(where=where, what=what, fix="Keep arrivals and results apart.")
         for (_, name, _), other in places[:index]:
             if _holds(directory, other) or _holds(other, directory):

@@ -18,7 +18,6 @@ from typing import Any
 from sqlalchemy import Connection
 
 from p3s_prefect.adapters.clock import SystemClock
-from p3s_prefect.adapters.directory_store import DirectoryStore
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import execution, selected
 from p3s_prefect.adapters.ledger.database import Lease, Ledger, renew
@@ -28,6 +27,7 @@ from p3s_prefect.adapters.ledger.selected import SelectedStage
 from p3s_prefect.core.dispatcher import Dispatcher
 from p3s_prefect.core.errors import Conflict, InputMissing, LeaseLost, StageFailed
 from p3s_prefect.core.experiment import Experiment, Stage
+from p3s_prefect.core.ports import ObjectStore
 from p3s_prefect.core.records import Failure, StageOrder, StageReport, SubJobFact
 from p3s_prefect.core.states import StageState
 from p3s_prefect.station import settling
@@ -56,13 +56,13 @@ class Production:
         finally:
             ledger.close()
 
-    def store(self) -> DirectoryStore:
+    def store(self) -> ObjectStore:
         """The central store."""
         return Home(self.home).store(self.experiment)
 
     def catalogue(self) -> Catalogue:
         """What the experiment means."""
-        return Catalogue(self.experiment, self.home, self.store().url)
+        return Catalogue(self.experiment, self.home, Home(self.home).store_url(self.experiment))
 
     def stage(self, work: StageWork) -> Stage:
         """The definition of a stage run's stage."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import shutil
 import signal
 import socket
 from collections.abc import Sequence
@@ -20,7 +18,6 @@ from p3s_prefect.adapters.clock import SystemClock
 from p3s_prefect.adapters.cluster_users import refuse_productions
 from p3s_prefect.adapters.dask_pilots import DaskPilots
 from p3s_prefect.adapters.directory_source import DirectorySource
-from p3s_prefect.adapters.directory_store import DirectoryStore
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import arrivals, execution, groups, reconfigured
 from p3s_prefect.adapters.ledger.database import Ledger, renew
@@ -28,6 +25,7 @@ from p3s_prefect.core.closing import GroupFact
 from p3s_prefect.core.errors import LeaseLost
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.health import SourceFacts, StationFacts
+from p3s_prefect.core.ports import ObjectStore
 from p3s_prefect.core.records import Identity, SubJobFact
 from p3s_prefect.settings import Settings
 from p3s_prefect.station import upkeep
@@ -44,6 +42,7 @@ from p3s_prefect.station.recovery import recover
 from p3s_prefect.station.reloading import Reloading
 from p3s_prefect.station.requested import Requested
 from p3s_prefect.station.steering import Steering
+from p3s_prefect.station.store_watch import StoreWatch
 from p3s_prefect.web.app import create_app
 from p3s_prefect.web.face import Face
 
@@ -82,7 +81,7 @@ class _Station:
     home: Home
     experiment: Experiment
     ledger: Ledger
-    store: DirectoryStore
+    store: ObjectStore
 
     async def run(self, settings: Settings, scheduler: str, listener: socket.socket, stop: asyncio.Event) -> None:
         self.clock = SystemClock()
@@ -90,6 +89,8 @@ class _Station:
         self.stop_asked = stop
         self.started_at = self.clock.now()
         self.sources: list[DirectorySource] = []
+        self.store_watch = StoreWatch(self.store)
+        await self.store_watch.begin()
         lease_s = self.experiment.station.lease_s
         waiting = asyncio.create_task(upkeep.take_lease(self.ledger, self.experiment.experiment, lease_s, self.clock))
         if not await _first(waiting, stop):
@@ -171,6 +172,7 @@ class _Station:
             working = tasks.create_task(self.handout.run())
             other = [
                 tasks.create_task(self.recorder.run()),
+                tasks.create_task(self.store_watch.run()),
                 tasks.create_task(_outcome(self.keeping)),
                 tasks.create_task(self._follow_pilots()),
                 tasks.create_task(self.breakers.run()),
@@ -289,8 +291,8 @@ class _Station:
                 for source in self.sources
             ),
             store_url=self.store.url,
-            store_problem=self.recorder.trouble,
-            store_free_bytes=_free_bytes(self.store),
+            store_problem=self.recorder.trouble or self.store_watch.trouble,
+            store_free_bytes=self.store.free_bytes(),
             commit_s=self.committer.latency_s,
             ledger_problem=self.committer.trouble,
             breakers=self.breakers.facts(),
@@ -303,12 +305,6 @@ def _lease_lost(group: ExceptionGroup[Exception]) -> LeaseLost | None:
         found = _lease_lost(error) if isinstance(error, ExceptionGroup) else error
         if isinstance(found, LeaseLost):
             return found
-    return None
-
-
-def _free_bytes(store: DirectoryStore) -> int | None:
-    with contextlib.suppress(OSError):
-        return shutil.disk_usage(store.root).free
     return None
 
 

@@ -8,16 +8,17 @@ from pathlib import Path
 
 from sqlalchemy import Connection, make_url, select
 
-from p3s_prefect.adapters.directory_store import DirectoryStore
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import inputs
 from p3s_prefect.adapters.ledger.execution import Attempt
 from p3s_prefect.adapters.ledger.schema import data_group, job, production_pass, sub_job
 from p3s_prefect.adapters.software import resolve_command
+from p3s_prefect.adapters.stores import directory_url
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import BadSelection, InputMissing, NoSuchRecord
 from p3s_prefect.core.experiment import Experiment, Format, Stage
 from p3s_prefect.core.findings import did_you_mean
+from p3s_prefect.core.ports import ObjectStore
 from p3s_prefect.core.records import Arrival, InputFile, StageOrder
 from p3s_prefect.core.wiring import Wire, external_inputs
 from p3s_prefect.station.catalogue import Catalogue
@@ -93,8 +94,8 @@ def trial_order(home: Home, experiment: Experiment, name: StepName, unit: str, d
         prefix="try",
         steps=tuple(resolve_command(step, home.path.resolve()) for step in stage.steps[: last + 1]),
         formats=formats,
-        inputs=tuple(_in_place(file, home.store(experiment)) for file in files),
-        store_url=DirectoryStore(directory / "store").url,
+        inputs=tuple(_in_place(file, home.store(experiment), directory) for file in files),
+        store_url=directory_url(directory / "store"),
         coverage=known.coverage,
         weights=known.weights,
     )
@@ -118,7 +119,7 @@ def _from_ledger(
             opened = _opened(connection, stage, name, data_id, group)
             if opened is None:
                 return _Known()
-            catalogue = Catalogue(experiment, home.path.resolve(), home.store(experiment).url)
+            catalogue = Catalogue(experiment, home.path.resolve(), home.store_url(experiment))
             return _Known(
                 files=tuple(inputs.find(connection, opened, wires, formats)),
                 coverage=catalogue.coverage(connection, opened) if stage.per == "group" else {},
@@ -171,9 +172,11 @@ def _arrived(seen: Arrival, formats: Mapping[str, Format]) -> InputFile:
     )
 
 
-def _in_place(file: InputFile, store: DirectoryStore) -> InputFile:
-    """A published file, read where the store has it, as the step's own store is another one."""
-    return file if file.key is None else replace(file, key=None, path=str(store.root / file.key))
+def _in_place(file: InputFile, store: ObjectStore, directory: Path) -> InputFile:
+    """A published file as one of this machine, as the step's own store is another one."""
+    if file.key is None:
+        return file
+    return replace(file, key=None, path=str(store.fetch(file.key, directory, str(file.sha256))))
 
 
 def _must_be_there(wires: tuple[Wire, ...], files: list[InputFile], data_id: DataId) -> None:

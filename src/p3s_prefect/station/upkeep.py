@@ -10,10 +10,9 @@ from functools import partial
 
 import psutil
 
-from p3s_prefect.adapters.directory_store import DirectoryStore
 from p3s_prefect.adapters.ledger.database import Lease, Ledger, acquire, renew
 from p3s_prefect.core.errors import LeaseLost, P3sError
-from p3s_prefect.core.ports import Clock
+from p3s_prefect.core.ports import Clock, ObjectStore
 from p3s_prefect.station.committer import Committer
 from p3s_prefect.station.sweeper import sweep
 
@@ -60,7 +59,7 @@ async def keep_lease(committer: Committer, lease: Lease, lease_s: float, clock: 
         await committer.do(partial(renew, lease=lease, expires_at=clock.now() + lease_s))
 
 
-async def keep_swept(ledger: Ledger, store: DirectoryStore, after_s: float, clock: Clock) -> None:
+async def keep_swept(ledger: Ledger, store: ObjectStore, after_s: float, clock: Clock) -> None:
     """Sweeps the store from time to time until cancelled: all of it at first, then where something was written."""
     since: float | None = None
     while True:

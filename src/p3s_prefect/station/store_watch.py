@@ -1,0 +1,52 @@
+"""Whether the store answers, asked from time to time: people learn that it is away before results are lost to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from p3s_prefect.adapters.stores import ask_store
+from p3s_prefect.core.errors import StoreError, StoreUnreachable
+from p3s_prefect.core.ports import ObjectStore
+
+log = logging.getLogger(__name__)
+
+# One small request; the page shows within this time what has happened.
+_ASK_EVERY_S = 10.0
+
+
+class StoreWatch:
+    """Asks the store; `trouble` says why it cannot be used, and is empty if it can."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self.trouble = ""
+
+    async def begin(self) -> None:
+        """Asks for the first time. What does not answer may come; what refuses will do so again.
+
+        Raises:
+            StoreError: it refuses: a wrong key, or no such bucket.
+        """
+        try:
+            await asyncio.to_thread(ask_store, self._store)
+        except StoreUnreachable as error:
+            self._note(error)
+
+    async def run(self) -> None:
+        """Asks until cancelled."""
+        while True:
+            await asyncio.sleep(_ASK_EVERY_S)
+            try:
+                await asyncio.to_thread(ask_store, self._store)
+            except StoreError as error:
+                self._note(error)
+            else:
+                if self.trouble:
+                    log.info("the store is back")
+                self.trouble = ""
+
+    def _note(self, error: StoreError) -> None:
+        if error.what != self.trouble:
+            log.error("%s", error)
+        self.trouble = error.what
