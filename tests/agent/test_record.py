@@ -104,6 +104,24 @@ def test_what_was_left_out_has_its_reason(books: Books) -> None:
     assert record(books).flow_run().state.kind is Kind.COMPLETED
 
 
+@pytest.mark.parametrize("most_units", [1, 64])
+def test_what_was_cancelled_half_way_is_no_success(books: Books, most_units: int) -> None:
+    """S2: the pass that somebody cancelled is shown so, though some units had been done; a failure goes before."""
+    with books.writing() as rows:
+        books.unit(rows, 0, DONE)
+        books.unit(rows, 1, {"quick": "done", "later": "cancelled"})
+        books.close_group(rows, {"total": "cancelled"})
+    found = record(books, most_units=most_units)
+    assert (found.flow_run().state.kind, found.flow_run().state.name) == (Kind.CANCELLED, "Cancelled")
+    assert found.flow_run().state.message == "quick: 2 done; later: 1 cancelled, 1 done; total: 1 cancelled"
+    if most_units == 1:
+        assert named(found)["later"].states[-1].kind is Kind.CANCELLED
+        assert named(found)["quick"].states[-1].kind is Kind.COMPLETED
+    with books.writing() as rows:
+        books.unit(rows, 2, {"quick": "failed", "later": "blocked"})
+    assert record(books).flow_run().state.kind is Kind.FAILED
+
+
 def test_a_large_group_is_recorded_by_stage_and_what_failed_by_itself(books: Books) -> None:
     """S2, V18 (record_units): one task run a stage with the numbers, and one for each unit that failed."""
     with books.writing() as rows:

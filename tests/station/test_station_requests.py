@@ -63,7 +63,7 @@ async def test_a_retry_runs_what_failed_and_what_waited_for_it_and_nothing_else(
         before = attempts(site)
         mended.write_text("")
         answer = await ask(site, "retry", target="run=1 subrun=9")
-        assert (answer.is_granted, answer.answer) == (True, "1 units tried again")
+        assert (answer.is_granted, answer.answer) == (True, "1 unit tried again")
         await site.until(lambda: site.units()["run=1 subrun=9"] == "done", "the retried unit done")
         again = await ask(site, "retry", target="run=1")
         assert not again.is_granted

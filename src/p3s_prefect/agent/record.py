@@ -101,11 +101,8 @@ class PassRecord:
         at = max((t.settled_at for t in facts.totals if t.settled_at is not None), default=facts.opened_at)
         if not facts.is_settled:
             return RecordedState(kind=Kind.RUNNING, name="Running", at=facts.opened_at)
-        if any(counts[state] for state in _BAD):
-            return RecordedState(kind=Kind.FAILED, name="Failed", at=at, message=told)
-        if counts and set(counts) == {StageState.CANCELLED}:
-            return RecordedState(kind=Kind.CANCELLED, name="Cancelled", at=at, message=told)
-        return RecordedState(kind=Kind.COMPLETED, name="Completed", at=at, message=told)
+        kind = _ended_as(counts)
+        return RecordedState(kind=kind, name=kind.capitalize(), at=at, message=told)
 
     # --- task runs --------------------------------------------------------------------------------------------------
 
@@ -234,6 +231,13 @@ def event_id(task_run: TaskRunRecord, state: RecordedState) -> uuid.UUID:
     return uuid.uuid5(task_run.id, f"{state.name} {state.at!r}")
 
 
+def _ended_as(counts: Mapping[str, int]) -> Kind:
+    """What stage runs have come to together. Who cancels what is under way leaves what was done before."""
+    if any(counts.get(state) for state in _BAD):
+        return Kind.FAILED
+    return Kind.CANCELLED if counts.get(StageState.CANCELLED) else Kind.COMPLETED
+
+
 def _total_states(
     total: StageTotal, begun_at: float, ended_at: float | None, reopened: bool
 ) -> tuple[RecordedState, ...]:
@@ -241,9 +245,10 @@ def _total_states(
     if total.opened_at is not None:
         running = [RecordedState(kind=Kind.RUNNING, name="Running", at=total.opened_at)]
     if ended_at is not None:
-        is_bad = any(total.counts.get(state) for state in _BAD)
-        kind, name = (Kind.FAILED, "Failed") if is_bad else (Kind.COMPLETED, "Completed")
-        return in_order([*running, RecordedState(kind=kind, name=name, at=ended_at, message=counted(total))])
+        kind = _ended_as(total.counts)
+        return in_order(
+            [*running, RecordedState(kind=kind, name=kind.capitalize(), at=ended_at, message=counted(total))]
+        )
     if reopened and total.queued_last_at is not None:
         running.append(RecordedState(kind=Kind.RUNNING, name="Retrying", at=total.queued_last_at))
     return in_order(running)

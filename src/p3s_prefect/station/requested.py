@@ -155,7 +155,7 @@ class Requested:
         units = sum(fact.per == "unit" for fact in found.facts)
         if found.pass_number is None:
             return "nothing to begin: what was asked for is under way, or has ended"
-        return f"{units} units begin in pass {found.pass_number}"
+        return f"{_number(units, 'unit')} {'begins' if units == 1 else 'begin'} in pass {found.pass_number}"
 
     # --- retry and cancel ---------------------------------------------------------------------------------------
 
@@ -210,4 +210,8 @@ def _nothing_to_retry(outdated: int) -> NoSuchRecord:
 
 def _counted(facts: Iterable[SubJobFact]) -> str:
     counts = Counter(fact.per for fact in facts)
-    return " and ".join(f"{number} {'units' if per == 'unit' else 'groups'}" for per, number in counts.items())
+    return " and ".join(_number(found, per) for per, found in counts.items())
+
+
+def _number(found: int, what: str) -> str:
+    return f"{found} {what}" if found == 1 else f"{found} {what}s"
