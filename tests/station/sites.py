@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Row, func, select
 
 from p3s_prefect.adapters.directory_store import DirectoryStore
 from p3s_prefect.adapters.home import Home
-from p3s_prefect.adapters.ledger import schema
+from p3s_prefect.adapters.ledger import overrides, schema
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.cli import run
 from p3s_prefect.core.experiment import Experiment
@@ -308,6 +308,18 @@ class Running:
             assert time.monotonic() < until, "the station does not come up"
             if self.task.done():
                 self.task.result()
+            await asyncio.sleep(_POLL_S)
+
+    async def until_steered(self) -> None:
+        """Waits until the station acts on what is in force: it looks a few times a second."""
+
+        def taken() -> bool:
+            with self.station.ledger.reading() as connection:
+                return self.station.steering._taken == overrides.ids_in_force(connection)
+
+        until = time.monotonic() + PATIENCE_S
+        while not await asyncio.to_thread(taken):
+            assert time.monotonic() < until, "the command is not taken"
             await asyncio.sleep(_POLL_S)
 
     async def get(self, path: str) -> Any:

@@ -52,12 +52,7 @@ async def fail(site: Site, running: Running, subruns: Iterable[int]) -> None:
     for subrun in subruns:
         site.arrive(subrun)
     await site.until(lambda: OPEN in told(site), "the breaker opens")
-    await taken(site, running)
-
-
-async def taken(site: Site, running: Running) -> None:
-    """Waits until the station acts on what is in force."""
-    await site.until(lambda: running.station.steering._taken == site.read(overrides.ids_in_force))
+    await running.until_steered()
 
 
 async def test_it_pauses_itself_others_go_on_and_a_canary_closes_it(new_site: NewSite) -> None:
@@ -77,7 +72,7 @@ async def test_it_pauses_itself_others_go_on_and_a_canary_closes_it(new_site: Ne
         assert "failed again: " in rows["pipeline dqm"]["cause"]
         assert "`p3s release dqm`" in rows["pipeline dqm"]["action"]
         assert "commands" not in rows
-        await taken(site, running)
+        await running.until_steered()
         failed = list(site.units().values()).count("failed")
         for subrun in (9, 10):
             site.arrive(subrun)

@@ -13,7 +13,6 @@ import pytest
 from prefect_servers import PrefectProcess
 from sites import NewSite, Site, declare, obey, total
 from test_station_prefect import Agent
-from test_station_steering import taken
 
 from p3s_prefect.adapters.ledger import schema
 from p3s_prefect.agent.controls import LOOK_EVERY_S
@@ -135,7 +134,7 @@ async def test_a_paused_queue_stops_its_class_within_two_seconds(new_site: NewSi
             (told,) = [line for line in site.rows(schema.journal) if line.kind == "pause.set"]
             # Four looks make the two seconds of the promise; a busy machine may take some more.
             assert told.at - asked_at < 20 * LOOK_EVERY_S
-            await taken(site, running)
+            await running.until_steered()
             site.arrive(1)
             await site.until(lambda: site.stages().get(("run=1 subrun=1", "quick")) == "queued", "it waits")
             prefect.change("PATCH", queue, {"is_paused": False})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from clusters import Cluster
-from sites import Declared, NewSite, Running, Site, declare, obey
+from sites import Declared, NewSite, Site, declare, obey
 from sqlalchemy.exc import OperationalError
 
 from p3s_prefect.adapters.ledger import overrides, requests, schema
@@ -28,12 +28,6 @@ TWO_STAGES: dict[str, Declared] = {
 
 def steer(site: Site) -> Steering:
     return Steering(site.experiment, site.ledger, by="ana")
-
-
-async def taken(site: Site, running: Running) -> None:
-    """Until the station has what is in force."""
-    ids = site.read(overrides.ids_in_force)
-    await site.until(lambda: running.station.steering._taken == ids, "the command is taken")
 
 
 def begun(site: Site) -> list[str]:
@@ -61,7 +55,7 @@ async def test_a_priority_changes_the_order_of_what_waits_and_nothing_else(new_s
         steer(site).priority("run=1 subrun=6", 20, why="the shift wants it")
         steer(site).priority("dqm run=1 subrun=7", 10, why="and then this one")
         steer(site).priority("run=1 subrun=3", -1, why="this one may wait")
-        await taken(site, running)
+        await running.until_steered()
         assert number(site, "running") == 3
         assert site.count(schema.attempt) == 3
         gate.touch()
@@ -78,7 +72,7 @@ async def test_a_command_acts_within_a_second(new_site: NewSite) -> None:
     site = new_site(declare())
     async with site.running() as running:
         steer(site).pause("dqm", why="so that it waits")
-        await taken(site, running)
+        await running.until_steered()
         site.arrive(0)
         await site.until(lambda: number(site, "queued") == 1)
         held = steer(site).hold("run=1", why="look first")
@@ -107,7 +101,7 @@ async def test_pause_drain_and_hold_are_three_things(
         site.arrive(0, f"quick: until {gate}")
         await site.until(lambda: number(site, "running") == 1)
         getattr(steer(site), command)("run=1", why="a test")
-        await taken(site, running)
+        await running.until_steered()
         site.arrive(1)
         await site.until(lambda: len(site.units()) == 2)
         gate.touch()
@@ -230,6 +224,6 @@ async def test_a_ledger_that_cannot_be_read_for_a_while_stops_nothing(
             await site.until_done(1)
             await site.until(lambda: min(failed["overrides"], failed["requests"]) > 1)
         steer(site).hold("dqm", why="it can be read again")
-        await taken(site, running)
+        await running.until_steered()
         site.arrive(1)
         await site.until(lambda: number(site, "held") == 1)

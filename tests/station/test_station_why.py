@@ -36,14 +36,14 @@ async def reasons(site: Site, stage: str, *words: str) -> list[Reason]:
 async def test_it_explains_the_queue_of_a_working_station(new_site: NewSite) -> None:
     """B12: behind what runs, then behind others, then paused; what it says would release it does."""
     site = new_site(declare({"quick": {"steps": [obey()]}, "total": total()}, pipeline={"limit": 1}))
-    async with site.running(slots=2):
+    async with site.running(slots=2) as running:
         site.arrive(0, f"until {site.path}/go")
         await site.until(lambda: site.stages().get(("run=1 subrun=0", "quick")) == "running")
         for subrun in (1, 2):
             site.arrive(subrun, age_s=60 - subrun)
         await site.until(lambda: len(site.rows(schema.sub_job)) == 3)
-        (running,) = await reasons(site, "quick", "run=1", "subrun=0")
-        assert running.why.startswith("it has been with a pilot for ")
+        (with_pilot,) = await reasons(site, "quick", "run=1", "subrun=0")
+        assert with_pilot.why.startswith("it has been with a pilot for ")
         limit, place = await reasons(site, "quick", "run=1", "subrun=2")
         assert limit.why == "pipeline dqm is at its limit: 1 of its stages run, and 1 may at once"
         assert limit.rule == "pipelines.dqm.limit: 1"
@@ -57,6 +57,8 @@ async def test_it_explains_the_queue_of_a_working_station(new_site: NewSite) -> 
         pause, *_ = await reasons(site, "quick", "dqm/quick", "run=1", "subrun=2")
         assert "it is paused, as a part of run=1 subrun=2, by anna since" in pause.why
         assert '"look first"' in pause.why
+        # The slot becomes free only once the station knows of it.
+        await running.until_steered()
         (site.path / "go").touch()
         await site.until_done(2)
         assert site.stages()["run=1 subrun=2", "quick"] == "queued"
