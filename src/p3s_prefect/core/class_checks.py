@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from p3s_prefect.core import dag
 from p3s_prefect.core.experiment import Experiment, Floor, Pipeline
-from p3s_prefect.core.findings import Finding, did_you_mean
+from p3s_prefect.core.findings import Finding, did_you_mean, never_matching
 from p3s_prefect.core.pipeline_checks import feeding_streams
 
 DEFAULT = "default"
@@ -22,11 +22,11 @@ def names(experiment: Experiment) -> Iterator[Finding]:
 
 
 def floors(experiment: Experiment) -> Iterator[Finding]:
-    """Floors name dimensions that exist, do not contradict each other, and ask for no more than the prescale leaves."""
+    """Floors can match, do not contradict each other, and ask for no more than the prescale leaves."""
     for name, work_class in experiment.classes.items():
         for index, floor in enumerate(work_class.floors):
             where = ("classes", name, "floors", index)
-            yield from _dimensions(experiment, where, floor)
+            yield from never_matching(floor.when, experiment.instrument.dimensions, (*where, "when"))
             for before in work_class.floors[:index]:
                 if before.when == floor.when:
                     what = f"shares of {before.share:g} and {floor.share:g} for the same units"
@@ -46,14 +46,6 @@ def unused(experiment: Experiment) -> Iterator[Finding]:
         if work_class.floors and not work_class.shed:
             what = "with `shed: false` nothing is left out in overload, so that floors have no effect"
             yield Finding(where=("classes", name, "floors"), what=what, fix="Remove the floors, or `shed: false`.")
-
-
-def _dimensions(experiment: Experiment, where: tuple[str | int, ...], floor: Floor) -> Iterator[Finding]:
-    dimensions = experiment.instrument.dimensions
-    for dimension in floor.when:
-        if dimension not in dimensions:
-            fix = did_you_mean(dimension, dimensions)
-            yield Finding(where=(*where, "when", dimension), what=f"no dimension {dimension!r}", fix=fix)
 
 
 def _room(

@@ -9,7 +9,7 @@ from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import BadName
 from p3s_prefect.core.experiment import Experiment, Instrument, Stream
 from p3s_prefect.core.file_names import FilePattern, is_excluded
-from p3s_prefect.core.findings import Finding, did_you_mean
+from p3s_prefect.core.findings import Finding, did_you_mean, never_matching
 from p3s_prefect.core.yaml_document import Where
 
 
@@ -25,13 +25,7 @@ def rules(experiment: Experiment, name: str, stream: Stream) -> Iterator[Finding
                 yield Finding(where=at, what=f"no pipeline {pipeline!r}", fix=fix)
             elif pipeline in rule.pipelines[:place]:
                 yield Finding(where=at, what=f"{pipeline!r} is given twice", fix="Name it once.")
-        for dimension, value in rule.when.items():
-            at = (*where, "when", dimension)
-            if dimension not in dimensions:
-                yield Finding(where=at, what=f"no dimension {dimension!r}", fix=did_you_mean(dimension, dimensions))
-            elif isinstance(value, int) != (dimensions[dimension] == "int"):
-                kind = "a whole number, without quotes" if dimensions[dimension] == "int" else "a text, in quotes"
-                yield Finding(where=at, what=f"{value!r} can never match", fix=f"{dimension} is {kind}.")
+        yield from never_matching(rule.when, dimensions, (*where, "when"))
 
 
 def files(experiment: Experiment, name: str, stream: Stream) -> Iterator[Finding]:
