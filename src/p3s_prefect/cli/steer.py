@@ -206,11 +206,16 @@ def _number(order: _Order) -> int:
     options = [word for word in order.words if word.startswith("--")]
     if options:
         raise BadName(f"there is no option {options[0]}", fix="`--help` lists them.")
+    *target, last = order.words
     try:
-        value = int(order.words[-1])
+        value = int(last)
     except ValueError as error:
-        typed = f"p3s {'limits' if order.kind is OverrideKind.LIMIT else order.kind} {' '.join(order.words)}"
-        raise BadName(f"no number after {typed!r}", fix=f"Such as: {typed} 3. Or --clear to lift it.") from error
+        # A second word that is no part of a data id was meant as the number.
+        is_number = bool(target) and "=" not in last
+        what = f"{last!r} is no whole number" if is_number else f"no number after {' '.join(order.words)!r}"
+        verb = "limits" if order.kind is OverrideKind.LIMIT else order.kind
+        typed = f"p3s {verb} {' '.join(target if is_number else order.words)}"
+        raise BadName(what, fix=f"Such as: {typed} 3. Or --clear to lift it.") from error
     if abs(value) >= 2**31:
         raise BadName(f"{value} is out of range", fix="Give a smaller number.")
     return value
