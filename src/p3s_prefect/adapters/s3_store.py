@@ -6,6 +6,7 @@ import hashlib
 import uuid
 from base64 import b64decode
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -211,7 +212,8 @@ class S3Store:
                 _must_be(ours.key, ours.sha256, self._sha256(ours.key))
             except ChecksumMismatch:
                 # Else nobody could write there any more.
-                self.delete(ours.key)
+                with suppress(StoreError):
+                    self.delete(ours.key)
                 raise
         return ours
 
