@@ -32,6 +32,7 @@ KILLS = "station/test_station_kills.py"
 PILOTS = "station/test_station_pilots.py"
 PREFECT = "adapters/test_prefect_server.py"
 PROJECTOR = "agent/test_projector.py"
+S3 = "station/test_station_s3.py"
 SCHEDULING = "station/test_station_scheduling.py"
 SETTINGS = "station/test_settings.py"
 SOURCE = "adapters/test_directory_source.py"
@@ -94,7 +95,10 @@ SHOWN_BY = {
     "Step.python": (SETTINGS, "test_a_format_decides_what_a_payload_gets_and_gives"),
     "Step.timeout_s": (SCHEDULING, "test_a_step_is_killed_at_its_limit_and_the_slot_is_clean"),
     "Store.directory": (SETTINGS, "test_names_and_places_are_those_that_are_declared"),
+    "Store.endpoint": (S3, "test_results_go_to_a_bucket_and_wait_for_it"),
+    "Store.region": ("adapters/test_s3_refusals.py", "test_a_region_is_that_of_the_client"),
     "Store.sweep_after_s": (KILLS, "test_orphans_are_swept_and_logs_of_failures_kept"),
+    "Store.url": (S3, "test_results_go_to_a_bucket_and_wait_for_it"),
     "Stream.dataset_type": (SETTINGS, "test_names_and_places_are_those_that_are_declared"),
     "Stream.directory": (SETTINGS, "test_names_and_places_are_those_that_are_declared"),
     "Stream.exclude": (SOURCE, "test_temporary_names_are_never_read"),
