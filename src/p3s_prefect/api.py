@@ -478,11 +478,7 @@ def station_status(home: Home) -> dict[str, Any]:
     """
     address = home.station()
     if address is None:
-        if Services(home).pid() is not None:
-            raise ServiceError(
-                "the station is being started again", fix="See run/logs/station.log: it says why it ended."
-            )
-        raise ServiceError("no station runs here", fix=START_STATION)
+        raise _absent(home)
     token = Settings().token
     headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
     try:
@@ -497,6 +493,26 @@ def station_status(home: Home) -> dict[str, Any]:
             f"the station (process {address.pid}) does not answer at {address.url}: {type(error).__name__}",
             fix="Look into run/logs/station.log; `p3s down` and `p3s up` restart it.",
         ) from error
+
+
+def _absent(home: Home) -> ServiceError:
+    """Why there is no station, and what to do about it."""
+    services = Services(home)
+    if services.pid() is not None:
+        if complaint := home.complaint():
+            why, *todo = [line.strip() for line in complaint.splitlines()]
+            return ServiceError(
+                f"the station cannot start, and is not started again: {why}",
+                fix="\n  ".join(todo) + " Then `p3s down` and `p3s up`.",
+            )
+        return ServiceError("the station is being started again", fix="See run/logs/station.log: it says why it ended.")
+    if left := services.processes():
+        return ServiceError(
+            f"the station and its supervisor have ended; {len(left)} other processes of this home go on, such as "
+            f"{left[0].pid}",
+            fix="`p3s down` ends what is left; then `p3s up`.",
+        )
+    return ServiceError("no station runs here", fix=START_STATION)
 
 
 def _station_case(home: Home) -> StationCase:

@@ -86,6 +86,18 @@ def test_status_while_the_station_is_started_again(home: Home, monkeypatch: pyte
     assert "p3s up" not in text
 
 
+def test_status_of_a_station_that_cannot_start(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P19: it has complained, and is not started again; when it has started, the complaint is forgotten."""
+    monkeypatch.setattr(Services, "pid", lambda _: os.getpid())
+    home.complain("the page cannot be served on port 80: Permission denied\n  Set station.port.")
+    text = _run(home, "status")
+    assert "the station cannot start, and is not started again: the page cannot be served on port 80" in text
+    assert "Set station.port. Then `p3s down` and `p3s up`." in text
+    home.announce_station("http://127.0.0.1:1")
+    home.forget_station()
+    assert "the station is being started again" in _run(home, "status")
+
+
 class _Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         known = self.headers["Authorization"] == "Bearer secret"

@@ -51,6 +51,7 @@ def test_a_healthy_station() -> None:
 @pytest.mark.parametrize(
     ("changes", "kept_out", "name", "status", "cause"),
     [
+        ({"is_supervised": False}, _NONE, "supervisor", Status.DEGRADED, "not started again"),
         ({"slots_actual": 0}, _NONE, "pilots", Status.DOWN, "no pilot"),
         ({"slots_actual": 1}, _NONE, "pilots", Status.DEGRADED, "1 pilot slot is missing"),
         ({"sources": _source(problem="Permission denied")}, _NONE, "source camera", Status.DOWN, "Permission denied"),

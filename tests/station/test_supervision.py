@@ -19,6 +19,7 @@ from sites import Declared, Site, declare
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import schema
 from p3s_prefect.adapters.supervision import Services, programs
+from p3s_prefect.api import open_experiment
 from p3s_prefect.core.errors import ServiceError
 from p3s_prefect.settings import Settings
 from p3s_prefect.station import page
@@ -28,14 +29,20 @@ pytestmark = pytest.mark.sockets
 
 def p3s(*words: str) -> subprocess.CompletedProcess[str]:
     """Runs the command as a user does."""
+    with begin(*words) as command:
+        said, complained = command.communicate(timeout=120)
+    return subprocess.CompletedProcess(words, command.returncode, said, complained)
+
+
+def begin(*words: str) -> subprocess.Popen[str]:
+    """The command, running."""
     here = str(Path(__file__).parents[1])
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "p3s_prefect.cli", *words],
         env=os.environ | {"PYTHONPATH": here, "NO_COLOR": "1", "COLUMNS": "200"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
-        check=False,
     )
 
 
@@ -111,6 +118,46 @@ async def test_up_keeps_everything_running_and_down_leaves_nothing(prepared: Cal
 def _mentioning(path: str) -> list[list[str]]:
     found = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
     return [words for words in found if any(path in word for word in words)]
+
+
+async def test_two_at_the_same_instant_and_a_supervisor_that_is_killed(prepared: Callable[..., Site]) -> None:
+    """P19, V20: of two `p3s up` one starts; without its supervisor the status says so, with a station and without."""
+    site = prepared(declare(pilots={"workers": 1}, station={"grace_s": 0}))
+    home = ("--home", str(site.path))
+    commands = [begin("up", *home) for _ in range(2)]
+    said = [command.communicate(timeout=120) for command in commands]
+    assert sorted(command.returncode for command in commands) == [0, 1]
+    (refused,) = (text for (_, text), command in zip(said, commands, strict=True) if command.returncode)
+    assert "run already" in refused
+    assert sum("supervisor.supervisord" in words for words in _mentioning(str(site.path))) == 1
+    services = Services(site.home)
+    with open_experiment(site.path) as books:
+        assert "supervisor" not in [row["name"] for row in books.status()["health"]]
+        os.kill(services.pid() or 0, signal.SIGKILL)
+        await site.until(lambda: services.pid() is None)
+        found = books.status()
+        (row,) = (row for row in found["health"] if row["name"] == "supervisor")
+        assert (found["status"], row["status"]) == ("degraded", "degraded")
+        assert "`p3s down`" in row["action"]
+        os.kill(site.home.station().pid, signal.SIGKILL)  # type: ignore[union-attr]
+        await site.until(lambda: site.home.station() is None)
+        left = books.status()["health"][0]
+        assert "the station and its supervisor have ended" in left["cause"]
+        assert "`p3s down` ends what is left" in left["action"]
+        assert services.stop()
+        assert not _mentioning(str(site.path))
+        assert books.status()["health"][0]["cause"] == "no station runs here"
+
+
+def test_a_home_that_cannot_be_written_is_a_clear_error(prepared: Callable[..., Site]) -> None:
+    """S8: nothing is started, and the error names the place and what to do."""
+    site = prepared()
+    site.home.run.write_text("no directory")
+    found = p3s("up", "--home", str(site.path))
+    assert (found.returncode, found.stdout) == (1, "")
+    assert f"{site.home.run} cannot be written to" in found.stderr
+    assert "make it writable" in found.stderr
+    assert not _mentioning(str(site.path))
 
 
 def test_a_port_in_use_is_a_clear_error(prepared: Callable[..., Site]) -> None:

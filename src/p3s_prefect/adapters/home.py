@@ -68,8 +68,9 @@ class Home:
         return Ledger(url.set(database=str(file)).render_as_string(hide_password=False))
 
     def announce_station(self, url: str) -> None:
-        """Leaves this process's address for those who look for the station."""
+        """Leaves this process's address for those who look for the station, which has nothing to complain of now."""
         self.run.mkdir(parents=True, exist_ok=True)
+        self.forget_complaint()
         hidden = self.run / ".station.json"
         hidden.write_text(json.dumps({"url": url, "pid": os.getpid()}))
         hidden.replace(self.run / "station.json")
@@ -91,3 +92,22 @@ class Home:
             if psutil.pid_exists(int(found["pid"])):
                 return StationAddress(url=str(found["url"]), pid=int(found["pid"]))
         return None
+
+    def complain(self, text: str) -> None:
+        """Leaves word of why the station cannot start, for whoever waits for it."""
+        self.run.mkdir(parents=True, exist_ok=True)
+        self._complaint.write_text(text)
+
+    def complaint(self) -> str:
+        """Why the station did not start the last time; empty if it did."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._complaint.read_text().strip()
+        return ""
+
+    def forget_complaint(self) -> None:
+        """Takes the word away."""
+        self._complaint.unlink(missing_ok=True)
+
+    @property
+    def _complaint(self) -> Path:
+        return self.run / "complaint.txt"

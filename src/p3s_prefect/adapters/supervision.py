@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -48,29 +49,29 @@ class Services:
         """Starts everything in a session of its own; it goes on when this process ends.
 
         Raises:
-            ServiceError: it is running already.
+            ServiceError: it is running already, or the home cannot be written to.
         """
-        if running := self.processes():
-            raise ServiceError(
-                f"the services of this home run already (process {running[0].pid})", fix="Stop them: p3s down"
-            )
-        (self._run / "logs").mkdir(parents=True, exist_ok=True)
-        self._complaint.unlink(missing_ok=True)
-        # After a crash of the machine, its process id may be somebody else's.
-        self._home.forget_station()
-        configuration = self._run / "supervisord.conf"
-        kept = [*programs(self._home, experiment), *prefect_programs(self._home, experiment)]
-        configuration.write_text(self._configuration(kept))
-        with (self._run / "logs" / "supervisord.out").open("wb") as out:
-            self._supervisor = subprocess.Popen(  # noqa: S603 -- it is this interpreter
-                [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(configuration)],
-                env=os.environ | SERVICE_ENVIRONMENT | {_MARK: str(self._run)},
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                cwd=self._run,
-            )
+        with _writable(self._run), self._starting_alone():
+            if running := self.processes():
+                raise ServiceError(
+                    f"the services of this home run already (process {running[0].pid})", fix="Stop them: p3s down"
+                )
+            self._home.forget_complaint()
+            # After a crash of the machine, its process id may be somebody else's.
+            self._home.forget_station()
+            configuration = self._run / "supervisord.conf"
+            kept = [*programs(self._home, experiment), *prefect_programs(self._home, experiment)]
+            configuration.write_text(self._configuration(kept))
+            with (self._run / "logs" / "supervisord.out").open("wb") as out:
+                self._supervisor = subprocess.Popen(  # noqa: S603 -- it is this interpreter
+                    [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(configuration)],
+                    env=os.environ | SERVICE_ENVIRONMENT | {_MARK: str(self._run)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    cwd=self._run,
+                )
         return self._supervisor
 
     def wait_for_station(self, timeout_s: float, tick: Callable[[], None] = lambda: None) -> StationAddress:
@@ -81,8 +82,8 @@ class Services:
         """
         until = time.monotonic() + timeout_s
         while time.monotonic() < until:
-            if self._complaint.exists():
-                raise ServiceError(self._complaint.read_text().strip())
+            if complaint := self._home.complaint():
+                raise ServiceError(complaint)
             station = self._home.station()
             if station is not None:
                 return station
@@ -133,10 +134,9 @@ class Services:
             return None
         return process.pid if ours and process.status() != psutil.STATUS_ZOMBIE else None
 
-    def complain(self, text: str) -> None:
-        """Leaves word of why the station cannot start, for whoever waits for it."""
-        self._run.mkdir(parents=True, exist_ok=True)
-        self._complaint.write_text(text)
+    def keeps_this_process(self) -> bool | None:
+        """Whether the supervisor that has started this process still lives; None if no supervisor has."""
+        return self.pid() is not None if os.environ.get(_MARK) == str(self._run) else None
 
     # --- inside -------------------------------------------------------------------------------------------------
 
@@ -144,9 +144,14 @@ class Services:
     def _pid_file(self) -> Path:
         return self._run / "supervisord.pid"
 
-    @property
-    def _complaint(self) -> Path:
-        return self._run / "complaint.txt"
+    @contextlib.contextmanager
+    def _starting_alone(self) -> Iterator[None]:
+        """Of two that start at the same instant, the second waits until it can see the first one's processes."""
+        (self._run / "logs").mkdir(parents=True, exist_ok=True)
+        # The kernel gives the lock back, however this process ends.
+        with (self._run / "starting.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _configuration(self, kept: list[Program]) -> str:
         sections: list[dict[str, object]] = [
@@ -182,6 +187,17 @@ class Services:
                 }
             )
         return "\n".join(_section(section) for section in sections)
+
+
+@contextlib.contextmanager
+def _writable(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ServiceError(
+            f"{place} cannot be written to: {error.strerror or error}",
+            fix="Services keep their logs and addresses there: make it writable, or use another home.",
+        ) from error
 
 
 # A station that cannot start because of what it was told exits so, and is not started again.

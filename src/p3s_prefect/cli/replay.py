@@ -39,43 +39,7 @@ def replay(
     seed: Annotated[int, typer.Option(help="Which subruns the faults hit.")] = 0,
 ) -> None:
     """Play an instrument's data into the watched directory, as the detector would write them."""
-    faults = FaultShares(
-        gap=gap, late=late, truncated=truncated, corrupted=corrupted, resent=resent, rewritten=rewritten
-    )
-    try:
-        play(
-            Home(home),
-            Console(soft_wrap=True),
-            instrument=instrument,
-            rate=rate,
-            runs=runs,
-            subruns=subruns,
-            first_run=first_run,
-            burst=burst,
-            faults=faults,
-            noisy_pixel=noisy_pixel,
-            seed=seed,
-        )
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-
-
-def play(
-    home: Home,
-    console: Console,
-    *,
-    instrument: str,
-    rate: float = 1.0,
-    runs: int | None = None,
-    subruns: int = 5,
-    first_run: int = FIRST_RUN,
-    burst: int = 1,
-    faults: FaultShares | None = None,
-    noisy_pixel: int | None = None,
-    seed: int = 0,
-) -> None:
-    """Plays and shows progress; see `replay`."""
-    experiment = home.read()
+    experiment = Home(home).read()
     files, marker = patterns_of(experiment)
     plan = ReplayPlan(
         pattern=files,
@@ -85,20 +49,34 @@ def play(
         subruns_per_run=subruns,
         rate_hz=rate,
         burst=burst,
-        faults=faults or FaultShares(),
+        faults=FaultShares(
+            gap=gap, late=late, truncated=truncated, corrupted=corrupted, resent=resent, rewritten=rewritten
+        ),
         seed=seed,
     )
-    directory = home.path / next(iter(experiment.streams.values())).directory
-    write = _writer(instrument)(noisy_pixel=noisy_pixel, seed=seed)
+    try:
+        play(Home(home), Console(soft_wrap=True), plan, writer(instrument)(noisy_pixel=noisy_pixel, seed=seed))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def play(home: Home, console: Console, plan: ReplayPlan, write: player.Writer) -> None:
+    """Plays a plan into the place that the home's first stream watches, and shows progress."""
+    directory = home.path / next(iter(home.read().streams.values())).directory
     columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task("replaying", total=runs * subruns if runs else None)
-        for done in player.replay(directory, plan, write, seed=seed):
+        task = progress.add_task("replaying", total=plan.runs * plan.subruns_per_run if plan.runs else None)
+        for done in player.replay(directory, plan, write, seed=plan.seed):
             fault = f" ({done.planned.fault})" if done.planned.fault else ""
             progress.update(task, description=f"{done.planned.data_id}{fault}", advance=0 if done.planned.marker else 1)
 
 
-def _writer(instrument: str) -> Callable[..., player.Writer]:
+def writer(instrument: str) -> Callable[..., player.Writer]:
+    """What writes an instrument's files, once it is told which pixel is noisy and which chance to take.
+
+    Raises:
+        P3sError: there is no such instrument, or it has no sample.
+    """
     try:
         module = importlib.import_module(f"p3s_prefect.instruments.{instrument}.sample")
     except ModuleNotFoundError as error:

@@ -21,9 +21,9 @@ from p3s_prefect.adapters.prefect_server import prefect_page
 from p3s_prefect.adapters.supervision import COMPLAINED, Services
 from p3s_prefect.cli.init import write_home
 from p3s_prefect.cli.options import HomeOption
-from p3s_prefect.cli.replay import FIRST_RUN, play
+from p3s_prefect.cli.replay import FIRST_RUN, play, writer
 from p3s_prefect.core.errors import LeaseLost, P3sError
-from p3s_prefect.core.replay import patterns_of
+from p3s_prefect.core.replay import ReplayPlan, patterns_of
 from p3s_prefect.settings import Settings
 
 _START_TIMEOUT_S = 90.0
@@ -68,7 +68,9 @@ def demo(
         if prefect := _prefect(home):
             console.print(Text.assemble("  Prefect is at  ", (prefect, "bold green"), "   (some seconds from now)"))
         console.print()
-        play(home, console, instrument="lst1", rate=rate, runs=runs, first_run=_next_run(home))
+        files, marker = patterns_of(home.read())
+        plan = ReplayPlan(pattern=files, marker=marker, first_run=_next_run(home), runs=runs, rate_hz=rate)
+        play(home, console, plan, writer("lst1")())
         if runs is not None:
             console.print("The replay has ended; the page stays up until Ctrl-C.")
             while True:
@@ -102,7 +104,7 @@ def station(
         raise typer.Exit(1) from error
     except P3sError as error:
         logging.getLogger("p3s").error("%s", error)
-        Services(at).complain(str(error))
+        at.complain(str(error))
         raise typer.Exit(COMPLAINED) from error
 
 

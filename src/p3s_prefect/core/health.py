@@ -107,6 +107,8 @@ class StationFacts:
     """Why the ledger cannot be written; empty if it can."""
     breakers: tuple[BreakerFacts, ...] = ()
     """Those that are not closed."""
+    is_supervised: bool | None = None
+    """Whether what has started it, and would start it again, still lives; None if that is nobody of ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +156,7 @@ def health_rows(
         results(outcomes),
         overload(outcomes),
         *(breaker(facts, one) for one in facts.breakers),
+        *supervision(facts),
         # What breakers have set has rows of its own.
         *steering([one for one in given if one.by != BREAKER]),
     )
@@ -178,6 +181,16 @@ def station_down(reason: str, action: str = START_STATION) -> HealthRow:
         cause=reason,
         action=action,
     )
+
+
+def supervision(facts: StationFacts) -> tuple[HealthRow, ...]:
+    """A row if the supervisor is gone: everything works, until something dies."""
+    if facts.is_supervised is not False:
+        return ()
+    row = HealthRow(name="supervisor", nominal="starts again what dies", actual="gone", status=Status.OK)
+    cause = "the supervisor was killed: what dies now is not started again"
+    action = "`p3s down` and then `p3s up`, when an interruption suits; what is queued stays queued."
+    return (_bad(row, Status.DEGRADED, cause, action),)
 
 
 def pilots(facts: StationFacts) -> HealthRow:

@@ -21,6 +21,7 @@ from p3s_prefect.adapters.directory_source import DirectorySource
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import arrivals, execution, groups, reconfigured
 from p3s_prefect.adapters.ledger.database import Ledger, renew
+from p3s_prefect.adapters.supervision import Services
 from p3s_prefect.core.closing import GroupFact
 from p3s_prefect.core.errors import LeaseLost
 from p3s_prefect.core.experiment import Experiment
@@ -296,6 +297,7 @@ class _Station:
             commit_s=self.committer.latency_s,
             ledger_problem=self.committer.trouble,
             breakers=self.breakers.facts(),
+            is_supervised=Services(self.home).keeps_this_process(),
         )
 
 

@@ -176,11 +176,9 @@ def _pages(numbers: Iterable[int]) -> Iterator[list[int]]:
 
 def _select(scope: Scope) -> Select[Any]:
     query = (
-        select(sub_job, job.c.pipeline, data_group.c.data_id.label("group_name"), run_collection.c.configuration_id)
-        .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
+        execution.sub_job_rows()
+        .add_columns(run_collection.c.configuration_id)
         .join(run_collection, run_collection.c.name == production_pass.c.run_collection)
-        .join(job, job.c.id == production_pass.c.job_id)
-        .join(data_group, data_group.c.id == job.c.group_id)
         .order_by(sub_job.c.per.desc(), sub_job.c.id)
     )
     return query.where(*_conditions(scope))

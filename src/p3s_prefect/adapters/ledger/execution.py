@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, Select, select, update
 from sqlalchemy.exc import IntegrityError
 
 from p3s_prefect.adapters.ledger import journal
@@ -74,14 +74,19 @@ class Interrupted:
 def open_sub_jobs(connection: Connection) -> list[SubJobFact]:
     """Every sub-job that is not settled, units before groups."""
     rows = connection.execute(
+        sub_job_rows().where(sub_job.c.settled_at.is_(None)).order_by(sub_job.c.per.desc(), sub_job.c.id)
+    ).all()
+    return [sub_job_fact(connection, row) for row in rows]
+
+
+def sub_job_rows() -> Select[Any]:
+    """Rows for `sub_job_fact`; joined with the pass and its job, by which they can be chosen."""
+    return (
         select(sub_job, job.c.pipeline, data_group.c.data_id.label("group_name"))
         .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
         .join(job, job.c.id == production_pass.c.job_id)
         .join(data_group, data_group.c.id == job.c.group_id)
-        .where(sub_job.c.settled_at.is_(None))
-        .order_by(sub_job.c.per.desc(), sub_job.c.id)
-    ).all()
-    return [sub_job_fact(connection, row) for row in rows]
+    )
 
 
 def sub_job_fact(connection: Connection, row: Row[Any]) -> SubJobFact:

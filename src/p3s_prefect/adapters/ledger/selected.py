@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select
 
-from p3s_prefect.adapters.ledger.execution import sub_job_fact
-from p3s_prefect.adapters.ledger.schema import arrival, attempt, data_group, job, production_pass, stage_run, sub_job
+from p3s_prefect.adapters.ledger.execution import sub_job_fact, sub_job_rows
+from p3s_prefect.adapters.ledger.schema import arrival, attempt, job, production_pass, stage_run, sub_job
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.records import Arrival, SubJobFact, Verdict
 from p3s_prefect.core.states import StageState
@@ -38,7 +38,7 @@ class SelectedStage:
 
 def newest_passes(connection: Connection, units: Iterable[DataId], pipelines: Collection[str]) -> set[int]:
     """The newest pass of each of these units in each pipeline (all, if none is named)."""
-    query = _sub_jobs().where(sub_job.c.per == "unit").order_by(production_pass.c.number)
+    query = sub_job_rows().where(sub_job.c.per == "unit").order_by(production_pass.c.number)
     if pipelines:
         query = query.where(job.c.pipeline.in_(pipelines))
     found: dict[tuple[str, str], int] = {}
@@ -52,7 +52,7 @@ def newest_passes(connection: Connection, units: Iterable[DataId], pipelines: Co
 def sub_jobs(connection: Connection, pass_ids: Iterable[int], units: Collection[DataId] = ()) -> list[SubJobFact]:
     """Of these passes: the sub-jobs of `units`, whatever else is open, and those of the groups; units go first."""
     wanted = {str(unit) for unit in units}
-    query = _sub_jobs().order_by(sub_job.c.per.desc(), sub_job.c.id)
+    query = sub_job_rows().order_by(sub_job.c.per.desc(), sub_job.c.id)
     pages = [connection.execute(query.where(sub_job.c.pass_id == pass_id)).all() for pass_id in sorted(pass_ids)]
     rows = chain.from_iterable(pages)
     chosen = [row for row in rows if row.settled_at is None or row.per == "group" or row.data_id in wanted]
@@ -61,7 +61,7 @@ def sub_jobs(connection: Connection, pass_ids: Iterable[int], units: Collection[
 
 def one_sub_job(connection: Connection, sub_job_id: int) -> SubJobFact:
     """A sub-job by its id."""
-    return sub_job_fact(connection, connection.execute(_sub_jobs().where(sub_job.c.id == sub_job_id)).one())
+    return sub_job_fact(connection, connection.execute(sub_job_rows().where(sub_job.c.id == sub_job_id)).one())
 
 
 def verdict(connection: Connection, seen: Arrival) -> tuple[Verdict, str]:
@@ -126,13 +126,4 @@ def _stage(row: Row[Any]) -> SelectedStage:
         seconds=row.seconds,
         attempt_id=row.attempt_id,
         collection=row.collection,
-    )
-
-
-def _sub_jobs() -> Select[Any]:
-    return (
-        select(sub_job, job.c.pipeline, data_group.c.data_id.label("group_name"))
-        .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
-        .join(job, job.c.id == production_pass.c.job_id)
-        .join(data_group, data_group.c.id == job.c.group_id)
     )
