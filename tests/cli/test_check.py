@@ -134,6 +134,14 @@ def test_json_gives_the_same_to_programs(good: Path) -> None:
     assert (mistake["line"], mistake["key"]) == (3, "seed")
 
 
+def test_a_home_may_be_named_as_in_other_commands(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "is in order" in runner.invoke(app, ["--home", str(tmp_path)]).output
+    monkeypatch.chdir(tmp_path)
+    assert "experiment.yaml is in order" in runner.invoke(app, []).output
+    absent = runner.invoke(app, ["--home", str(tmp_path / "none")])
+    assert (absent.exit_code, "none/experiment.yaml" in absent.output.replace("\n", "")) == (1, True)
+
+
 def test_the_picture_is_an_image_with_something_on_it(good: Path, tmp_path: Path) -> None:
     """P9, S8."""
     picture = tmp_path / "dag.png"

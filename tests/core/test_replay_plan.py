@@ -122,3 +122,11 @@ def test_numbers_out_of_range_are_refused(name: str, value: float) -> None:
     """S8."""
     with pytest.raises(BadName):
         ReplayPlan(pattern=PATTERN, **{name: value})
+
+
+def test_files_that_are_named_by_something_else_cannot_be_replayed() -> None:
+    """P20, S8: and it says which home can take them."""
+    parts = FilePattern("r{run:03d}_{part:03d}.txt", {"run": "int", "part": "int"})
+    with pytest.raises(BadName, match="has run and subrun, and files here are named") as refused:
+        ReplayPlan(pattern=parts)
+    assert "p3s init DIRECTORY --instrument lst1" in refused.value.fix

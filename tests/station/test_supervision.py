@@ -131,6 +131,8 @@ async def test_two_at_the_same_instant_and_a_supervisor_that_is_killed(prepared:
     assert "run already" in refused
     assert sum("supervisor.supervisord" in words for words in _mentioning(str(site.path))) == 1
     services = Services(site.home)
+    site.arrive(0)
+    await site.until_done(1)
     with open_experiment(site.path) as books:
         assert "supervisor" not in [row["name"] for row in books.status()["health"]]
         os.kill(services.pid() or 0, signal.SIGKILL)

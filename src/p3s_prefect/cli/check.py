@@ -16,6 +16,7 @@ from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.stores import ask_store
 from p3s_prefect.cli.explain import as_json as explained_as_json
 from p3s_prefect.cli.explain import explain
+from p3s_prefect.cli.options import HomeOption
 from p3s_prefect.core.errors import ExperimentFileErrors, P3sError, StoreError
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.experiment_checks import remarks
@@ -23,13 +24,17 @@ from p3s_prefect.core.findings import Finding
 
 
 def check(
-    path: Annotated[Path, typer.Argument(help="The experiment file, or its directory.")] = Path("experiment.yaml"),
+    path: Annotated[
+        Path | None, typer.Argument(help="The experiment file, or its directory. Default: that of --home.")
+    ] = None,
+    home: HomeOption = Path(),
     picture: Annotated[
         Path | None, typer.Option("--picture", help="Also draw the pipelines into this file (.png, .svg or .pdf).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Explain what an experiment file would do, in words and as a DAG, or list all of its mistakes."""
+    path = Home(home).experiment_file if path is None else path
     if path.is_dir():
         path = Home(path).experiment_file
     try:

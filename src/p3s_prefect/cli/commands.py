@@ -7,6 +7,7 @@ from collections.abc import Callable
 import typer
 
 from p3s_prefect.cli import agent, look, produce, products, replay, run, steer
+from p3s_prefect.cli.adopt import adopt
 from p3s_prefect.cli.attempt import try_
 from p3s_prefect.cli.check import check
 from p3s_prefect.cli.deploy import deploy
@@ -27,7 +28,7 @@ commands = typer.Typer(
 
 _PANELS: dict[str, list[Callable[..., None]]] = {
     "Begin": [run.demo, init, check],
-    "Run": [run.up, run.down, replay.replay, produce.process, deploy],
+    "Run": [run.up, run.down, replay.replay, produce.process, deploy, adopt],
     "Look": [look.status, look.list_, look.show, why, report, simulate],
     "Steer": [steer.priority, steer.limits, steer.pause, steer.drain, steer.hold, steer.release, retry, reload],
     "Develop payloads": [try_, products.check_products],

@@ -15,7 +15,8 @@
     │   ├── ObjectMissing       no object under that key
     │   ├── ObjectExists        an object is already there, and objects never change
     │   ├── ChecksumMismatch    the bytes are not those that were recorded
-    │   └── StoreUnreachable    it does not answer, or cannot now; later it may
+    │   ├── StoreUnreachable    it does not answer, or cannot now; later it may
+    │   └── StoreTaken          it belongs to another ledger
     ├── InputMissing            a stage reads what was never made
     ├── InputChanged            a file is no longer the one that arrived
     ├── PayloadError            a step's own code
@@ -120,6 +121,10 @@ class ChecksumMismatch(StoreError):
 
 class StoreUnreachable(StoreError):
     """The store does not answer, or cannot serve now; later it may."""
+
+
+class StoreTaken(StoreError):
+    """The store belongs to another ledger, which would sweep what is not published yet."""
 
 
 class InputMissing(P3sError):

@@ -95,7 +95,7 @@ class ReplayPlan:
     """Subruns of consecutive runs: the same plan each time it is iterated over.
 
     Raises:
-        BadName: a number is out of range.
+        BadName: a number is out of range, or files are named by something else than run and subrun.
     """
 
     pattern: FilePattern
@@ -118,6 +118,11 @@ class ReplayPlan:
     """Which subruns they hit."""
 
     def __post_init__(self) -> None:
+        if set(self.pattern.dimensions) != {"run", "subrun"}:
+            raise BadName(
+                f"what is replayed has run and subrun, and files here are named {self.pattern.pattern!r}",
+                fix="Play it into a home of its own, such as `p3s init DIRECTORY --instrument lst1` writes.",
+            )
         if not 0 < self.rate_hz < float("inf"):
             raise BadName(f"a rate of {self.rate_hz} Hz cannot be replayed", fix="Give a rate above 0.")
         for name in ("subruns_per_run", "burst", "runs"):

@@ -92,7 +92,7 @@ def sub_job_state(stages: Iterable[StageState]) -> SubJobState:
     """A sub-job's state, from its stage runs in topological order.
 
     Open while any stage is. All done, or done but for stages that the prescale left out: done. Otherwise the first
-    stage that settled otherwise says why; whether something was published all the same is the sub-job's `complete`.
+    stage that settled otherwise says why, though stages before it may have published their results.
     """
     states = list(stages)
     if any(not state.is_terminal for state in states):

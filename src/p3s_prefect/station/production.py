@@ -17,6 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from p3s_prefect.adapters import store_owner
 from p3s_prefect.adapters.clock import SystemClock
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import execution, selected
@@ -107,10 +108,13 @@ def opened(home: Path, experiment: Experiment) -> Iterator[Production]:
 
     Raises:
         LeaseLost: a station, or another production, holds it.
+        StoreTaken: the store belongs to another ledger.
     """
     ledger = Home(home.resolve()).ledger(experiment)
     try:
         ledger.migrate()
+        at = Home(home.resolve())
+        store_owner.claim(at.store(experiment), store_owner.owner_of(ledger, at, experiment, SystemClock().now()))
         lease = _claim(ledger, experiment)
         with _kept(ledger, lease, experiment.station.lease_s):
             production = Production(home=home.resolve(), experiment=experiment, lease=lease)

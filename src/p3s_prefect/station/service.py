@@ -21,9 +21,10 @@ from p3s_prefect.adapters.directory_source import DirectorySource
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import arrivals, execution, groups, reconfigured
 from p3s_prefect.adapters.ledger.database import Ledger, renew
+from p3s_prefect.adapters.store_owner import owner_of
 from p3s_prefect.adapters.supervision import Services
 from p3s_prefect.core.closing import GroupFact
-from p3s_prefect.core.errors import LeaseLost
+from p3s_prefect.core.errors import LeaseLost, StoreTaken
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.health import SourceFacts, StationFacts
 from p3s_prefect.core.ports import ObjectStore
@@ -69,8 +70,8 @@ async def serve(home: Home, settings: Settings, scheduler: str) -> None:
     try:
         await station.run(settings, scheduler, listener, stop)
     except ExceptionGroup as group:
-        if (lost := _lease_lost(group)) is not None:
-            raise lost from group
+        if (taken := _taken_over(group)) is not None:
+            raise taken from group
         raise
     finally:
         home.withdraw_station()
@@ -97,6 +98,8 @@ class _Station:
         if not await _first(waiting, stop):
             return
         lease = waiting.result()
+        self.owner = owner_of(self.ledger, self.home, self.experiment, self.clock.now())
+        await asyncio.to_thread(upkeep.claim_store, self.store, self.owner)
         catalogue = Catalogue(self.experiment, self.home.path.resolve(), self.store.url)
         # Now, and not at the first arrival: a program that cannot be read is a reason not to start.
         await asyncio.to_thread(lambda: catalogue.collections)
@@ -178,7 +181,7 @@ class _Station:
                 tasks.create_task(self._follow_pilots()),
                 tasks.create_task(self.breakers.run()),
                 tasks.create_task(self.steering.run()),
-                tasks.create_task(upkeep.keep_swept(self.ledger, self.store, sweep_s, self.clock)),
+                tasks.create_task(upkeep.keep_swept(self.ledger, self.store, self.owner, sweep_s, self.clock)),
             ]
             serving = tasks.create_task(server.serve(sockets=[listener]))
             self.home.announce_station(page_url(listener))
@@ -301,11 +304,11 @@ class _Station:
         )
 
 
-def _lease_lost(group: ExceptionGroup[Exception]) -> LeaseLost | None:
-    """What the holder was told, if that is among the reasons why everything ended."""
+def _taken_over(group: ExceptionGroup[Exception]) -> LeaseLost | StoreTaken | None:
+    """That the ledger or the store is somebody else's now, if this is among the reasons why everything ended."""
     for error in group.exceptions:
-        found = _lease_lost(error) if isinstance(error, ExceptionGroup) else error
-        if isinstance(found, LeaseLost):
+        found = _taken_over(error) if isinstance(error, ExceptionGroup) else error
+        if isinstance(found, LeaseLost | StoreTaken):
             return found
     return None
 

@@ -11,7 +11,8 @@ from functools import partial
 import psutil
 
 from p3s_prefect.adapters.ledger.database import Lease, Ledger, acquire, renew
-from p3s_prefect.core.errors import LeaseLost, P3sError
+from p3s_prefect.adapters.store_owner import Owner, claim
+from p3s_prefect.core.errors import LeaseLost, P3sError, StoreError, StoreTaken
 from p3s_prefect.core.ports import Clock, ObjectStore
 from p3s_prefect.station.committer import Committer
 from p3s_prefect.station.sweeper import sweep
@@ -59,14 +60,35 @@ async def keep_lease(committer: Committer, lease: Lease, lease_s: float, clock: 
         await committer.do(partial(renew, lease=lease, expires_at=clock.now() + lease_s))
 
 
-async def keep_swept(ledger: Ledger, store: ObjectStore, after_s: float, clock: Clock) -> None:
-    """Sweeps the store from time to time until cancelled: all of it at first, then where something was written."""
+def claim_store(store: ObjectStore, owner: Owner) -> None:
+    """Claims the store; one that does not answer now is claimed before it is swept.
+
+    Raises:
+        StoreTaken: it belongs to another ledger.
+    """
+    try:
+        claim(store, owner)
+    except StoreTaken:
+        raise
+    except StoreError as error:
+        log.warning("the store is not claimed yet: %s", error.what)
+
+
+async def keep_swept(ledger: Ledger, store: ObjectStore, owner: Owner, after_s: float, clock: Clock) -> None:
+    """Sweeps the store from time to time until cancelled: all of it at first, then where something was written.
+
+    Raises:
+        StoreTaken: it is another ledger's by now; nothing was removed.
+    """
     since: float | None = None
     while True:
         older_than = clock.now() - after_s
         try:
+            await asyncio.to_thread(claim, store, owner)
             removed = await asyncio.to_thread(sweep, ledger, store, older_than, since)
             unfinished = await asyncio.to_thread(store.sweep_unfinished, older_than)
+        except StoreTaken:
+            raise
         except (OSError, P3sError) as error:
             # What cannot be read or removed costs room, not results.
             log.error("the store was not swept: %s", error)
