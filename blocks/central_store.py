@@ -7,10 +7,10 @@ from typing import Self
 
 import anyio.to_thread
 from prefect.filesystems import WritableFileSystem
-from pydantic import Field, SecretStr, model_validator
+from pydantic import ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from p3s_prefect.adapters.result_files import ResultFiles, result_files
-from p3s_prefect.adapters.s3_client import Keys, lend_keys
+from p3s_prefect.adapters.s3_client import Keys, keys_in, lend_keys
 from p3s_prefect.core import experiment
 from p3s_prefect.core.bucket_place import BucketPlace
 from p3s_prefect.core.errors import StoreError
@@ -22,6 +22,9 @@ class CentralStore(WritableFileSystem):
     Nobody sees half a file. Published datasets lie in the same place under ``runs/`` and are never touched: what
     Prefect keeps goes under ``prefect/``.
     """
+
+    # People write keys into addresses, and errors go to logs.
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     _block_type_name = "Central Store"
     _block_type_slug = "p3s-central-store"
@@ -44,6 +47,9 @@ class CentralStore(WritableFileSystem):
     url: str | None = Field(default=None, description="Or its bucket: s3://bucket/prefix.")
     endpoint: str | None = Field(default=None, description="The bucket's server; Amazon's own, if it is empty.")
     region: str | None = Field(default=None, description="The bucket's region.")
+    credentials: str | None = Field(
+        default=None, description="A file with the keys, in Amazon's format, on every machine that runs tasks."
+    )
     access_key: SecretStr | None = Field(
         default=None, description="The key to the bucket; without, what each machine's environment has."
     )
@@ -60,7 +66,10 @@ class CentralStore(WritableFileSystem):
 
     def get_store(self) -> experiment.Store:
         """The store, as an experiment declares it."""
-        return experiment.Store(directory=self.directory, url=self.url, endpoint=self.endpoint, region=self.region)
+        try:
+            return experiment.Store(directory=self.directory, url=self.url, endpoint=self.endpoint, region=self.region)
+        except ValidationError as errors:
+            raise ValueError("; ".join(found["msg"] for found in errors.errors())) from None
 
     def reach_store(self) -> experiment.Store:
         """The store, which this process may use from now on; a directory is made at its first use.
@@ -79,9 +88,13 @@ class CentralStore(WritableFileSystem):
     def lend_keys(self) -> None:
         """Lets this process use the block's keys, if it has some, wherever it asks the same bucket."""
         place = self.get_store().place
-        if isinstance(place, BucketPlace) and self.access_key is not None and self.secret_key is not None:
+        if not isinstance(place, BucketPlace):
+            return
+        if self.access_key is not None and self.secret_key is not None:
             keys = Keys(access_key=self.access_key.get_secret_value(), secret_key=self.secret_key.get_secret_value())
             lend_keys(place, keys)
+        elif self.credentials is not None:
+            lend_keys(place, keys_in(Path(self.credentials)))
 
     async def aread_path(self, path: str) -> bytes:
         """The content of a file; see `read_path`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.blocks.central_store import CentralStore
 from p3s_prefect.core.experiment import Experiment
@@ -9,8 +11,7 @@ from p3s_prefect.core.experiment import Experiment
 
 def store_block(home: Home, experiment: Experiment) -> CentralStore:
     """The block; it has no keys: those of the environment count, unless somebody writes some into it."""
-    place = experiment.store.place
-    if isinstance(place, str):
-        return CentralStore(directory=str((home.path / place).resolve()))
-    declared = experiment.store
-    return CentralStore(url=declared.url, endpoint=declared.endpoint, region=declared.region)
+    place = home.place(experiment)
+    if isinstance(place, Path):
+        return CentralStore(directory=str(place))
+    return CentralStore(url=place.address, endpoint=place.endpoint, region=place.region, credentials=place.credentials)

@@ -120,8 +120,8 @@ class SeaweedServer(S3Server):
     def _command(self) -> tuple[str, ...]:
         data = self.path / "data"
         data.mkdir(exist_ok=True)
-        s3_server.write_identities(data, self.keys)
-        return s3_server.command(data, self.port)
+        s3_server.write_identities(self.path, self.keys)
+        return s3_server.command(data, self.path, self.port)
 
 
 class RcloneServer(S3Server):

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from p3s_prefect.adapters.bucket_url import bucket_url
+from p3s_prefect.adapters.s3_client import keys_in
+from p3s_prefect.adapters.stores import open_store
 from p3s_prefect.blocks import CentralStore
+from p3s_prefect.core.bucket_place import BucketPlace
 from p3s_prefect.core.errors import BadName, ObjectMissing
 
 
@@ -61,3 +68,57 @@ def test_prefect_knows_the_block() -> None:
     assert importlib.import_module(found.value).CentralStore is CentralStore
     assert CentralStore.get_block_type_slug() == "p3s-central-store"
     assert set(CentralStore.get_block_capabilities()) >= {"read-path", "write-path"}
+
+
+@pytest.mark.sockets
+async def test_results_are_kept_in_a_bucket(s3_place: BucketPlace) -> None:
+    """S2, S3: both ways in which Prefect asks; a later result takes the place of an earlier one."""
+    keys = keys_in(Path(str(s3_place.credentials)))
+    store = CentralStore(
+        url=s3_place.address, endpoint=s3_place.endpoint, access_key=keys.access_key, secret_key=keys.secret_key
+    )
+    assert store.write_path("a/b.json", b"1") == f"{s3_place.address}/prefect/a/b.json"
+    await store.awrite_path("a/b.json", b"2")
+    assert await store.aread_path("a/b.json") == store.read_path("a/b.json") == b"2"
+    with pytest.raises(ObjectMissing, match=r"c\.json"):
+        store.read_path("c.json")
+    for path in ("../runs/a", "/etc/passwd", "a/../../b", ""):
+        with pytest.raises(BadName):
+            store.write_path(path, b"x")
+    # A stage that runs in this process may use the same bucket, by an order that names no keys.
+    order = replace(s3_place, credentials=None)
+    assert open_store(bucket_url(order)).put_bytes("runs/a", b"some").size == 4
+
+
+@pytest.mark.sockets
+def test_keys_may_stand_in_a_file(s3_place: BucketPlace) -> None:
+    """S2, S7: of which the block names the path alone."""
+    store = CentralStore(url=s3_place.address, endpoint=s3_place.endpoint, credentials=s3_place.credentials)
+    store.write_path("a", b"1")
+    assert store.read_path("a") == b"1"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"directory": "/a", "url": "s3://night/store"},
+        {"url": "https://host/a"},
+        {"url": "s3://key:secret@night"},
+        {"url": "s3://night", "endpoint": "host:9000"},
+        {"url": "s3://night", "access_key": "key"},
+    ],
+)
+def test_a_block_that_is_wrong_is_refused(fields: dict[str, Any]) -> None:
+    """S7, S8: when it is made, and without repeating a key."""
+    with pytest.raises(ValidationError) as told:
+        CentralStore(**fields)
+    assert "secret@" not in str(told.value)
+
+
+def test_a_secret_key_is_never_shown() -> None:
+    """S7: not by the block, and not in what Prefect keeps openly."""
+    keys = {"access_key": "the-key", "secret_key": "the-secret"}
+    store = CentralStore(url="s3://night", **keys)
+    assert "the-secret" not in repr(store) + str(store) + store.model_dump_json()
+    assert "the-key" not in repr(store) + store.model_dump_json()

@@ -14,6 +14,7 @@ from sqlalchemy import make_url
 from p3s_prefect.adapters.bucket_url import bucket_url
 from p3s_prefect.adapters.experiment_file import read_experiment
 from p3s_prefect.adapters.ledger.database import Ledger
+from p3s_prefect.adapters.own_place import OwnServer
 from p3s_prefect.adapters.stores import directory_url, open_store
 from p3s_prefect.core.bucket_place import BucketPlace
 from p3s_prefect.core.errors import ExperimentFileError, ExperimentFileErrors
@@ -52,10 +53,17 @@ class Home:
             raise ExperimentFileErrors([ExperimentFileError("is not a directory", file=str(self.path), fix=fix)])
         return read_experiment(self.experiment_file)
 
+    def place(self, experiment: Experiment) -> Path | BucketPlace:
+        """Where the central store is: the declared place, unless this home has an S3 server of its own."""
+        declared = experiment.store.place
+        if isinstance(declared, BucketPlace):
+            return declared
+        return OwnServer(self.path).place() or (self.path / declared).resolve()
+
     def store_url(self, experiment: Experiment) -> str:
-        """Where the central store is; `open_store` opens it."""
-        place = experiment.store.place
-        return bucket_url(place) if isinstance(place, BucketPlace) else directory_url(self.path / place)
+        """The same as a URL; `open_store` opens it."""
+        place = self.place(experiment)
+        return bucket_url(place) if isinstance(place, BucketPlace) else directory_url(place)
 
     def store(self, experiment: Experiment) -> ObjectStore:
         """The central store."""

@@ -56,12 +56,30 @@ def lend_keys(place: BucketPlace, keys: Keys) -> None:
     _lent[place] = keys
 
 
+def keys_in(file: Path) -> Keys:
+    """The keys in a file of Amazon's format, under ``[default]``.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    found = configparser.ConfigParser(interpolation=None)
+    try:
+        found.read_string(file.read_text())
+        section = found["default"]
+        return Keys(access_key=section["aws_access_key_id"], secret_key=section["aws_secret_access_key"])
+    except (OSError, KeyError, configparser.Error) as error:
+        raise StoreError(
+            f"the keys to the store cannot be read from {file} ({type(error).__name__})",
+            fix="It is a file as `aws configure` writes it, readable for whoever runs this.",
+        ) from error
+
+
 # --- inside ---------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=8)
 def _client(_pid: int, place: BucketPlace, keys: Keys | None) -> Any:
-    keys = keys or _keys_in(place)
+    keys = keys or (keys_in(Path(place.credentials)) if place.credentials else None)
     session = boto3.session.Session()
     return session.client(
         "s3",
@@ -81,18 +99,3 @@ def _client(_pid: int, place: BucketPlace, keys: Keys | None) -> Any:
             s3={"payload_signing_enabled": False, "addressing_style": "path" if place.endpoint else "auto"},
         ),
     )
-
-
-def _keys_in(place: BucketPlace) -> Keys | None:
-    if place.credentials is None:
-        return None
-    found = configparser.ConfigParser(interpolation=None)
-    try:
-        found.read_string(Path(place.credentials).read_text())
-        section = found["default"]
-        return Keys(access_key=section["aws_access_key_id"], secret_key=section["aws_secret_access_key"])
-    except (OSError, KeyError, configparser.Error) as error:
-        raise StoreError(
-            f"the keys of {place.address} cannot be read from {place.credentials} ({type(error).__name__})",
-            fix="It is a file as `aws configure` writes it, readable for whoever runs this.",
-        ) from error

@@ -16,6 +16,7 @@ from p3s_prefect.core.errors import ServiceError
 
 HOST = "127.0.0.1"
 _USER = "p3s"
+_IDENTITIES = "identities.json"
 _RIGHTS = ["Admin", "Read", "Write", "List", "Tagging"]
 _INNER_PORTS = (
     "master.port",
@@ -44,23 +45,29 @@ def program() -> str:
     return found
 
 
-def command(directory: Path, port: int) -> tuple[str, ...]:
-    """The command line of a server that keeps its data in `directory`, on loopback only; no key stands in it."""
+def command(data: Path, config: Path, port: int) -> tuple[str, ...]:
+    """The command line of a server that keeps its data in `data`, on loopback only; no key stands in it.
+
+    `config` is the directory of `write_identities`.
+    """
     ports = dict(zip(_INNER_PORTS, _free_ports(len(_INNER_PORTS)), strict=True))
     options = {
         "ip": HOST,
         "ip.bind": HOST,
-        "dir": directory,
+        "dir": data,
         "volume.max": 0,
+        # It would stand still for 10 s before it ends.
+        "volume.preStopSeconds": 0,
         # It makes seven for each bucket.
         "master.volumeSizeLimitMB": 1024,
         "master.telemetry": "false",
         "filer": "true",
-        "filer.localSocket": directory / "filer.sock",
+        # Without a file: the path of one may be too long.
+        "filer.localSocket": f"@p3s-filer-{port}",
         "s3": "true",
         "s3.port": port,
-        "s3.localSocket": directory / "s3.sock",
-        "s3.config": identities_file(directory),
+        "s3.localSocket": f"@p3s-s3-{port}",
+        "s3.config": config / _IDENTITIES,
         # A bucket that is not there is somebody's mistake.
         "s3.autoCreateBucket": "false",
         "s3.iam": "false",
@@ -71,21 +78,16 @@ def command(directory: Path, port: int) -> tuple[str, ...]:
     return (program(), "-logtostderr=true", "server", *(f"-{name}={value}" for name, value in options.items()))
 
 
-def identities_file(directory: Path) -> Path:
-    """Where the server reads whom it serves."""
-    return directory / "identities.json"
-
-
 def new_keys() -> Keys:
     """Keys that nobody can guess."""
     return Keys(access_key=secrets.token_hex(10), secret_key=secrets.token_urlsafe(30))
 
 
-def write_identities(directory: Path, keys: Keys) -> None:
+def write_identities(config: Path, keys: Keys) -> None:
     """Tells the server whom to serve, in a file that nobody else can read."""
     credentials = [{"accessKey": keys.access_key, "secretKey": keys.secret_key}]
     identity = {"name": _USER, "credentials": credentials, "actions": _RIGHTS}
-    write_secret(identities_file(directory), json.dumps({"identities": [identity]}))
+    write_secret(config / _IDENTITIES, json.dumps({"identities": [identity]}))
 
 
 def write_credentials(path: Path, keys: Keys) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from p3s_prefect.adapters.home import Home, StationAddress
+from p3s_prefect.adapters.own_store import own_store_programs
 from p3s_prefect.adapters.prefect_server import prefect_programs
 from p3s_prefect.adapters.programs import Program
 from p3s_prefect.core.errors import ServiceError
@@ -60,7 +61,11 @@ class Services:
             # After a crash of the machine, its process id may be somebody else's.
             self._home.forget_station()
             configuration = self._run / "supervisord.conf"
-            kept = [*programs(self._home, experiment), *prefect_programs(self._home, experiment)]
+            kept = [
+                *own_store_programs(self._home),
+                *programs(self._home, experiment),
+                *prefect_programs(self._home, experiment),
+            ]
             configuration.write_text(self._configuration(kept))
             with (self._run / "logs" / "supervisord.out").open("wb") as out:
                 self._supervisor = subprocess.Popen(  # noqa: S603 -- it is this interpreter

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from p3s_prefect.adapters.experiment_file import payload_mistakes, read_experiment
 from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.own_place import OwnServer
 from p3s_prefect.adapters.stores import ask_store
 from p3s_prefect.cli.explain import as_json as explained_as_json
 from p3s_prefect.cli.explain import explain
@@ -89,7 +90,13 @@ def _cluster_mistakes(experiment: Experiment) -> Iterable[Finding]:
 
 def _store_remarks(home: Home, experiment: Experiment) -> Iterable[Finding]:
     """Whether the bucket can be used from here; keys and network differ from machine to machine."""
+    own = OwnServer(home.path).place()
     if isinstance(experiment.store.place, str):
+        if own is not None:
+            what = f"this home keeps its results in its own S3 server, at {own.endpoint}, and not in that directory"
+            yield Finding(
+                where=("store",), what=what, fix="It was begun with `p3s up --store s3`; nothing need be done."
+            )
         return
     try:
         ask_store(home.store(experiment))

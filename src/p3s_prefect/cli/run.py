@@ -10,13 +10,14 @@ import socket
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.own_store import choose_own_store
 from p3s_prefect.adapters.prefect_server import prefect_page
 from p3s_prefect.adapters.supervision import COMPLAINED, Services
 from p3s_prefect.cli.init import write_home
@@ -31,9 +32,17 @@ _START_TIMEOUT_S = 90.0
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def up(home: HomeOption = Path()) -> None:
+def up(
+    home: HomeOption = Path(),
+    store: Annotated[
+        Literal["s3"] | None,
+        typer.Option(help="Keep results in an S3 server of this home's own, to try it; from then on always."),
+    ] = None,
+) -> None:
     """Start scheduler, pilots and station, and keep them running until `p3s down`."""
     console = Console(soft_wrap=True)
+    if store is not None:
+        choose_own_store(Home(home), Home(home).read())
     url = start(Home(home), console)
     console.print(f"Running. The page is at [bold]{url}[/bold]; `p3s status` tells the same, `p3s down` stops it.")
     if prefect := _prefect(Home(home)):

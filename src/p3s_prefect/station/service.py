@@ -21,6 +21,7 @@ from p3s_prefect.adapters.directory_source import DirectorySource
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import arrivals, execution, groups, reconfigured
 from p3s_prefect.adapters.ledger.database import Ledger, renew
+from p3s_prefect.adapters.own_store import make_ready
 from p3s_prefect.adapters.store_owner import owner_of
 from p3s_prefect.adapters.supervision import Services
 from p3s_prefect.core.closing import GroupFact
@@ -66,6 +67,7 @@ async def serve(home: Home, settings: Settings, scheduler: str) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await asyncio.to_thread(make_ready, home)
     station = _Station(home=home, experiment=experiment, ledger=ledger, store=home.store(experiment))
     try:
         await station.run(settings, scheduler, listener, stop)
@@ -99,7 +101,9 @@ class _Station:
             return
         lease = waiting.result()
         self.owner = owner_of(self.ledger, self.home, self.experiment, self.clock.now())
-        await asyncio.to_thread(upkeep.claim_store, self.store, self.owner)
+        if not self.store_watch.trouble:
+            # To wait for one that does not answer might take longer than the lease.
+            await asyncio.to_thread(upkeep.claim_store, self.store, self.owner)
         catalogue = Catalogue(self.experiment, self.home.path.resolve(), self.store.url)
         # Now, and not at the first arrival: a program that cannot be read is a reason not to start.
         await asyncio.to_thread(lambda: catalogue.collections)
