@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from builders import sha256
@@ -16,9 +17,11 @@ from s3_servers import RcloneServer, SeaweedServer
 
 from p3s_prefect.adapters import s3_parts
 from p3s_prefect.adapters.directory_store import DirectoryStore
+from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.adapters.s3_store import S3Store
+from p3s_prefect.adapters.store_owner import Owner, adopt, claim
 from p3s_prefect.adapters.stores import open_store
-from p3s_prefect.core.errors import BadName, ChecksumMismatch, ObjectExists, ObjectMissing, StoreError
+from p3s_prefect.core.errors import BadName, ChecksumMismatch, ObjectExists, ObjectMissing, StoreError, StoreTaken
 from p3s_prefect.core.ports import ObjectStore
 
 PART = 5 << 20
@@ -189,3 +192,18 @@ def test_a_store_is_found_again_by_its_url(any_store: DirectoryStore | S3Store) 
         # A forked process must not use the connections of the other.
         os._exit(0 if open_store(any_store.url).read_bytes("a") == b"some" else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_any_store_belongs_to_the_ledger_that_has_marked_it(any_store: ObjectStore, ledger: Ledger) -> None:
+    """S3, V13: another is refused, until it adopts the store; objects stay as they are."""
+    first, second = (Owner(ledger=uuid4(), experiment="night", home=home) for home in ("/first", "/second"))
+    claim(any_store, first)
+    any_store.put_bytes("runs/a", b"1")
+    claim(any_store, first)
+    with pytest.raises(StoreTaken, match="'night' in /first"):
+        claim(any_store, second)
+    assert adopt(any_store, second, ledger, 0.0) == str(first)
+    claim(any_store, second)
+    with pytest.raises(StoreTaken, match="'night' in /second"):
+        claim(any_store, first)
+    assert any_store.read_bytes("runs/a") == b"1"
