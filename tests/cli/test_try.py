@@ -46,8 +46,9 @@ def home(tmp_path: Path) -> Path:
     return path
 
 
-def p3s_try(home: Path, step: str, unit: str = "r5.txt") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "p3s_prefect.cli", "try", step, unit, "--directory", str(home.parent / "work")]
+def p3s_try(home: Path, step: str, *unit: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "p3s_prefect.cli", "try", step, *(unit or ("r5.txt",))]
+    command += ["--directory", str(home.parent / "work")]
     return subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -125,3 +126,10 @@ def test_what_cannot_be_tried_is_said_with_what_to_do(home: Path, step: str, uni
     assert told in ended.stderr
     assert len(ended.stderr.strip().splitlines()) >= 2
     assert sorted(path.name for path in home.iterdir()) == ["experiment.yaml", "r5.txt"]
+
+
+def test_a_data_id_is_given_as_in_other_commands(home: Path) -> None:
+    """P16, S8: in several words; and what cannot be one is named."""
+    ended = p3s_try(home, "dqm/quick/show", "run=5", "part=1")
+    assert ended.returncode == 1
+    assert "run=5 part=1" in ended.stderr

@@ -24,7 +24,9 @@ _LOOK_EVERY_S = 0.05
 
 def try_(
     step: Annotated[str, typer.Argument(help="The step, as pipeline/stage/step.")],
-    unit: Annotated[str, typer.Argument(help="A file, or a data id that the ledger knows, such as 'run=1 subrun=2'.")],
+    unit: Annotated[
+        list[str], typer.Argument(help="A file, or a data id that the ledger knows, such as: run=1 subrun=2")
+    ],
     home: HomeOption = Path(),
     directory: Annotated[
         Path | None, typer.Option(help="Where it works. It is kept. Default: a new temporary directory.")
@@ -37,7 +39,7 @@ def try_(
     experiment = at.read()
     name = StepName.parse(step, experiment)
     place = Path(tempfile.mkdtemp(prefix="p3s-try-")) if directory is None else directory.resolve()
-    order = trial_order(at, experiment, name, unit, place)
+    order = trial_order(at, experiment, name, " ".join(unit), place)
     processes, shown = PayloadProcesses(), _Terminal()
     try:
         report = StageRunner(processes, place, observer=shown, keep=True).run(order)

@@ -61,8 +61,22 @@ def replay(
 
 
 def play(home: Home, console: Console, plan: ReplayPlan, write: player.Writer) -> None:
-    """Plays a plan into the place that the home's first stream watches, and shows progress."""
+    """Plays a plan into the place that the home's first stream watches, and shows progress.
+
+    Raises:
+        P3sError: it cannot be written to.
+    """
     directory = home.path / next(iter(home.read().streams.values())).directory
+    try:
+        _play(directory, console, plan, write)
+    except OSError as error:
+        raise P3sError(
+            f"{error.filename or directory} cannot be written: {error.strerror or error}",
+            fix=f"Make {directory} writable, with room on its disk; `--first-run` goes on with the next run.",
+        ) from error
+
+
+def _play(directory: Path, console: Console, plan: ReplayPlan, write: player.Writer) -> None:
     columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task("replaying", total=plan.runs * plan.subruns_per_run if plan.runs else None)
