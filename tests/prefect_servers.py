@@ -15,7 +15,9 @@ from clusters import die_with_parent
 from p3s_prefect.adapters import prefect_server
 from p3s_prefect.adapters.home import Home
 
-_START_S = 120
+# On two cores with fifteen processes that wanted them it took more than two minutes.
+_START_S = 300
+_ANSWER_S = 60
 _POLL_S = 0.1
 _PAGE = 200
 
@@ -74,10 +76,13 @@ class PrefectProcess:
     def ask(self, path: str, content: dict[str, Any] | None = None) -> Any:
         return self.change("POST", path, content or {})
 
-    def change(self, method: str, path: str, content: dict[str, Any]) -> Any:
+    def get(self, path: str) -> Any:
+        return self.change("GET", path, None)
+
+    def change(self, method: str, path: str, content: Any) -> Any:
         """A request; asked again where the server was busy for a moment, as its own clients do."""
         while True:
-            answer = httpx.request(method, f"{self.api}{path}", json=content, timeout=30)
+            answer = httpx.request(method, f"{self.api}{path}", json=content, timeout=_ANSWER_S)
             if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                 answer.raise_for_status()
                 return answer.json() if answer.content else None
@@ -109,9 +114,8 @@ class PrefectProcess:
 
     def states(self, task_run: dict[str, Any]) -> list[tuple[str, str]]:
         """The history of a task run: types and names, oldest first."""
-        answer = httpx.get(f"{self.api}/task_run_states/", params={"task_run_id": task_run["id"]}, timeout=30)
-        answer.raise_for_status()
-        found = sorted(answer.json(), key=lambda state: state["timestamp"])
+        answer = self.get(f"/task_run_states/?task_run_id={task_run['id']}")
+        found = sorted(answer, key=lambda state: state["timestamp"])
         return [(state["type"], state["name"]) for state in found]
 
     def artifacts(self, flow_run: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -128,7 +132,5 @@ class PrefectProcess:
 
     def edges(self, flow_run: dict[str, Any]) -> set[tuple[str, str]]:
         """The arrows of the graph that the page draws, by names."""
-        answer = httpx.get(f"{self.api}/flow_runs/{flow_run['id']}/graph-v2", timeout=30)
-        answer.raise_for_status()
-        nodes = dict(answer.json()["nodes"])
+        nodes = dict(self.get(f"/flow_runs/{flow_run['id']}/graph-v2")["nodes"])
         return {(nodes[parent["id"]]["label"], node["label"]) for node in nodes.values() for parent in node["parents"]}

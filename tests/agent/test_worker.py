@@ -25,7 +25,7 @@ from p3s_prefect.core.errors import ServiceError
 pytestmark = pytest.mark.sockets
 
 PROCESS = "p3s_prefect.flows.process.process"
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 @pytest.fixture

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import closing
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from sqlalchemy import select
 
 from p3s_prefect.adapters.home import Home
@@ -16,16 +18,18 @@ from p3s_prefect.adapters.ledger import schema
 
 # A stage as a shell script. `fail` fails always, `flaky` the first time; `hang` lasts longer than anybody waits, and
 # `stuck` does so the first time; `murder` kills the worker, which has started the keeper, and that the payload process.
+# It must not be reached where something else is waited for meanwhile, however busy the machine is.
+LIMIT_S = 300
 OBEY = """
 read word < "$P3S_INPUT_RAW"
 case "$word" in
   fail) echo 'it was told to'; exit 3;;
   flaky) test -e "$HERE/been" || { touch "$HERE/been"; exit 4; };;
-  hang) echo $$ > "$HERE/hangs"; sleep 100;;
-  murder) keeper=$(cut -d' ' -f4 /proc/$PPID/stat); kill -9 $(cut -d' ' -f4 /proc/$keeper/stat); sleep 100;;
+  hang) echo $$ > "$HERE/hangs"; sleep 1000;;
+  murder) keeper=$(cut -d' ' -f4 /proc/$PPID/stat); kill -9 $(cut -d' ' -f4 /proc/$keeper/stat); sleep 1000;;
   picture) printf '\\211PNG\\r\\n' > dot.png
     echo '[{"category": "display", "title": "Dot", "file": "dot.png", "shows": "One dot."}]' > products.json;;
-  stuck) test -e "$HERE/hangs" || { echo $$ > "$HERE/hangs.new"; mv "$HERE/hangs.new" "$HERE/hangs"; sleep 100; };;
+  stuck) test -e "$HERE/hangs" || { echo $$ > "$HERE/hangs.new"; mv "$HERE/hangs.new" "$HERE/hangs"; sleep 1000; };;
 esac
 cp "$P3S_INPUT_RAW" "$P3S_OUTPUT_MADE"
 """
@@ -39,7 +43,7 @@ def _step(script: str, needed: str, made: str) -> dict[str, Any]:
         "command": ["/bin/sh", "-c", script],
         "inputs": {needed: needed},
         "outputs": {made: made},
-        "timeout_s": 30,
+        "timeout_s": LIMIT_S,
     }
 
 
@@ -118,3 +122,32 @@ class Batch:
         chosen = (schema.dataset.c.dataset_type == kind, schema.dataset.c.data_id == data_id)
         key = self.rows(select(schema.dataset.c.key).where(*chosen).order_by(schema.dataset.c.id))[-1].key
         return self.home.store(self.home.read()).read_bytes(key).decode()
+
+    def worker(self) -> psutil.Process:
+        """The Dask worker of what hangs: it has started the keeper, that the payload process, and that the shell."""
+        return psutil.Process(int((self.path / "hangs").read_text())).parents()[2]
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a payload hangs, or has hung."""
+        return (self.path / "hangs").exists()
+
+
+@contextmanager
+def when(happened: Callable[[], bool], then: Callable[[], None]) -> Iterator[None]:
+    """Does something as soon as something has happened, while a flow runs in this thread."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not happened():
+            if over.wait(0.05):
+                return
+        then()
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watching.join()

@@ -35,7 +35,7 @@ def test_deployed_and_run_by_a_process_worker(prefect_api: str, tmp_path: Path) 
     def prefect(*arguments: str) -> None:
         command = [str(Path(sys.executable).with_name("prefect")), "--no-prompt", *arguments]
         ended = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
         )
         assert ended.returncode == 0, ended.stdout + ended.stderr
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from batches import Batch
+from batches import Batch, when
 from slurm_site import SlurmSite, needs_slurm
 from test_produce import UNIT, produce
 
@@ -34,30 +33,26 @@ def test_slurm_by_configuration_alone(prefect_api: str, slurm: SlurmSite, tmp_pa
     cancelled: list[str] = []
 
     def cancel() -> None:
-        while not (batch.path / "hangs").exists():
-            time.sleep(0.1)
         cancelled.extend(slurm.jobs())
         slurm.ask("scancel", *cancelled)
 
-    canceller = threading.Thread(target=cancel)
-    canceller.start()
-    ended = produce(
-        batch,
-        None,
-        cluster_class="dask_jobqueue.SLURMCluster",
-        cluster_kwargs={
-            "cores": 1,
-            "processes": 1,
-            "memory": "500MB",
-            "walltime": "00:10:00",
-            "interface": "lo",
-            "local_directory": str(tmp_path),
-            "log_directory": str(tmp_path / "logs"),
-            "scheduler_options": {"dashboard_address": "127.0.0.1:0"},
-        },
-        adapt_kwargs={"minimum_jobs": 1, "maximum_jobs": 1},
-    )
-    canceller.join()
+    with when(lambda: batch.hangs, cancel):
+        ended = produce(
+            batch,
+            None,
+            cluster_class="dask_jobqueue.SLURMCluster",
+            cluster_kwargs={
+                "cores": 1,
+                "processes": 1,
+                "memory": "500MB",
+                "walltime": "00:10:00",
+                "interface": "lo",
+                "local_directory": str(tmp_path),
+                "log_directory": str(tmp_path / "logs"),
+                "scheduler_options": {"dashboard_address": "127.0.0.1:0"},
+            },
+            adapt_kwargs={"minimum_jobs": 1, "maximum_jobs": 1},
+        )
     assert ended.state.is_completed(), ended.state
     assert len(cancelled) == 1
     assert batch.attempts("quick", UNIT.format(0)) == ["lost", "done"]

@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from batches import Batch
+from batches import Batch, when
 from test_produce import UNIT, produce
 
 pytestmark = pytest.mark.sockets
-
-
-@contextmanager
-def when(happened: Callable[[], bool], then: Callable[[], None]) -> Iterator[None]:
-    """Does something as soon as something has happened, while a flow runs in this thread."""
-
-    def watch() -> None:
-        while not happened():
-            time.sleep(0.05)
-        then()
-
-    watching = threading.Thread(target=watch)
-    watching.start()
-    yield
-    watching.join()
-
-
-def worker_of(batch: Batch) -> psutil.Process:
-    """The worker that has started the keeper, which started the payload process, which started the shell."""
-    return psutil.Process(int((batch.path / "hangs").read_text())).parents()[2]
 
 
 def is_gone(pid: int) -> bool:
@@ -46,11 +22,11 @@ def test_states_are_right_after_a_worker_was_killed(dask_address: str, tmp_path:
     batch = Batch.of(tmp_path / "home", {0: "a", 1: "b", 2: "stuck"})
 
     def others_are_done() -> bool:
-        there = (batch.path / "hangs").exists()
+        there = batch.hangs
         return there and all(batch.states()[UNIT.format(n), "later"] == "done" for n in (0, 1))
 
     def kill_both() -> None:
-        one = worker_of(batch)
+        one = batch.worker()
         for worker in psutil.Process(one.ppid()).children():
             if "spawn_main" in " ".join(worker.cmdline()):
                 worker.kill()
@@ -168,9 +144,9 @@ def test_groups_do_not_wait_for_each_other(dask_address: str, tmp_path: Path) ->
     other.write_text("a\n")
 
     def other_is_done() -> bool:
-        return (batch.path / "hangs").exists() and batch.states().get(("run=2", "total")) == "done"
+        return batch.hangs and batch.states().get(("run=2", "total")) == "done"
 
-    with when(other_is_done, lambda: worker_of(batch).kill()):
+    with when(other_is_done, lambda: batch.worker().kill()):
         ended = produce(batch, dask_address)
     assert ended.state.is_completed(), ended.state
 
@@ -191,7 +167,7 @@ def test_a_cancelled_flow_run_stops_its_payloads(prefect_api: str, dask_address:
                 client.set_flow_run_state(run.id, Cancelling())
 
     def both_hang() -> bool:
-        return (batch.path / "hangs").exists() and batch.attempts("quick", UNIT.format(1)) == ["running"]
+        return batch.hangs and batch.attempts("quick", UNIT.format(1)) == ["running"]
 
     with when(both_hang, cancel):
         ended = produce(batch, dask_address)

@@ -27,6 +27,9 @@ OUTAGE_S = float(os.environ.get("P3S_OUTAGE_S", "60"))
 # One run is a flow run; it must be smaller than what is recorded by stage.
 RUN = 20
 EVERY_S = 0.5
+# What waited for Prefect in the first third of the outage would be given up.
+DEADLINE_S = OUTAGE_S * 2 / 3
+PATIENCE_S = 180.0
 
 
 @pytest.fixture
@@ -98,13 +101,13 @@ def behind(site: Site) -> int:
     return int(site.read(lambda connection: agent_cursor.record_facts(connection, time.time())).behind)
 
 
-@pytest.mark.timeout(300 + OUTAGE_S)
+@pytest.mark.timeout(900 + OUTAGE_S)
 async def test_an_outage_of_prefect_delays_nothing_and_leaves_no_gap(
     new_site: NewSite, prefect: PrefectProcess
 ) -> None:
     """V21, V24: the server is gone under load, the agent is killed meanwhile, and the server once more while it catches
     up: every stage is done in time, and afterwards the record has each attempt once, with the ledger's times."""
-    stages = {"quick": {"steps": [obey()], "deadline_s": 20}, "total": total()}
+    stages = {"quick": {"steps": [obey()], "deadline_s": DEADLINE_S}, "total": total()}
     site = new_site(
         declare(stages, instrument={"closing": {"count": RUN}}, prefect={"api_url": prefect.api}, pilots={"workers": 2})
     )
@@ -113,7 +116,7 @@ async def test_an_outage_of_prefect_delays_nothing_and_leaves_no_gap(
         agent.start()
         async with site.running(slots=2):
             arriving = asyncio.create_task(load.run())
-            await site.until(lambda: prefect.flow_runs("test"), "a flow run", 60)
+            await site.until(lambda: prefect.flow_runs("test"), "a flow run", PATIENCE_S)
             await asyncio.to_thread(prefect.kill)
             before, gone_at = load.arrived, time.time()
             await asyncio.sleep(OUTAGE_S / 2)
@@ -121,23 +124,24 @@ async def test_an_outage_of_prefect_delays_nothing_and_leaves_no_gap(
             agent.start()
             await asyncio.sleep(OUTAGE_S / 2)
             assert behind(site) > 0
-            await site.until_done(load.arrived - 10)
+            came = load.arrived - before
+            await site.until_done(load.arrived - 10, patience_s=PATIENCE_S)
             prefect.start()
             await asyncio.to_thread(prefect.until_up)
             back_at = time.time()
             # Killed with events that it has accepted and not recorded.
             seen = behind(site)
-            await site.until(lambda: behind(site) < seen, "catching up", 60)
+            await site.until(lambda: behind(site) < seen, "catching up", PATIENCE_S)
             await asyncio.to_thread(prefect.kill)
             prefect.start()
             await asyncio.to_thread(prefect.until_up)
             arriving.cancel()
             load.complete()
-            await site.until_settled(load.arrived + load.arrived // RUN, patience_s=60)
-            await site.until(lambda: behind(site) == 0, "the record", 60)
+            await site.until_settled(load.arrived + load.arrived // RUN, patience_s=PATIENCE_S)
+            await site.until(lambda: behind(site) == 0, "the record", PATIENCE_S)
     during = [row for row in site.rows(schema.attempt) if gone_at < row.opened_at < back_at]
-    assert len(during) > OUTAGE_S / EVERY_S / 2
-    assert load.arrived > before
+    assert came > 20
+    assert len(during) > came / 2
     assert set(site.stages().values()) == {"done"}
     assert {row.state for row in site.rows(schema.attempt)} == {"done"}
     assert recorded(prefect) == expected(site)

@@ -18,6 +18,9 @@ from p3s_prefect.adapters.supervision import Services
 
 pytestmark = pytest.mark.sockets
 
+# A server and an agent have to start, each twice.
+PATIENCE_S = 180.0
+
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Iterator[Callable[..., Site]]:
@@ -53,13 +56,13 @@ async def test_up_starts_prefect_and_what_happens_is_seen_there(prepared: Callab
             return set()
 
     site.arrive(0)
-    await site.until(lambda: "dqm run=1 pass 0" in runs(), "the record", 90)
+    await site.until(lambda: "dqm run=1 pass 0" in runs(), "the record", PATIENCE_S)
     server, agent = service_of(site, "prefect"), service_of(site, "agent")
     assert server.environ()["PREFECT_HOME"] == str(site.path / "prefect")
     for process in (server, agent):
         process.send_signal(signal.SIGKILL)
     site.arrive(0, run=2)
-    await site.until(lambda: "dqm run=2 pass 0" in runs(), "the record after the kills", 90)
+    await site.until(lambda: "dqm run=2 pass 0" in runs(), "the record after the kills", PATIENCE_S)
     assert service_of(site, "prefect").pid != server.pid
     status = json.loads(p3s("status", "--json", "--home", str(site.path)).stdout)
     row = next(row for row in status["health"] if row["name"] == "prefect")
