@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, event, func, select
 
 from p3s_prefect.adapters.ledger import execution, schema
+from p3s_prefect.adapters.ledger.commit_records import commit_record
 from p3s_prefect.adapters.ledger.database import Ledger
+from p3s_prefect.core.commit_record import read_commit_record
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import Conflict, NoSuchRecord
 from p3s_prefect.core.records import PublishedObject, StageReport, StepTime, Transition
@@ -449,8 +451,9 @@ def test_a_commit_record_is_owed_until_it_is_noted_and_is_always_the_same(ledger
         assert execution.unrecorded(connection) == []
         execution.publish(connection, manifest(opened), NOW)
         assert execution.unrecorded(connection) == [opened.id]
-        record = execution.commit_record(connection, opened.id)
+        record = commit_record(connection, opened.id)
         execution.mark_recorded(connection, [opened.id])
         assert execution.unrecorded(connection) == []
-        assert execution.commit_record(connection, opened.id) == record
-    assert (record["data_id"], record["execution"], record["prefix"]) == ("run=1 subrun=1", "e1", opened.prefix)
+        assert commit_record(connection, opened.id) == record
+    assert (record.sub_job.data_id, record.place) == ("run=1 subrun=1", f"{opened.prefix}/e1")
+    assert read_commit_record(record.content()) == record

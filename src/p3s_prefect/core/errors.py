@@ -16,7 +16,8 @@
     │   ├── ObjectExists        an object is already there, and objects never change
     │   ├── ChecksumMismatch    the bytes are not those that were recorded
     │   ├── StoreUnreachable    it does not answer, or cannot now; later it may
-    │   └── StoreTaken          it belongs to another ledger
+    │   ├── StoreTaken          it belongs to another ledger
+    │   └── RecordUnreadable    a commit record is damaged, or of another version
     ├── InputMissing            a stage reads what was never made
     ├── InputChanged            a file is no longer the one that arrived
     ├── PayloadError            a step's own code
@@ -125,6 +126,10 @@ class StoreUnreachable(StoreError):
 
 class StoreTaken(StoreError):
     """The store belongs to another ledger, which would sweep what is not published yet."""
+
+
+class RecordUnreadable(StoreError):
+    """A commit record is damaged, or of another version of this package."""
 
 
 class InputMissing(P3sError):

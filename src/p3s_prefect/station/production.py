@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import Connection
 
@@ -21,10 +20,12 @@ from p3s_prefect.adapters import store_owner
 from p3s_prefect.adapters.clock import SystemClock
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import execution, selected
+from p3s_prefect.adapters.ledger.commit_records import commit_record
 from p3s_prefect.adapters.ledger.database import Lease, Ledger, renew
 from p3s_prefect.adapters.ledger.pass_facts import PassFacts
 from p3s_prefect.adapters.ledger.projection import read_pass, with_pictures
 from p3s_prefect.adapters.ledger.selected import SelectedStage
+from p3s_prefect.core.commit_record import CommitRecord
 from p3s_prefect.core.dispatcher import Dispatcher
 from p3s_prefect.core.errors import Conflict, InputMissing, LeaseLost, StageFailed
 from p3s_prefect.core.experiment import Experiment, Stage
@@ -33,7 +34,7 @@ from p3s_prefect.core.records import Failure, StageOrder, StageReport, SubJobFac
 from p3s_prefect.core.states import StageState
 from p3s_prefect.station import settling
 from p3s_prefect.station.catalogue import Catalogue
-from p3s_prefect.station.recorder import write_record
+from p3s_prefect.station.recorder import RecordWriter
 from p3s_prefect.station.recovery import recover
 from p3s_prefect.station.upkeep import RENEWALS, claim_lease
 
@@ -280,17 +281,17 @@ def _recover(production: Production, ledger: Ledger) -> None:
     with ledger.transaction(production.lease) as connection:
         recover(connection, store, now)
         unrecorded = execution.unrecorded(connection)
-        records = [execution.commit_record(connection, attempt_id) for attempt_id in unrecorded]
+        records = [commit_record(connection, attempt_id) for attempt_id in unrecorded]
     _record(production, ledger, records)
 
 
-def _record(production: Production, ledger: Ledger, records: list[dict[str, Any]]) -> None:
-    store = production.store()
+def _record(production: Production, ledger: Ledger, records: list[CommitRecord]) -> None:
+    writer = RecordWriter(production.store(), ledger)
     for record in records:
-        write_record(store, record)
+        writer.write(record)
     if records:
         with ledger.transaction(production.lease) as connection:
-            execution.mark_recorded(connection, [record["attempt_id"] for record in records])
+            execution.mark_recorded(connection, [record.attempt.id for record in records])
 
 
 def _ready(connection: Connection, production: Production, work: StageWork, now: float) -> SelectedStage:

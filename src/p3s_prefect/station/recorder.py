@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from p3s_prefect.adapters.ledger import execution
-from p3s_prefect.core.errors import StoreError
+from p3s_prefect.adapters.ledger.commit_records import configuration_content
+from p3s_prefect.adapters.ledger.database import Ledger
+from p3s_prefect.core.commit_record import CommitRecord, configuration_key, read_commit_record
+from p3s_prefect.core.errors import ObjectExists, RecordUnreadable, StoreError
 from p3s_prefect.core.ports import ObjectStore
 
 if TYPE_CHECKING:
@@ -24,25 +26,47 @@ _DRAIN_S = 5.0
 _NOTE_EVERY_S = 1.0
 
 
-def write_record(store: ObjectStore, record: Mapping[str, Any]) -> None:
-    """Writes a commit record; writing it again changes nothing."""
-    store.put_bytes(
-        f"{record['prefix']}/{record['execution']}/commit.json", json.dumps(record, sort_keys=True).encode()
-    )
+class RecordWriter:
+    """Writes commit records, and before the first of a configuration what stands behind its number."""
+
+    def __init__(self, store: ObjectStore, ledger: Ledger) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._configurations: set[str] = set()
+
+    def write(self, record: CommitRecord) -> None:
+        """Writes a commit record; writing it again changes nothing."""
+        number = record.collection.configuration_id
+        if number not in self._configurations:
+            with self._ledger.reading() as connection:
+                content = configuration_content(connection, number)
+            self._store.put_bytes(configuration_key(number), json.dumps(content, sort_keys=True).encode())
+            self._configurations.add(number)
+        try:
+            self._store.put_bytes(record.key, record.content())
+        except ObjectExists:
+            # Written before this was noted; what has changed since, such as another stage's state, is no matter.
+            if not self._stands(record):
+                raise
+
+    def _stands(self, record: CommitRecord) -> bool:
+        with contextlib.suppress(RecordUnreadable):
+            return read_commit_record(self._store.read_bytes(record.key)).attempt == record.attempt
+        return False
 
 
 class Recorder:
     """Writes commit records behind the publications, in their order."""
 
-    def __init__(self, store: ObjectStore, committer: Committer) -> None:
-        self._store = store
+    def __init__(self, store: ObjectStore, committer: Committer, ledger: Ledger) -> None:
+        self._writer = RecordWriter(store, ledger)
         self._committer = committer
-        self._waiting: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
+        self._waiting: asyncio.Queue[CommitRecord] = asyncio.Queue()
         self._written: list[int] = []
         self.trouble = ""
 
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Takes a commit record (see `execution.commit_record`)."""
+    def add(self, record: CommitRecord) -> None:
+        """Takes a commit record."""
         self._waiting.put_nowait(record)
 
     async def run(self) -> None:
@@ -54,7 +78,7 @@ class Recorder:
                 await self.note()
                 continue
             await self._write(record)
-            self._written.append(record["attempt_id"])
+            self._written.append(record.attempt.id)
             if len(self._written) >= 1000:
                 await self.note()
 
@@ -65,7 +89,7 @@ class Recorder:
                 while not self._waiting.empty():
                     record = self._waiting.get_nowait()
                     await self._write(record)
-                    self._written.append(record["attempt_id"])
+                    self._written.append(record.attempt.id)
         await self.note()
 
     async def note(self) -> None:
@@ -74,10 +98,10 @@ class Recorder:
         if written:
             await self._committer.do(lambda connection: execution.mark_recorded(connection, written))
 
-    async def _write(self, record: Mapping[str, Any]) -> None:
+    async def _write(self, record: CommitRecord) -> None:
         while True:
             try:
-                await asyncio.to_thread(write_record, self._store, record)
+                await asyncio.to_thread(self._writer.write, record)
             except StoreError as error:
                 self.trouble = error.what
                 log.error("%s; trying again", error)

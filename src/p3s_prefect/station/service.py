@@ -20,6 +20,7 @@ from p3s_prefect.adapters.dask_pilots import DaskPilots
 from p3s_prefect.adapters.directory_source import DirectorySource
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import arrivals, execution, groups, reconfigured
+from p3s_prefect.adapters.ledger.commit_records import commit_record
 from p3s_prefect.adapters.ledger.database import Ledger, renew
 from p3s_prefect.adapters.own_store import make_ready
 from p3s_prefect.adapters.store_owner import owner_of
@@ -112,7 +113,7 @@ class _Station:
             # From now on: recovering and resuming may take longer than the lease after a long outage.
             self.keeping = asyncio.create_task(upkeep.keep_lease(self.committer, lease, lease_s, self.clock))
             stack.push_async_callback(_cancel, [self.keeping])
-            self.recorder = Recorder(self.store, self.committer)
+            self.recorder = Recorder(self.store, self.committer, self.ledger)
             await self._recover()
             await self._retire(catalogue)
             pilots = DaskPilots(scheduler, catalogue.payload_modules, self.experiment.experiment)
@@ -142,9 +143,7 @@ class _Station:
         if published or given_back:
             log.info("recovered: %d results published, %d stages back in the queue", published, given_back)
         unrecorded = await self.committer.do(
-            lambda connection: [
-                execution.commit_record(connection, found) for found in execution.unrecorded(connection)
-            ]
+            lambda connection: [commit_record(connection, found) for found in execution.unrecorded(connection)]
         )
         for record in unrecorded:
             self.recorder.add(record)

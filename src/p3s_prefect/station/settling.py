@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import Connection
 
 from p3s_prefect.adapters.ledger import execution
+from p3s_prefect.adapters.ledger.commit_records import commit_record
+from p3s_prefect.core.commit_record import CommitRecord
 from p3s_prefect.core.experiment import Stage
 from p3s_prefect.core.records import Failure, Manifest, StageOrder, StageReport, Transition
 from p3s_prefect.core.retry import NextState, after_failure, after_loss
@@ -15,14 +15,14 @@ from p3s_prefect.core.states import StageState
 _ENDED_AS: dict[Failure, execution.AttemptState] = {Failure.DEADLINE: "expired", Failure.STOPPED: "stopped"}
 
 
-def publish(connection: Connection, manifest: Manifest, now: float) -> dict[str, Any]:
+def publish(connection: Connection, manifest: Manifest, now: float) -> CommitRecord:
     """Makes the results visible, and returns the commit record that is to be written beside them.
 
     Raises:
         Conflict: the results came too late, or are there already (see `execution.publish`).
     """
     execution.publish(connection, manifest, now)
-    return execution.commit_record(connection, manifest.attempt_id)
+    return commit_record(connection, manifest.attempt_id)
 
 
 def fail(

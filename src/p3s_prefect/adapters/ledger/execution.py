@@ -25,7 +25,6 @@ from p3s_prefect.adapters.ledger.schema import (
 )
 from p3s_prefect.adapters.ledger.statements import (
     ATTEMPT,
-    COMMIT_RECORD,
     END_WELL,
     MOVE,
     NOTE_CHECKSUM,
@@ -306,12 +305,6 @@ def unrecorded(connection: Connection) -> list[int]:
 def mark_recorded(connection: Connection, attempt_ids: Sequence[int]) -> None:
     """Notes that the commit records of these attempts are in the store."""
     connection.execute(update(attempt).where(attempt.c.id.in_(attempt_ids)).values(is_recorded=True))
-
-
-def commit_record(connection: Connection, attempt_id: int) -> dict[str, Any]:
-    """What the store needs to know so that the ledger can be rebuilt from it; the same at every call."""
-    row = connection.execute(COMMIT_RECORD, {"attempt_id": attempt_id}).one()
-    return {"attempt_id": attempt_id, **row._mapping}
 
 
 def _move(

@@ -95,26 +95,6 @@ END_WELL = (
         log_key=bindparam("log_key"),
     )
 )
-COMMIT_RECORD = (
-    select(
-        attempt.c.prefix,
-        attempt.c.number,
-        attempt.c.execution,
-        attempt.c.published_at,
-        stage_run.c.stage,
-        sub_job.c.data_id,
-        sub_job.c.per,
-        job.c.pipeline,
-        production_pass.c.number.label("pass_number"),
-        production_pass.c.run_collection,
-    )
-    .join(stage_run, stage_run.c.id == attempt.c.stage_run_id)
-    .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
-    .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
-    .join(job, job.c.id == production_pass.c.job_id)
-    .where(attempt.c.id == bindparam("attempt_id"))
-)
-
 # Two searches by index: as one with OR, in the order of arrival, the database would rather walk through all of them.
 _OF_UNIT = select(arrival).where(arrival.c.verdict.in_([Verdict.TAKEN.value, Verdict.IGNORED.value]))
 _RIVALS = union(
