@@ -12,6 +12,7 @@ from p3s_prefect.cli.attempt import try_
 from p3s_prefect.cli.check import check
 from p3s_prefect.cli.deploy import deploy
 from p3s_prefect.cli.init import init
+from p3s_prefect.cli.ledger import ledger
 from p3s_prefect.cli.reload import reload
 from p3s_prefect.cli.report import report
 from p3s_prefect.cli.retry import retry
@@ -41,3 +42,5 @@ for panel, functions in _PANELS.items():
         # A number may be negative, which reads like an option.
         lenient = {"ignore_unknown_options": function in (steer.priority, steer.limits)}
         commands.command(name, rich_help_panel=panel, context_settings=lenient)(function)
+
+commands.add_typer(ledger, name="ledger", rich_help_panel="Keep")

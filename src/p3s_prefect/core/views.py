@@ -149,6 +149,8 @@ class DatasetRow:
     size: int
     sha256: str
     attempt_id: int
+    damage: str | None = None
+    """What is wrong with its object in the store, as far as `p3s reconcile` has found; None if nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)

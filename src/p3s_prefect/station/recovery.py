@@ -15,6 +15,9 @@ from p3s_prefect.core.states import StageState
 
 log = logging.getLogger(__name__)
 
+# A pilot's clock may be behind the station's; a ledger is not restored within a minute of being lost.
+_CLOCKS_APART_S = 60.0
+
 
 def recover(connection: Connection, store: ObjectStore, now: float) -> tuple[int, int]:
     """Settles every attempt that was running: (number published, number given back to the queue).
@@ -49,8 +52,8 @@ def _publish_if_complete(
             except ValidationError as error:
                 log.error("%s is damaged, so its stage runs again: %s", found.key, error)
                 continue
-            if manifest.attempt_id != attempt.attempt_id:
-                # Of a ledger that was here before, and numbered otherwise.
+            if manifest.attempt_id != attempt.attempt_id or manifest.ended_at < attempt.opened_at - _CLOCKS_APART_S:
+                # Of a ledger that was here before: it numbered otherwise, or the same before it was restored.
                 continue
             try:
                 with connection.begin_nested():

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import Connection, Table, bindparam, select
+from sqlalchemy import Connection, RowMapping, Table, bindparam, select
 
 from p3s_prefect.adapters.ledger.schema import (
     arrival,
@@ -68,7 +67,7 @@ _PARTS: dict[str, tuple[Table, type[BaseModel]]] = {
 }
 
 
-def _part(row: Mapping[str, Any], part: str, model: type[BaseModel]) -> dict[str, Any] | None:
+def _part(row: RowMapping, part: str, model: type[BaseModel]) -> dict[str, Any] | None:
     return {name: row[f"{part}__{name}"] for name in model.model_fields}
 
 

@@ -7,27 +7,22 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, Select, select, update
-from sqlalchemy.exc import IntegrityError
 
 from p3s_prefect.adapters.ledger import journal
-from p3s_prefect.adapters.ledger.rows import add, add_all
+from p3s_prefect.adapters.ledger.outputs import insert_datasets, insert_descriptions
+from p3s_prefect.adapters.ledger.rows import add
 from p3s_prefect.adapters.ledger.schema import (
     attempt,
     data_group,
-    dataset,
     job,
-    lineage,
-    product,
     production_pass,
     stage_run,
     sub_job,
-    summary_value,
 )
 from p3s_prefect.adapters.ledger.statements import (
     ATTEMPT,
     END_WELL,
     MOVE,
-    NOTE_CHECKSUM,
     SETTLE,
     STAGES,
     START,
@@ -68,6 +63,7 @@ class Interrupted:
     attempt_id: int
     stage_run_id: int
     prefix: str
+    opened_at: float
 
 
 def open_sub_jobs(connection: Connection) -> list[SubJobFact]:
@@ -207,7 +203,8 @@ def publish(connection: Connection, manifest: Manifest, now: float) -> None:
             data_id=manifest.data_id,
             fix="Nothing to do: the attempt that took its place counts.",
         )
-    _insert_outputs(connection, manifest)
+    insert_datasets(connection, manifest)
+    insert_descriptions(connection, manifest)
     connection.execute(
         END_WELL,
         {
@@ -294,7 +291,10 @@ def settle_sub_job(connection: Connection, sub_job_id: int, now: float) -> SubJo
 def interrupted(connection: Connection) -> list[Interrupted]:
     """Attempts that are still marked as running; at the start of a station none of them has anybody who waits."""
     rows = connection.execute(select(attempt).where(attempt.c.state == "running").order_by(attempt.c.id))
-    return [Interrupted(attempt_id=row.id, stage_run_id=row.stage_run_id, prefix=row.prefix) for row in rows]
+    return [
+        Interrupted(attempt_id=row.id, stage_run_id=row.stage_run_id, prefix=row.prefix, opened_at=row.opened_at)
+        for row in rows
+    ]
 
 
 def unrecorded(connection: Connection) -> list[int]:
@@ -353,64 +353,6 @@ def _thin(connection: Connection, change: Transition) -> None:
 
 def _moved_by_others(stage_run_id: int, old: StageState) -> Conflict:
     return Conflict(f"stage run {stage_run_id} is no longer {old}", fix="Somebody else changed it first.")
-
-
-def _insert_outputs(connection: Connection, manifest: Manifest) -> None:
-    datasets = [
-        {
-            "dataset_type": output.dataset_type,
-            "data_id": manifest.data_id,
-            "run_collection": manifest.collection,
-            "format": output.format,
-            "key": output.key,
-            "size": output.size,
-            "sha256": output.sha256,
-            "attempt_id": manifest.attempt_id,
-        }
-        for output in manifest.outputs
-    ]
-    try:
-        add_all(connection, dataset, datasets)
-    except IntegrityError as error:
-        raise Conflict(
-            f"{', '.join(output.dataset_type for output in manifest.outputs)} is already in {manifest.collection}",
-            data_id=manifest.data_id,
-            fix="Datasets are never replaced; reprocess in a new pass.",
-        ) from error
-    add_all(
-        connection, lineage, [{"attempt_id": manifest.attempt_id, **read.model_dump()} for read in manifest.lineage]
-    )
-    add_all(
-        connection,
-        product,
-        [
-            {
-                "attempt_id": manifest.attempt_id,
-                "step": found.step,
-                "key": found.key,
-                "size": found.size,
-                "sha256": found.sha256,
-                **found.product.model_dump(),
-            }
-            for found in manifest.products
-        ],
-    )
-    add_all(
-        connection,
-        summary_value,
-        [
-            {"attempt_id": manifest.attempt_id, "name": name, **value.model_dump()}
-            for name, value in manifest.summary.items()
-        ],
-    )
-    for read in manifest.lineage:
-        if read.dataset_id is None:
-            _note_checksum(connection, read.dataset_type, read.data_id, read.sha256)
-
-
-def _note_checksum(connection: Connection, dataset_type: str, data_id: str, sha256: str) -> None:
-    """An arrived file's checksum is known once a pilot has read it."""
-    connection.execute(NOTE_CHECKSUM, {"unit": data_id, "type_": dataset_type, "read": sha256})
 
 
 def _no_such(what: str, number: int) -> NoSuchRecord:

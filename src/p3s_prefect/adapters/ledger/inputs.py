@@ -77,6 +77,7 @@ def _published(connection: Connection, opened: Attempt, wire: Wire) -> list[Inpu
             production_pass.c.job_id == opened.job_id,
             production_pass.c.number <= opened.pass_number,
             dataset.c.dataset_type == wire.dataset_type,
+            dataset.c.damage.is_(None),
         )
         .order_by(production_pass.c.number)
     )

@@ -268,6 +268,7 @@ def _products() -> Select[Any]:
             sub_job.c.taken_at,
             attempt.c.published_at,
         )
+        .where(product.c.damage.is_(None))
         .join(attempt, attempt.c.id == product.c.attempt_id)
         .join(stage_run, stage_run.c.id == attempt.c.stage_run_id)
         .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
@@ -277,7 +278,7 @@ def _products() -> Select[Any]:
 
 
 def _product(row: Row[Any]) -> ProductRow:
-    return ProductRow(**{name: value for name, value in row._mapping.items() if name != "attempt_id"})
+    return ProductRow(**{name: value for name, value in row._mapping.items() if name not in ("attempt_id", "damage")})
 
 
 def _summaries(*also: ColumnElement[Any]) -> Select[Any]:

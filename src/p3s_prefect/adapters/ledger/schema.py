@@ -95,6 +95,7 @@ arrival = Table(
     Column("arrived_at", Double, nullable=False),
     Column("verdict", String(16), nullable=False),
     Column("reason", Text, nullable=False),
+    Column("purged_at", Double, comment="when it was removed from the watched place; `path` is then its copy's"),
     UniqueConstraint("stream", "key", "size", "mtime_ns"),
     Index("ix_arrival_data_id", "data_id", "dataset_type"),
     Index("ix_arrival_arrived_at", "arrived_at"),
@@ -209,8 +210,12 @@ dataset = Table(
     Column("size", BigInteger, nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("attempt_id", ForeignKey("attempt.id"), nullable=False),
+    Column("damage", Text, comment="what is wrong with its object; empty as far as is known, nothing"),
     UniqueConstraint("dataset_type", "data_id", "run_collection"),
     Index("ix_dataset_attempt_id", "attempt_id"),
+    Index(
+        "ix_dataset_damaged", "id", sqlite_where=text("damage IS NOT NULL"), postgresql_where=text("damage IS NOT NULL")
+    ),
 )
 
 lineage = Table(
@@ -238,7 +243,11 @@ product = Table(
     Column("key", String(1000), nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("sha256", String(64), nullable=False),
+    Column("damage", Text, comment="as of a dataset"),
     Index("ix_product_attempt_id", "attempt_id"),
+    Index(
+        "ix_product_damaged", "id", sqlite_where=text("damage IS NOT NULL"), postgresql_where=text("damage IS NOT NULL")
+    ),
 )
 
 summary_value = Table(

@@ -1,0 +1,146 @@
+"""`p3s ledger ...`: what keeps a ledger for years."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.ledger.backups import back_up, sqlite_file
+from p3s_prefect.cli.findings import findings_table
+from p3s_prefect.cli.options import HomeOption, JsonOption
+from p3s_prefect.cli.output import console, plain_text, print_json
+from p3s_prefect.cli.progress import shown_progress
+from p3s_prefect.core.agreement import counted
+from p3s_prefect.core.errors import BadName
+from p3s_prefect.core.health import size
+from p3s_prefect.station import replacing
+from p3s_prefect.station.replacing import Replaced
+from p3s_prefect.station.taking_over import Prefer
+
+ledger = typer.Typer(
+    help="Keep the ledger: back it up, restore it, fill it again from the store.", no_args_is_help=True
+)
+
+ReplaceOption = Annotated[
+    bool, typer.Option("--replace", help="A ledger with content is put aside, under a name with the time in it.")
+]
+PreferOption = Annotated[
+    str, typer.Option("--prefer", help="Where two attempts at the same are both committed: earlier or later.")
+]
+QuickOption = Annotated[bool, typer.Option("--quick", help="Compare objects by size alone, without reading them.")]
+
+
+@ledger.command()
+def backup(
+    file: Annotated[
+        Path | None, typer.Argument(help="Where to. Default: backups/ledger-TIME.db in the home.", show_default=False)
+    ] = None,
+    home: HomeOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Copy the ledger while the station runs: one state of it, verified. Keep it on another disk.
+
+    Example: p3s ledger backup /mnt/other/ledger-tonight.db
+    """
+    place = Home(home)
+    with closing(place.ledger(place.read())) as live:
+        source = sqlite_file(live.url)
+    target = file or place.path / "backups" / f"ledger-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.db"
+    with shown_progress() as tell:
+        found = back_up(source, target, lambda done, total: tell("copying pages", done, total))
+    if as_json:
+        told = {"file": str(found.file), "size": found.size, "revision": found.revision, "rows": dict(found.rows)}
+        print_json(told)
+        return
+    out = console()
+    out.print(plain_text(f"{found.file}: {size(found.size)}, {sum(found.rows.values())} rows, verified"))
+    out.print("`p3s ledger restore FILE` puts it back, with what the store has been given since.")
+
+
+@ledger.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="A backup.")],
+    replace: ReplaceOption = False,
+    prefer: PreferOption = "",
+    quick: QuickOption = False,
+    home: HomeOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Put a backup in the ledger's place, with what was published since, as the store's commit records say.
+
+    The station must be stopped. What ran without publishing anything since the backup is not known any more: its files
+    are taken anew where they are still in the watched place.
+    """
+    with shown_progress() as tell:
+        done = replacing.restore(
+            Home(home),
+            file,
+            replace=replace,
+            prefer=_preferred(prefer),
+            quick=quick,
+            progress=tell,
+            copied=lambda pages, total: tell("copying pages", pages, total),
+        )
+    _tell(done, f"restored from {file}", as_json)
+
+
+@ledger.command()
+def rebuild(
+    replace: ReplaceOption = False,
+    prefer: PreferOption = "",
+    quick: QuickOption = False,
+    home: HomeOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Fill an empty ledger from the store alone: datasets, lineage, configurations, units, groups, values, weights.
+
+    What cannot be told for sure is listed, and not guessed. What gave no results stands in no record of the store.
+    """
+    with shown_progress() as tell:
+        done = replacing.rebuild(Home(home), replace=replace, prefer=_preferred(prefer), quick=quick, progress=tell)
+    _tell(done, "rebuilt from the store", as_json)
+
+
+def _preferred(word: str) -> Prefer:
+    found: dict[str, Prefer] = {"": "", "earlier": "earlier", "later": "later"}
+    if word not in found:
+        raise BadName(f"--prefer {word[:40]!r} is no choice", fix="Say earlier or later.")
+    return found[word]
+
+
+def _tell(done: Replaced, what: str, as_json: bool) -> None:
+    taken = done.taken
+    if as_json:
+        print_json(_record(done))
+        return
+    out = console()
+    out.print(plain_text(f"The ledger is {what}."))
+    known = f", {taken.known} were known" if taken.known else ""
+    out.print(f"From the store: {taken.publications} publications with {taken.datasets} datasets{known}.")
+    if done.aside is not None:
+        out.print(plain_text(f"The one that was there is now {done.aside}."))
+    if taken.not_recorded:
+        out.print(
+            f"Of {taken.not_recorded} stage runs no record tells how they ended: they are cancelled, and can be "
+            "processed anew (`p3s list units --state cancelled`)."
+        )
+    if taken.findings:
+        out.print("", findings_table(taken.findings), sep="\n")
+
+
+def _record(done: Replaced) -> dict[str, Any]:
+    taken = done.taken
+    return {
+        "publications": taken.publications,
+        "known": taken.known,
+        "datasets": taken.datasets,
+        "not_recorded": taken.not_recorded,
+        "aside": None if done.aside is None else str(done.aside),
+        "counts": counted(taken.findings),
+        "findings": [one.record() for one in taken.findings],
+    }

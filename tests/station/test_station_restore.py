@@ -1,0 +1,160 @@
+"""Backups of a ledger that is written, and restoring one in front of a store that has gone on (S10)."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sites import NewSite, Site, declare, obey
+from sqlalchemy import select
+from typer.testing import CliRunner
+
+from p3s_prefect.adapters.ledger import schema
+from p3s_prefect.adapters.ledger.backups import back_up, verified
+from p3s_prefect.cli.commands import commands
+from p3s_prefect.core.errors import LedgerError, ServiceError
+from p3s_prefect.station.sweeper import sweep
+
+pytestmark = pytest.mark.sockets
+
+
+def _p3s(site: Site, *words: str) -> Any:
+    result = CliRunner().invoke(commands, [*words, "--home", str(site.path), "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def _close(site: Site) -> None:
+    site.close()
+    site._ledger = None
+
+
+async def test_a_backup_taken_while_the_station_writes_is_whole(new_site: NewSite) -> None:
+    """S10: again and again while units are taken and published: whole, and one state of everything."""
+    site = new_site(declare({"quick": {"steps": [obey()]}}))
+    async with site.running():
+        for subrun in range(30):
+            site.arrive(subrun)
+        files: list[Path] = []
+        while site.count(schema.sub_job, state="done") < 30:
+            files.append(site.path / f"backup{len(files)}.db")
+            await site.until(_in_thread(lambda: back_up(site.path / "ledger.db", files[-1])), "a backup")
+    assert len(files) > 2
+    for file in files:
+        with closing(sqlite3.connect(file)) as copy:
+            done = copy.execute("SELECT count(*) FROM attempt WHERE state = 'done'").fetchone()
+            # One transaction makes a dataset, and the attempt done.
+            assert copy.execute("SELECT count(*) FROM dataset").fetchone() == done
+        assert not file.with_name(f"{file.name}-wal").exists()
+
+
+def _in_thread(work: Callable[[], object]) -> Callable[[], bool]:
+    """As a condition to wait for: the work is begun once."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    return lambda: not thread.is_alive()
+
+
+async def test_what_was_published_after_the_backup_is_found_again(new_site: NewSite) -> None:
+    """S10, P2, V13: nothing is run twice, no number is used twice, and nothing that was published is swept."""
+    site = new_site(declare({"quick": {"steps": [obey()], "retries": 0}}, store={"sweep_after_s": 0.2}))
+    async with site.running():
+        for subrun in range(3):
+            site.arrive(subrun)
+        await site.until_done(3)
+        _p3s(site, "ledger", "backup", str(site.path / "monday.db"))
+        for subrun in range(3, 6):
+            site.arrive(subrun)
+        site.arrive(6, "fail")
+        await site.until_settled(7)
+        await site.until(lambda: site.count(schema.attempt, state="done", is_recorded=False) == 0, "all are recorded")
+    lost = {row.key: (row.id, row.attempt_id, row.sha256) for row in site.rows(schema.dataset)}
+    objects = {found.key for found in site.store.list("runs/") if "subrun=6" not in found.key}
+    _close(site)
+    done = _p3s(site, "ledger", "restore", str(site.path / "monday.db"), "--replace")
+    assert (done["publications"], done["known"], done["findings"]) == (3, 3, [])
+    assert Path(done["aside"]).is_file()
+    assert {row.key: (row.id, row.attempt_id, row.sha256) for row in site.rows(schema.dataset)} == lost
+    async with site.running():
+        site.arrive(7)
+        # What failed after the backup left no record: its file is still there, and is taken again.
+        await site.until_settled(8)
+        await site.until_done(7)
+    attempts = site.rows(schema.attempt)
+    assert len({row.id for row in attempts}) == len({row.prefix for row in attempts}) == 8
+    assert objects <= {found.key for found in site.store.list("runs/")}
+    assert _p3s(site, "ledger", "backup")["rows"]["dataset"] == 7
+
+
+async def test_the_sweeper_spares_what_a_ledger_that_is_too_old_does_not_know(new_site: NewSite) -> None:
+    """S10, V13: an old ledger put back by hand opens the same attempt again; what was committed there stays."""
+    site = new_site(declare({"quick": {"steps": [obey()]}}))
+    async with site.running():
+        site.arrive(0)
+        await site.until_done(1)
+        await site.until(lambda: site.count(schema.attempt, is_recorded=False) == 0, "it is recorded")
+    objects = {found.key for found in site.store.list("runs/")}
+    _close(site)
+    for file in site.path.glob("ledger.db*"):
+        file.unlink()
+    async with site.running():
+        await site.until_done(1)
+    assert {row.prefix for row in site.rows(schema.attempt)} == {
+        next(iter(objects)).rpartition("/attempt0")[0] + "/attempt0"
+    }
+    sweep(site.ledger, site.store, older_than=time.time() + 60)
+    left = {found.key for found in site.store.list("runs/")}
+    assert objects < left
+
+
+async def test_a_ledger_that_is_in_use_or_has_content_is_not_replaced(new_site: NewSite) -> None:
+    """S10, S8: each refusal says what to do, and nothing has changed."""
+    site = new_site(declare({"quick": {"steps": [obey()]}}))
+    file = site.path / "b.db"
+    async with site.running():
+        site.arrive(0)
+        await site.until_done(1)
+        _p3s(site, "ledger", "backup", str(file))
+        with pytest.raises(ServiceError, match="run here"):
+            _p3s(site, "ledger", "restore", str(file), "--replace")
+        with pytest.raises(LedgerError, match="exists"):
+            _p3s(site, "ledger", "backup", str(file))
+    with pytest.raises(LedgerError, match="with content") as refused:
+        _p3s(site, "ledger", "restore", str(file))
+    assert "--replace" in refused.value.fix
+    (site.path / "cut.db").write_bytes(file.read_bytes()[:-5000])
+    (site.path / "text.db").write_text("no ledger" * 1000)
+    for name in ("cut.db", "text.db", "none.db"):
+        with pytest.raises(LedgerError):
+            _p3s(site, "ledger", "restore", str(site.path / name), "--replace")
+    assert site.count(schema.dataset) == 1
+    # The lease that was taken meanwhile is free again.
+    (row,) = site.rows(schema.lease)
+    assert row.expires_at <= time.time()
+    assert not list(site.path.glob(".ledger*"))
+
+
+async def test_a_ledger_that_is_broken_is_put_aside_and_rebuilt(new_site: NewSite) -> None:
+    """S10, S8."""
+    site = new_site(declare({"quick": {"steps": [obey()]}}))
+    async with site.running():
+        site.arrive(0)
+        await site.until_done(1)
+    _close(site)
+    for file in site.path.glob("ledger.db-*"):
+        file.unlink()
+    (site.path / "ledger.db").write_bytes(b"rubbish" * 1000)
+    with pytest.raises(LedgerError, match="cannot be read"):
+        _p3s(site, "ledger", "rebuild")
+    done = _p3s(site, "ledger", "rebuild", "--replace")
+    assert (done["publications"], done["findings"]) == (1, [])
+    assert Path(done["aside"]).read_bytes().startswith(b"rubbish")
+    assert site.read(lambda connection: connection.scalar(select(schema.dataset.c.data_id))) == "run=1 subrun=0"
+    assert verified(site.path / "ledger.db").rows["dataset"] == 1
