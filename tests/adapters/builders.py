@@ -20,6 +20,7 @@ from p3s_prefect.adapters.ledger.execution import Attempt
 from p3s_prefect.core.admission import admit_unit
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.experiment import Format, Pipeline, Stage, Step
+from p3s_prefect.core.naming import content_id
 from p3s_prefect.core.payload import Product, SummaryValue
 from p3s_prefect.core.records import (
     Arrival,
@@ -99,7 +100,7 @@ def collections(*names: str) -> dict[str, Collection]:
         def name_of(day: date, number: int) -> str:
             return f"test/{name}/{day:%Y%m%d}/c0ffee" + (f"/pass{number}" if number else "")
 
-        return Collection(configuration_id=sha256(name.encode()), content={"pipeline": name}, name=name_of)
+        return Collection(configuration_id=content_id({"pipeline": name}), content={"pipeline": name}, name=name_of)
 
     return {name: of(name) for name in names}
 

@@ -47,16 +47,21 @@ class StoredExecution:
         return f"{self.place}/{MANIFEST_FILE}" in self.objects
 
 
-def stored_executions(store: ObjectStore, under: str = "runs/") -> Iterator[StoredExecution]:
-    """Every execution below a prefix, in the order of their keys; what is none is passed over."""
+def stored_attempts(store: ObjectStore, under: str = "runs/") -> Iterator[tuple[str, list[StoredExecution]]]:
+    """The prefix of every attempt below a prefix, with its executions, in the order of their keys."""
     for prefix, objects in groupby(store.list(under), key=lambda one: attempt_of(one.key)):
         by_place: dict[str, dict[str, ObjectInfo]] = {}
         for one in objects:
             execution = one.key.removeprefix(f"{prefix}/").partition("/")[0]
+            # What is no object of an execution is nobody's.
             if one.key.startswith(f"{prefix}/{execution}/"):
                 by_place.setdefault(f"{prefix}/{execution}", {})[one.key] = one
-        for place, found in by_place.items():
-            yield StoredExecution(prefix=prefix, place=place, objects=found)
+        yield prefix, [StoredExecution(prefix=prefix, place=place, objects=found) for place, found in by_place.items()]
+
+
+def stored_executions(store: ObjectStore, under: str = "runs/") -> Iterator[StoredExecution]:
+    """Every execution below a prefix, in the order of their keys."""
+    return (found for _, executions in stored_attempts(store, under) for found in executions)
 
 
 def read_record(store: ObjectStore, place: str) -> CommitRecord:

@@ -19,7 +19,8 @@ class Which(StrEnum):
     """Which units of a group are processed when somebody asks for it. What is open is never doubled."""
 
     MISSING = "missing"
-    """Those without results: never begun, left out, given up or cancelled. What failed is left alone."""
+    """Those without results: never begun, left out, given up, cancelled, or damaged in the store since. What failed is
+    left alone."""
     FAILED = "failed"
     """Those that failed: a new attempt of what failed, in the same pass (B3)."""
     ALL = "all"

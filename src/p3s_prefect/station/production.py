@@ -7,10 +7,9 @@ count here: they say how long a result is of use to those who take the data, and
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from p3s_prefect.adapters.clock import SystemClock
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import execution, selected
 from p3s_prefect.adapters.ledger.commit_records import commit_record
-from p3s_prefect.adapters.ledger.database import Lease, Ledger, renew
+from p3s_prefect.adapters.ledger.database import Lease, Ledger
 from p3s_prefect.adapters.ledger.pass_facts import PassFacts
 from p3s_prefect.adapters.ledger.projection import read_pass, with_pictures
 from p3s_prefect.adapters.ledger.selected import SelectedStage
@@ -36,7 +35,7 @@ from p3s_prefect.station import settling
 from p3s_prefect.station.catalogue import Catalogue
 from p3s_prefect.station.recorder import RecordWriter
 from p3s_prefect.station.recovery import recover
-from p3s_prefect.station.upkeep import RENEWALS, claim_lease
+from p3s_prefect.station.upkeep import claim_lease, kept_lease
 
 _ASK_AGAIN_S = 0.1
 
@@ -117,7 +116,7 @@ def opened(home: Path, experiment: Experiment) -> Iterator[Production]:
         at = Home(home.resolve())
         store_owner.claim(at.store(experiment), store_owner.owner_of(ledger, at, experiment, SystemClock().now()))
         lease = _claim(ledger, experiment)
-        with _kept(ledger, lease, experiment.station.lease_s):
+        with kept_lease(ledger, lease, experiment.station.lease_s):
             production = Production(home=home.resolve(), experiment=experiment, lease=lease)
             _recover(production, ledger)
             yield production
@@ -247,28 +246,6 @@ def _claim(ledger: Ledger, experiment: Experiment) -> Lease:
             f"a station or another production works on this home: {error.what}",
             fix="Stop it (`p3s down`), let it process the files, or use another home.",
         ) from error
-
-
-@contextmanager
-def _kept(ledger: Ledger, lease: Lease, lease_s: float) -> Iterator[None]:
-    """Renews the lease in a thread of its own, and gives it up at the end."""
-    ended, clock = threading.Event(), SystemClock()
-
-    def keep() -> None:
-        with suppress(LeaseLost):  # every transaction finds that out for itself
-            while not ended.wait(lease_s / RENEWALS):
-                with ledger.transaction() as connection:
-                    renew(connection, lease, expires_at=clock.now() + lease_s)
-
-    keeper = threading.Thread(target=keep, daemon=True, name="lease")
-    keeper.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        keeper.join()
-        with suppress(LeaseLost), ledger.transaction() as connection:
-            renew(connection, lease, expires_at=clock.now())
 
 
 def _running(ledger: Ledger) -> bool:

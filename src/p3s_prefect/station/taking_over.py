@@ -7,7 +7,7 @@ order of publication, so that what was read is there before who has read it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -71,15 +71,16 @@ def take_over(
     lease: Lease | None = None,
     prefer: Prefer = "",
     quick: bool = False,
+    places: Iterable[str] | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> TakenOver:
     """Takes over every publication of the store that the ledger does not know; repeating it changes nothing.
 
-    Where two attempts at the same are both committed, none is taken over, unless `prefer` says which. With `quick`,
-    objects are compared by size alone.
+    With `places`, only those executions are looked at. Where two attempts at the same are both committed, none is taken
+    over, unless `prefer` says which. With `quick`, objects are compared by size alone.
     """
     taken = TakenOver()
-    found = _first_look(store, taken, prefer, progress)
+    found = _first_look(store, _stored(store, places), taken, prefer, progress)
     pages = iter(sorted(found))
     configurations: dict[str, Mapping[str, Any]] = {}
     done = 0
@@ -96,11 +97,19 @@ def take_over(
     return taken
 
 
-def _first_look(store: ObjectStore, taken: TakenOver, prefer: Prefer, progress: Progress) -> list[_Published]:
+def _stored(store: ObjectStore, places: Iterable[str] | None) -> Iterator[StoredExecution]:
+    if places is None:
+        return stored_executions(store)
+    return (found for place in places for found in stored_executions(store, f"{place}/"))
+
+
+def _first_look(
+    store: ObjectStore, executions: Iterator[StoredExecution], taken: TakenOver, prefer: Prefer, progress: Progress
+) -> list[_Published]:
     rivals: dict[str, list[_Published]] = defaultdict(list)
     prefixes: set[str] = set()
     unrecorded: list[StoredExecution] = []
-    for number, execution in enumerate(stored_executions(store)):
+    for number, execution in enumerate(executions):
         if number % 100 == 0:
             progress("looking through the store", number, None)
         if execution.is_recorded:

@@ -6,10 +6,14 @@ import asyncio
 import logging
 import os
 import platform
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import psutil
 
+from p3s_prefect.adapters.clock import SystemClock
 from p3s_prefect.adapters.ledger.database import Lease, Ledger, acquire, renew
 from p3s_prefect.adapters.store_owner import Owner, claim
 from p3s_prefect.core.errors import LeaseLost, P3sError, StoreError, StoreTaken
@@ -51,6 +55,28 @@ def claim_lease(ledger: Ledger, namespace: str, lease_s: float, clock: Clock) ->
             now=clock.now(),
             is_gone=_is_gone,
         )
+
+
+@contextmanager
+def kept_lease(ledger: Ledger, lease: Lease, lease_s: float) -> Iterator[None]:
+    """Renews the lease in a thread of its own, and gives it up at the end."""
+    ended, clock = threading.Event(), SystemClock()
+
+    def keep() -> None:
+        with suppress(LeaseLost):  # every transaction finds that out for itself
+            while not ended.wait(lease_s / RENEWALS):
+                with ledger.transaction() as connection:
+                    renew(connection, lease, expires_at=clock.now() + lease_s)
+
+    keeper = threading.Thread(target=keep, daemon=True, name="lease")
+    keeper.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        keeper.join()
+        with suppress(LeaseLost), ledger.transaction() as connection:
+            renew(connection, lease, expires_at=clock.now())
 
 
 async def keep_lease(committer: Committer, lease: Lease, lease_s: float, clock: Clock) -> None:

@@ -54,6 +54,24 @@ class Adoption:
         row = self._attempt(record)
         return row is not None and row.state == "done" and row.execution == record.attempt.execution
 
+    def rival(self, record: CommitRecord) -> str:
+        """Where another attempt at the same is that the ledger says was published; empty if there is none."""
+        query = (
+            select(attempt.c.prefix, attempt.c.execution)
+            .join(stage_run, stage_run.c.id == attempt.c.stage_run_id)
+            .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
+            .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
+            .where(
+                attempt.c.state == "done",
+                stage_run.c.stage == record.stage.stage,
+                sub_job.c.data_id == record.sub_job.data_id,
+                sub_job.c.per == record.sub_job.per,
+                production_pass.c.run_collection == record.collection.name,
+            )
+        )
+        row = self.connection.execute(query).first()
+        return "" if row is None else f"{row.prefix}/{row.execution}"
+
     def adopt(
         self,
         record: CommitRecord,
@@ -68,6 +86,7 @@ class Adoption:
             Conflict: the ledger says that another attempt has published this; nothing was written.
         """
         self.remarks = []
+        self._refuse_second(record)
         sub_job_id = self._sub_job(record, content)
         stage_run_id = self._stages(record, sub_job_id)
         attempt_id = self._publish(record, manifest, stage_run_id)
@@ -165,7 +184,6 @@ class Adoption:
 
     def _publish(self, record: CommitRecord, manifest: Manifest, stage_run_id: int) -> int:
         row = self._attempt(record)
-        self._refuse_second(record, stage_run_id)
         if row is None:
             found = record.attempt.model_dump(include={"number", "prefix", "opened_at"})
             unique = {"stage_run_id": stage_run_id, "number": record.attempt.number}
@@ -190,16 +208,12 @@ class Adoption:
         self.connection.execute(update(attempt).where(attempt.c.id == attempt_id).values(is_recorded=True, reason=""))
         return attempt_id
 
-    def _refuse_second(self, record: CommitRecord, stage_run_id: int) -> None:
-        query = select(attempt.c.prefix, attempt.c.execution).where(
-            attempt.c.stage_run_id == stage_run_id, attempt.c.state == "done"
-        )
-        row = self.connection.execute(query).first()
-        if row is not None:
+    def _refuse_second(self, record: CommitRecord) -> None:
+        if rival := self.rival(record):
             raise Conflict(
-                f"{row.prefix}/{row.execution} is published for the same stage",
+                f"{rival} is published for the same stage",
                 data_id=record.sub_job.data_id,
-                fix="What the ledger says stays, and so do the other's objects; retract or remove what is not wanted.",
+                fix="What the ledger says stays, and so do the other's objects.",
             )
 
     def _lineage(self, manifest: Manifest) -> list[Lineage]:

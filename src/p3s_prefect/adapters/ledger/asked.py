@@ -20,7 +20,9 @@ from p3s_prefect.adapters.ledger.arrivals import add_sub_job, open_pass
 from p3s_prefect.adapters.ledger.rows import add
 from p3s_prefect.adapters.ledger.schema import (
     arrival,
+    attempt,
     data_group,
+    dataset,
     job,
     production_pass,
     run_collection,
@@ -243,18 +245,31 @@ def _arrived(connection: Connection, group_id: int, units: Collection[DataId]) -
 
 
 def _is_wanted(connection: Connection, job_id: int | None, row: Row[Any], which: Which) -> bool:
-    state = connection.scalar(
-        select(sub_job.c.state)
+    found = connection.execute(
+        select(sub_job.c.id, sub_job.c.state)
         .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
         .where(production_pass.c.job_id == job_id, sub_job.c.data_id == row.data_id, sub_job.c.per == "unit")
         .order_by(sub_job.c.id.desc())
         .limit(1)
-    )
-    if state is None:
+    ).one_or_none()
+    if found is None:
         return which is not Which.FAILED
+    if found.state in (SubJobState.EXPECTED, SubJobState.ARRIVED):
+        return False
     if which is Which.ALL:
-        return state not in (SubJobState.EXPECTED, SubJobState.ARRIVED)
-    return which is Which.MISSING and state in _WITHOUT_RESULTS
+        return True
+    return which is Which.MISSING and (found.state in _WITHOUT_RESULTS or _is_damaged(connection, found.id))
+
+
+def _is_damaged(connection: Connection, sub_job_id: int) -> bool:
+    """Whether something that it has published is not in the store any more."""
+    query = (
+        select(dataset.c.id)
+        .join(attempt, attempt.c.id == dataset.c.attempt_id)
+        .join(stage_run, stage_run.c.id == attempt.c.stage_run_id)
+        .where(stage_run.c.sub_job_id == sub_job_id, dataset.c.damage.is_not(None))
+    )
+    return connection.scalar(query.limit(1)) is not None
 
 
 def _end_pass_with(connection: Connection, job_id: int, wanted: Sequence[Row[Any]]) -> None:
