@@ -30,6 +30,7 @@ from sqlalchemy import Connection, make_url
 
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import reports, result_views, views
+from p3s_prefect.adapters.ledger.damaged import count_damaged
 from p3s_prefect.adapters.ledger.weighted_rows import group_values
 from p3s_prefect.adapters.ledger.why import case_of
 from p3s_prefect.adapters.pilot import formats
@@ -47,6 +48,7 @@ from p3s_prefect.core.phases import PhaseKind, phases
 from p3s_prefect.core.reports import Scope, scope
 from p3s_prefect.core.simulation import Comparison
 from p3s_prefect.core.simulation_results import PolicyResult, tally_record
+from p3s_prefect.core.store_health import stored_results
 from p3s_prefect.core.views import UnitDetail, UnitRow, plain
 from p3s_prefect.core.weighted_values import WeightedValue
 from p3s_prefect.core.why import explain
@@ -119,7 +121,13 @@ class Bookkeeping:
             now = time.time()
             kept_out, outcomes = self.read(views.kept_out, now=now), self.read(views.outcomes, now=now)
             given = self.steer.in_force()
-            rows = (station_down(error.what, error.fix), arrivals(kept_out), results(outcomes), *steering(given))
+            rows = (
+                station_down(error.what, error.fix),
+                arrivals(kept_out),
+                results(outcomes),
+                *steering(given),
+                *stored_results(self.read(count_damaged)),
+            )
             return {
                 "experiment": self.experiment.experiment,
                 "instrument": self.experiment.instrument.name,

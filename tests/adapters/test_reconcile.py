@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -136,26 +135,26 @@ def pair(ledger: Ledger, store: DirectoryStore) -> Pair:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damage=st.lists(st.tuples(st.sampled_from(DAMAGES), st.integers(0, UNITS - 1)), max_size=6))
-def test_after_any_damage_a_second_look_finds_nothing(damage: list[tuple[str, int]], empty_ledger: bytes) -> None:
+def test_after_any_damage_a_second_look_finds_nothing(
+    damage: list[tuple[str, int]], new_ledger: Callable[[], Ledger]
+) -> None:
     """B11: what is left needs a hand and is told both times; nothing that was good is gone."""
     with tempfile.TemporaryDirectory() as place:
-        (Path(place) / "ledger.db").write_bytes(empty_ledger)
-        store = DirectoryStore(Path(place) / "store")
-        with closing(Ledger(f"sqlite:///{place}/ledger.db")) as ledger:
-            pair = Pair(ledger, store)
-            for word, number in damage:
-                getattr(pair, word)(number)
-            with ledger.reading() as connection:
-                named = set(connection.scalars(select(schema.dataset.c.sha256)))
-            before = good_bytes(store) & named
-            shown = reconcile(ledger, store, dry_run=True)
-            found = reconcile(ledger, store)
-            assert bool(shown) == bool(found)
-            left = {(one.trouble, one.key) for one in found if one.done is Done.LEFT}
-            assert {(one.trouble, one.key) for one in reconcile(ledger, store)} == left
-            assert {trouble for trouble, _ in left} <= {Trouble.UNKNOWN, Trouble.UNREADABLE, Trouble.UNRECORDED}
-            assert before <= good_bytes(store)
-            _agree(ledger, store)
+        ledger, store = new_ledger(), DirectoryStore(Path(place))
+        pair = Pair(ledger, store)
+        for word, number in damage:
+            getattr(pair, word)(number)
+        with ledger.reading() as connection:
+            named = set(connection.scalars(select(schema.dataset.c.sha256)))
+        before = good_bytes(store) & named
+        shown = reconcile(ledger, store, dry_run=True)
+        found = reconcile(ledger, store)
+        assert bool(shown) == bool(found)
+        left = {(one.trouble, one.key) for one in found if one.done is Done.LEFT}
+        assert {(one.trouble, one.key) for one in reconcile(ledger, store)} == left
+        assert {trouble for trouble, _ in left} <= {Trouble.UNKNOWN, Trouble.UNREADABLE, Trouble.UNRECORDED}
+        assert before <= good_bytes(store)
+        _agree(ledger, store)
 
 
 def _agree(ledger: Ledger, store: DirectoryStore) -> None:

@@ -13,6 +13,7 @@ from p3s_prefect.cli.check import check
 from p3s_prefect.cli.deploy import deploy
 from p3s_prefect.cli.init import init
 from p3s_prefect.cli.ledger import ledger
+from p3s_prefect.cli.purge import purge
 from p3s_prefect.cli.reconcile import reconcile
 from p3s_prefect.cli.reload import reload
 from p3s_prefect.cli.report import report
@@ -33,7 +34,7 @@ _PANELS: dict[str, list[Callable[..., None]]] = {
     "Run": [run.up, run.down, replay.replay, produce.process, deploy, adopt],
     "Look": [look.status, look.list_, look.show, why, report, simulate],
     "Steer": [steer.priority, steer.limits, steer.pause, steer.drain, steer.hold, steer.release, retry, reload],
-    "Keep": [reconcile],
+    "Keep": [reconcile, purge],
     "Develop payloads": [try_, products.check_products],
     "Services": [run.station, agent.agent],
 }

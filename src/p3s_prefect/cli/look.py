@@ -296,7 +296,15 @@ def _print_unit(out: Console, found: UnitDetail, now: float) -> None:
         (
             "Made",
             ["type", "size>", "SHA-256", "object"],
-            [(row.dataset_type, size(row.size), row.sha256[:12], row.key) for row in found.datasets],
+            [
+                (
+                    row.dataset_type,
+                    size(row.size),
+                    row.sha256[:12],
+                    f"{row.key} (damaged: {row.damage})" if row.damage else row.key,
+                )
+                for row in found.datasets
+            ],
         ),
         ("Products", ["category", "title", "object"], [(row.category, row.title, row.key) for row in found.products]),
     ):

@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from p3s_prefect.adapters.ledger import overrides, views
 from p3s_prefect.adapters.ledger.agent_cursor import record_facts
+from p3s_prefect.adapters.ledger.damaged import count_damaged
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.adapters.ledger.weighted_rows import group_values
 from p3s_prefect.core.errors import BadName
@@ -24,6 +25,7 @@ from p3s_prefect.core.health import HealthRow, StationFacts, health_rows
 from p3s_prefect.core.overrides import Controls
 from p3s_prefect.core.ports import ObjectStore
 from p3s_prefect.core.record_health import record
+from p3s_prefect.core.store_health import stored_results
 from p3s_prefect.core.targets import explained
 from p3s_prefect.core.views import AccountRow, UnitRow
 from p3s_prefect.core.weighted_values import WeightedValue
@@ -101,6 +103,7 @@ class Face:
             views.outcomes(connection, now=facts.at),
             overrides.in_force(connection, facts.at),
         )
+        rows += stored_results(count_damaged(connection))
         return (*rows, record(record_facts(connection, facts.at))) if self.experiment.prefect.enabled else rows
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, exists, func, select
 
 from p3s_prefect.adapters.ledger.schema import (
     attempt,
@@ -69,6 +69,9 @@ def damaged(connection: Connection) -> tuple[Damaged, ...]:
 
 
 def count_damaged(connection: Connection) -> int:
-    """How many datasets are marked."""
-    query = select(func.count()).select_from(dataset).where(dataset.c.damage.is_not(None))
+    """How many datasets are marked, and were not made anew in a later pass."""
+    newer = dataset.alias()
+    same = (newer.c.dataset_type == dataset.c.dataset_type, newer.c.data_id == dataset.c.data_id)
+    made_anew = exists().where(*same, newer.c.id > dataset.c.id, newer.c.damage.is_(None))
+    query = select(func.count()).select_from(dataset).where(dataset.c.damage.is_not(None), ~made_anew)
     return connection.scalar(query) or 0
