@@ -19,6 +19,7 @@ from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.core.agreement import Trouble
 from p3s_prefect.core.commit_record import configuration_key
 from p3s_prefect.core.records import Manifest
+from p3s_prefect.station import replacing
 from p3s_prefect.station.taking_over import TakenOver, take_over
 
 pytestmark = pytest.mark.sockets
@@ -101,7 +102,8 @@ async def test_a_station_goes_on_with_a_rebuilt_ledger(new_site: NewSite) -> Non
     site._ledger = None
     for file in site.path.glob("ledger.db*"):
         file.unlink()
-    take_over(site.ledger, site.store, NOW)
+    # With the id of the old one, to which the store belongs.
+    assert replacing.rebuild(site.home, replace=False, progress=lambda *_: None).taken.findings == []
     async with site.running():
         site.arrive(20)
         await site.until(lambda: site.units().get("run=1 subrun=20") == "done", "the next unit is done")

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from p3s_prefect.adapters.ledger import schema
 from p3s_prefect.adapters.ledger.backups import back_up, verified
 from p3s_prefect.cli.commands import commands
-from p3s_prefect.core.errors import LedgerError, ServiceError
+from p3s_prefect.core.errors import LedgerError, ServiceError, StoreTaken
 from p3s_prefect.station.sweeper import sweep
 
 pytestmark = pytest.mark.sockets
@@ -97,21 +97,39 @@ async def test_the_sweeper_spares_what_a_ledger_that_is_too_old_does_not_know(ne
     """S10, V13: an old ledger put back by hand opens the same attempt again; what was committed there stays."""
     site = new_site(declare({"quick": {"steps": [obey()]}}))
     async with site.running():
+        pass
+    old = site.path / "old.db"
+    back_up(site.path / "ledger.db", old)
+    async with site.running():
         site.arrive(0)
         await site.until_done(1)
         await site.until(lambda: site.count(schema.attempt, is_recorded=False) == 0, "it is recorded")
     objects = {found.key for found in site.store.list("runs/")}
+    prefixes = {row.prefix for row in site.rows(schema.attempt)}
     _close(site)
     for file in site.path.glob("ledger.db*"):
         file.unlink()
+    old.rename(site.path / "ledger.db")
     async with site.running():
         await site.until_done(1)
-    assert {row.prefix for row in site.rows(schema.attempt)} == {
-        next(iter(objects)).rpartition("/attempt0")[0] + "/attempt0"
-    }
+    assert {row.prefix for row in site.rows(schema.attempt)} == prefixes
     sweep(site.ledger, site.store, older_than=time.time() + 60)
-    left = {found.key for found in site.store.list("runs/")}
-    assert objects < left
+    assert objects < {found.key for found in site.store.list("runs/")}
+
+
+async def test_a_backup_of_another_ledger_is_not_put_in_front_of_a_store(new_site: NewSite) -> None:
+    """S10, S8: the ledger that is there stays, and so does the store."""
+    site, other = new_site(declare()), new_site(declare(), home="other")
+    for one in (site, other):
+        async with one.running():
+            one.arrive(0)
+            await one.until_done(1)
+    _p3s(other, "ledger", "backup", str(site.path / "other.db"))
+    _close(site)
+    with pytest.raises(StoreTaken, match="another ledger"):
+        _p3s(site, "ledger", "restore", str(site.path / "other.db"), "--replace")
+    assert site.count(schema.dataset) == 1
+    assert not list(site.path.glob(".ledger*"))
 
 
 async def test_a_ledger_that_is_in_use_or_has_content_is_not_replaced(new_site: NewSite) -> None:

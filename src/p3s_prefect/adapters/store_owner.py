@@ -38,11 +38,22 @@ class Owner(BaseModel):
         return f"that of {self.experiment!r} in {self.home}"
 
 
-def owner_of(ledger: Ledger, home: Home, experiment: Experiment, now: float) -> Owner:
-    """What marks a store as this ledger's."""
+def owner_of(ledger: Ledger, home: Home, experiment: Experiment, now: float, site: UUID | None = None) -> Owner:
+    """What marks a store as this ledger's; one that has no id yet gets `site`, or a new one."""
     with ledger.transaction() as connection:
-        site = agent_cursor.open_cursor(connection, now).site
+        site = agent_cursor.open_cursor(connection, now, site).site
     return Owner(ledger=site, experiment=experiment.experiment, home=str(home.path.resolve()))
+
+
+def claim_again(store: ObjectStore, ledger: Ledger, home: Home, experiment: Experiment, now: float) -> None:
+    """Claims a store for the ledger that is to take the place of the one to which it belongs, and so bears its id.
+
+    Raises:
+        StoreTaken: it belongs to another ledger than that of which this is a backup; or to whom cannot be read.
+        StoreError: it cannot be read or written.
+    """
+    found = _found(store)
+    claim(store, owner_of(ledger, home, experiment, now, None if found is None else found.ledger))
 
 
 def claim(store: ObjectStore, owner: Owner) -> None:

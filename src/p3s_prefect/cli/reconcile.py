@@ -16,7 +16,8 @@ from p3s_prefect.adapters.ledger import requests
 from p3s_prefect.adapters.ledger.damaged import Damaged, damaged
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.adapters.steering import user
-from p3s_prefect.adapters.stores import open_store
+from p3s_prefect.adapters.store_owner import claim, owner_of
+from p3s_prefect.adapters.stores import directory_url, open_store
 from p3s_prefect.cli.findings import findings_table
 from p3s_prefect.cli.options import HomeOption, JsonOption
 from p3s_prefect.cli.output import console, plain_text, print_json
@@ -26,6 +27,7 @@ from p3s_prefect.core.agreement import Done, Finding, counted
 from p3s_prefect.core.asking import PROCESS, ProcessAsked
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import ServiceError
+from p3s_prefect.core.ports import ObjectStore
 from p3s_prefect.core.retry import Which
 from p3s_prefect.station.reconciling import Reconciliation
 
@@ -55,10 +57,14 @@ def reconcile(
     experiment = place.read()
     with closing(place.ledger(experiment)) as ledger:
         ledger.migrate()
+        store = place.store(experiment)
+        if not dry_run:
+            # What another ledger has not published yet would be taken for orphans.
+            claim(store, owner_of(ledger, place, experiment, time.time()))
         with shown_progress() as tell:
             work = Reconciliation(
                 ledger=ledger,
-                store=place.store(experiment),
+                store=store,
                 clock=SystemClock(),
                 namespace=experiment.experiment,
                 lease_s=experiment.station.lease_s,
@@ -79,8 +85,8 @@ def reconcile(
         raise typer.Exit(1)
 
 
-def _store(name: str) -> Any:
-    return open_store(name if "://" in name else Path(name).resolve().as_uri())
+def _store(name: str) -> ObjectStore:
+    return open_store(name if "://" in name else directory_url(Path(name)))
 
 
 def _ask_again(place: Home, ledger: Ledger, marked: tuple[Damaged, ...]) -> list[str]:

@@ -26,6 +26,7 @@ from p3s_prefect.adapters.ledger.backups import (
     written_whole,
 )
 from p3s_prefect.adapters.ledger.database import Lease, Ledger, renew
+from p3s_prefect.adapters.store_owner import claim_again
 from p3s_prefect.adapters.supervision import Services
 from p3s_prefect.core.errors import LeaseLost, LedgerError, ServiceError
 from p3s_prefect.core.experiment import Experiment
@@ -67,17 +68,18 @@ def restore(
     Raises:
         LedgerError: the backup is damaged, or there is a ledger that is not to be replaced.
         LeaseLost, ServiceError: a station works with it.
+        StoreTaken: the store belongs to another ledger than that of the backup.
     """
-    found = verified(file)
+    found, experiment = verified(file), home.read()
+    store = home.store(experiment)
 
     def fill(place: Path, token: int) -> TakenOver:
         back_up(file, place, copied)
         with _ledger_at(place) as ledger:
             ledger.migrate()
             _release(ledger, token)
-            taken = take_over(
-                ledger, home.store(home.read()), time.time(), prefer=prefer, quick=quick, progress=progress
-            )
+            claim_again(store, ledger, home, experiment, time.time())
+            taken = take_over(ledger, store, time.time(), prefer=prefer, quick=quick, progress=progress)
             _journal(ledger, "ledger.restored", file=file.name, publications=taken.publications)
         return taken
 
@@ -94,6 +96,7 @@ def rebuild(home: Home, *, replace: bool, prefer: Prefer = "", quick: bool = Fal
         with _ledger_at(place) as ledger:
             ledger.migrate()
             _release(ledger, token)
+            claim_again(store, ledger, home, experiment, time.time())
             taken = take_over(ledger, store, time.time(), prefer=prefer, quick=quick, progress=progress)
             _journal(ledger, "ledger.rebuilt", publications=taken.publications)
         return taken
@@ -113,6 +116,7 @@ def _rebuild_there(home: Home, experiment: Experiment, prefer: Prefer, quick: bo
                 raise LedgerError("this ledger is not empty", fix="Give an empty database, or run `p3s reconcile`.")
         lease = claim_lease(ledger, experiment.experiment, 3600, SystemClock())
         store = home.store(experiment)
+        claim_again(store, ledger, home, experiment, time.time())
         taken = take_over(ledger, store, time.time(), lease=lease, prefer=prefer, quick=quick, progress=progress)
         _journal(ledger, "ledger.rebuilt", publications=taken.publications)
         _release(ledger, lease.token)

@@ -24,12 +24,15 @@ class Cursor:
     """The journal is recorded up to this number."""
 
 
-def open_cursor(connection: Connection, now: float) -> Cursor:
-    """The cursor; at the very first time it stands before everything."""
+def open_cursor(connection: Connection, now: float, site: uuid.UUID | None = None) -> Cursor:
+    """The cursor; at the very first time it stands before everything, and the ledger is called `site` if it is given.
+
+    A ledger that is filled again from its store is the one that was lost.
+    """
     row = connection.execute(select(agent_cursor).where(agent_cursor.c.name == _NAME)).one_or_none()
     if row is not None:
         return Cursor(site=uuid.UUID(row.site), number=row.number)
-    site = uuid.uuid4()
+    site = site or uuid.uuid4()
     add(connection, agent_cursor, name=_NAME, site=str(site), number=0, seen_at=now, problem="")
     return Cursor(site=site, number=0)
 
