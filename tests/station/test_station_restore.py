@@ -77,10 +77,16 @@ async def test_what_was_published_after_the_backup_is_found_again(new_site: NewS
         await site.until(lambda: site.count(schema.attempt, state="done", is_recorded=False) == 0, "all are recorded")
     lost = {row.key: (row.id, row.attempt_id, row.sha256) for row in site.rows(schema.dataset)}
     objects = {found.key for found in site.store.list("runs/") if "subrun=6" not in found.key}
+    told = _p3s(site, "ledger", "export-journal")
+    assert told["number"] == told["newest"] == len(site.rows(schema.journal))
     _close(site)
     done = _p3s(site, "ledger", "restore", str(site.path / "monday.db"), "--replace")
     assert (done["publications"], done["known"], done["findings"]) == (3, 3, [])
     assert Path(done["aside"]).is_file()
+    lines = site.rows(schema.journal)
+    assert [row.number for row in lines] == list(range(1, len(lines) + 1))
+    assert {row.kind for row in lines[told["newest"] :]} == {"ledger.taken-over", "ledger.restored"}
+    assert "stage.failed" in {row.kind for row in lines[: told["newest"]]}
     assert {row.key: (row.id, row.attempt_id, row.sha256) for row in site.rows(schema.dataset)} == lost
     async with site.running():
         site.arrive(7)
@@ -91,6 +97,8 @@ async def test_what_was_published_after_the_backup_is_found_again(new_site: NewS
     assert len({row.id for row in attempts}) == len({row.prefix for row in attempts}) == 8
     assert objects <= {found.key for found in site.store.list("runs/")}
     assert _p3s(site, "ledger", "backup")["rows"]["dataset"] == 7
+    status = _p3s(site, "ledger", "status")
+    assert (status["rows"]["dataset"], status["journal"]["number"], len(status["backups"])) == (7, told["newest"], 1)
 
 
 async def test_the_sweeper_spares_what_a_ledger_that_is_too_old_does_not_know(new_site: NewSite) -> None:

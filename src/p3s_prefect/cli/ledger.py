@@ -10,17 +10,21 @@ from typing import Annotated, Any
 import typer
 
 from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.journal_segments import Exported, export, exported
 from p3s_prefect.adapters.ledger.backups import back_up, sqlite_file
+from p3s_prefect.adapters.ledger.damaged import count_damaged
+from p3s_prefect.adapters.ledger.purged import count_purged
+from p3s_prefect.adapters.store_owner import claim, owner_of
 from p3s_prefect.cli.findings import findings_table
 from p3s_prefect.cli.options import HomeOption, JsonOption
-from p3s_prefect.cli.output import console, plain_text, print_json
+from p3s_prefect.cli.output import console, plain_text, print_json, table
 from p3s_prefect.cli.progress import shown_progress
 from p3s_prefect.core.agreement import counted
 from p3s_prefect.core.errors import BadName
 from p3s_prefect.core.health import size
 from p3s_prefect.station import replacing
 from p3s_prefect.station.replacing import Replaced
-from p3s_prefect.station.taking_over import Prefer
+from p3s_prefect.station.taking_over import Prefer, rows_by_table
 
 ledger = typer.Typer(
     help="Keep the ledger: back it up, restore it, fill it again from the store.", no_args_is_help=True
@@ -104,6 +108,55 @@ def rebuild(
     with shown_progress() as tell:
         done = replacing.rebuild(Home(home), replace=replace, prefer=_preferred(prefer), quick=quick, progress=tell)
     _tell(done, "rebuilt from the store", as_json)
+
+
+@ledger.command("export-journal")
+def export_journal(home: HomeOption = Path(), as_json: JsonOption = False) -> None:
+    """Write the journal to the store, all that is not there yet, and say how far it is.
+
+    The station does so by itself with whole segments, and with what is older than a day.
+    """
+    place = Home(home)
+    experiment = place.read()
+    with closing(place.ledger(experiment)) as live, shown_progress() as tell:
+        live.migrate()
+        store = place.store(experiment)
+        claim(store, owner_of(live, place, experiment, time.time()))
+        found = export(live, store, told=lambda number, newest: tell("journal lines", number, newest))
+    _tell_exported(found, as_json)
+
+
+@ledger.command()
+def status(home: HomeOption = Path(), as_json: JsonOption = False) -> None:
+    """How much is in the ledger, how far its journal is in the store, and what is damaged or purged."""
+    place = Home(home)
+    experiment = place.read()
+    with closing(place.ledger(experiment)) as live:
+        live.migrate()
+        with live.reading() as connection:
+            rows = dict(rows_by_table(connection))
+            damaged, gone = count_damaged(connection), count_purged(connection)
+        journal = exported(live, place.store(experiment))
+    backups = sorted(file.name for file in (place.path / "backups").glob("*.db"))
+    if as_json:
+        numbers = {"number": journal.number, "newest": journal.newest, "segments": journal.segments}
+        print_json({"rows": rows, "damaged": damaged, "purged": gone, "journal": numbers, "backups": backups})
+        return
+    out = console()
+    out.print(table(["table", "rows>"], [(name, number) for name, number in rows.items() if number]), "", sep="\n")
+    _tell_exported(journal, False)
+    out.print(f"{damaged} datasets are damaged, {gone} arrived files were purged.")
+    out.print(plain_text(f"Newest backup here: {backups[-1] if backups else 'none; `p3s ledger backup` takes one'}."))
+
+
+def _tell_exported(found: Exported, as_json: bool) -> None:
+    if as_json:
+        print_json({"number": found.number, "newest": found.newest, "segments": found.segments})
+        return
+    behind = f", {found.behind} are not there yet" if found.behind else ""
+    console().print(
+        f"Journal: {found.number} of {found.newest} lines are in the store, in {found.segments} segments{behind}."
+    )
 
 
 def _preferred(word: str) -> Prefer:

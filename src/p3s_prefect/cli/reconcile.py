@@ -20,7 +20,7 @@ from p3s_prefect.adapters.store_owner import claim, owner_of
 from p3s_prefect.adapters.stores import directory_url, open_store
 from p3s_prefect.cli.findings import findings_table
 from p3s_prefect.cli.options import HomeOption, JsonOption
-from p3s_prefect.cli.output import console, plain_text, print_json
+from p3s_prefect.cli.output import console, plain_text, print_json, table
 from p3s_prefect.cli.progress import shown_progress
 from p3s_prefect.cli.reload import await_answer
 from p3s_prefect.core.agreement import Done, Finding, counted
@@ -120,7 +120,8 @@ def _tell(work: Reconciliation, found: list[Finding], marked: tuple[Damaged, ...
     told = ", ".join(f"{number} {done.value}" for done, number in numbers.items() if number)
     out.print(plain_text(f"{work.attempts} attempts compared: {told or 'ledger and store agree'}."))
     if marked:
-        out.print(f"{len(marked)} datasets and products are marked as damaged.")
+        rows = [(one.name, one.data_id, one.damage, one.key) for one in marked]
+        out.print("", table(["damaged", "of", "", "object"], rows), sep="\n")
     for answer in answers:
         out.print(plain_text(answer))
 

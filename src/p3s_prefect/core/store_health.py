@@ -13,7 +13,7 @@ def stored_results(damaged: int) -> tuple[HealthRow, ...]:
         HealthRow(
             name="stored results",
             nominal="none damaged",
-            actual=f"{damaged} datasets damaged, and not made anew",
+            actual=f"{damaged} {'dataset' if damaged == 1 else 'datasets'} damaged, and not made anew",
             status=Status.DEGRADED,
             cause="their objects are missing from the store, or not as they were published; nothing reads them",
             action="`p3s reconcile` lists them; with `--copies DIR` it puts them back from a copy of the store, and "

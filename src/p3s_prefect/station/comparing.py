@@ -18,7 +18,7 @@ from p3s_prefect.adapters.stored_executions import (
 )
 from p3s_prefect.core.agreement import Trouble
 from p3s_prefect.core.commit_record import MANIFEST_FILE, RECORD_FILE, configuration_key
-from p3s_prefect.core.errors import StoreError
+from p3s_prefect.core.errors import ObjectMissing, StoreError
 from p3s_prefect.core.ports import ObjectInfo, ObjectStore
 from p3s_prefect.core.records import Manifest, PublishedObject
 
@@ -145,6 +145,8 @@ def _entries(attempt: BookedAttempt, manifest: Manifest | None) -> Iterator[Prob
 def _record_complaint(store: ObjectStore, attempt: BookedAttempt) -> str:
     try:
         read_record(store, attempt.place)
+    except ObjectMissing:
+        return "it is missing"
     except StoreError as error:
         return error.what
     return ""

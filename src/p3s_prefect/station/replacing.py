@@ -14,7 +14,9 @@ from sqlalchemy.exc import DatabaseError
 
 from p3s_prefect.adapters.clock import SystemClock
 from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.journal_segments import import_missing
 from p3s_prefect.adapters.ledger import journal, schema
+from p3s_prefect.adapters.ledger.adoption import continue_numbers
 from p3s_prefect.adapters.ledger.backups import (
     Backup,
     Copied,
@@ -30,6 +32,7 @@ from p3s_prefect.adapters.store_owner import claim_again
 from p3s_prefect.adapters.supervision import Services
 from p3s_prefect.core.errors import LeaseLost, LedgerError, ServiceError
 from p3s_prefect.core.experiment import Experiment
+from p3s_prefect.core.ports import ObjectStore
 from p3s_prefect.station.taking_over import Prefer, Progress, TakenOver, is_empty, take_over
 from p3s_prefect.station.upkeep import claim_lease
 
@@ -79,8 +82,9 @@ def restore(
             ledger.migrate()
             _release(ledger, token)
             claim_again(store, ledger, home, experiment, time.time())
+            lines = _journal_of(ledger, store)
             taken = take_over(ledger, store, time.time(), prefer=prefer, quick=quick, progress=progress)
-            _journal(ledger, "ledger.restored", file=file.name, publications=taken.publications)
+            _journal(ledger, "ledger.restored", file=file.name, publications=taken.publications, lines=lines)
         return taken
 
     taken, aside = _replace(home, fill, replace=replace)
@@ -97,8 +101,9 @@ def rebuild(home: Home, *, replace: bool, prefer: Prefer = "", quick: bool = Fal
             ledger.migrate()
             _release(ledger, token)
             claim_again(store, ledger, home, experiment, time.time())
+            lines = _journal_of(ledger, store)
             taken = take_over(ledger, store, time.time(), prefer=prefer, quick=quick, progress=progress)
-            _journal(ledger, "ledger.rebuilt", publications=taken.publications)
+            _journal(ledger, "ledger.rebuilt", publications=taken.publications, lines=lines)
         return taken
 
     if make_url(experiment.ledger.url).get_backend_name() != "sqlite":
@@ -117,8 +122,9 @@ def _rebuild_there(home: Home, experiment: Experiment, prefer: Prefer, quick: bo
         lease = claim_lease(ledger, experiment.experiment, 3600, SystemClock())
         store = home.store(experiment)
         claim_again(store, ledger, home, experiment, time.time())
+        lines = _journal_of(ledger, store)
         taken = take_over(ledger, store, time.time(), lease=lease, prefer=prefer, quick=quick, progress=progress)
-        _journal(ledger, "ledger.rebuilt", publications=taken.publications)
+        _journal(ledger, "ledger.rebuilt", publications=taken.publications, lines=lines)
         _release(ledger, lease.token)
     return taken
 
@@ -182,6 +188,17 @@ def _release(ledger: Ledger, token: int) -> None:
         for row in connection.execute(select(schema.lease)).all():
             values = {"token": max(token, row.token) + 1, "expires_at": 0.0}
             connection.execute(update(schema.lease).where(schema.lease.c.namespace == row.namespace).values(values))
+
+
+def _journal_of(ledger: Ledger, store: ObjectStore) -> int:
+    """Takes over the journal as far as the store has it, and the ledger does not; returns the number of lines.
+
+    Numbers go on after them, as what is in the store was told under its number.
+    """
+    with ledger.transaction() as connection:
+        lines = import_missing(connection, store)
+        continue_numbers(connection)
+    return lines
 
 
 def _journal(ledger: Ledger, kind: str, **detail: object) -> None:

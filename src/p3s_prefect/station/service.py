@@ -184,6 +184,7 @@ class _Station:
                 tasks.create_task(self._follow_pilots()),
                 tasks.create_task(self.breakers.run()),
                 tasks.create_task(self.steering.run()),
+                tasks.create_task(upkeep.keep_exported(self.ledger, self.store, self.clock)),
                 tasks.create_task(upkeep.keep_swept(self.ledger, self.store, self.owner, sweep_s, self.clock)),
             ]
             serving = tasks.create_task(server.serve(sockets=[listener]))

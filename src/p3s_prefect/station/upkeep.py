@@ -14,6 +14,7 @@ from functools import partial
 import psutil
 
 from p3s_prefect.adapters.clock import SystemClock
+from p3s_prefect.adapters.journal_segments import export
 from p3s_prefect.adapters.ledger.database import Lease, Ledger, acquire, renew
 from p3s_prefect.adapters.store_owner import Owner, claim
 from p3s_prefect.core.errors import LeaseLost, P3sError, StoreError, StoreTaken
@@ -28,6 +29,9 @@ _ASK_AGAIN_S = 1.0
 RENEWALS = 3
 _SWEEPS_PER_AGE = 4
 _LONGEST_STAGE_S = 86_400.0
+# A listing of the segments' names, of which there are some thousands in ten years.
+_EXPORT_EVERY_S = 600.0
+_OLDEST_LINE_S = 86_400.0
 
 
 async def take_lease(ledger: Ledger, namespace: str, lease_s: float, clock: Clock) -> Lease:
@@ -123,6 +127,17 @@ async def keep_swept(ledger: Ledger, store: ObjectStore, owner: Owner, after_s: 
             if removed or unfinished:
                 log.info("swept %d orphans and %d unfinished objects", len(removed), unfinished)
         await asyncio.sleep(after_s / _SWEEPS_PER_AGE)
+
+
+async def keep_exported(ledger: Ledger, store: ObjectStore, clock: Clock, every_s: float = _EXPORT_EVERY_S) -> None:
+    """Writes the journal to the store until cancelled: segments that are full, and what is older than a day."""
+    while True:
+        try:
+            await asyncio.to_thread(export, ledger, store, spare_since=clock.now() - _OLDEST_LINE_S)
+        except (OSError, P3sError) as error:
+            # It stands in the ledger; the next time finds it.
+            log.error("the journal was not exported: %s", error)
+        await asyncio.sleep(every_s)
 
 
 def _is_gone(holder: str) -> bool:

@@ -292,7 +292,8 @@ def continue_numbers(connection: Connection) -> None:
     if connection.dialect.name != "postgresql":
         return
     for table in metadata.sorted_tables:
-        if "id" in table.c and table.c.id.type.python_type is int:
-            sequence = func.pg_get_serial_sequence(table.name, "id")
-            largest = select(func.max(table.c.id)).scalar_subquery()
+        (key, *others) = table.primary_key.columns
+        if not others and key.type.python_type is int:
+            sequence = func.pg_get_serial_sequence(table.name, key.name)
+            largest = select(func.max(key)).scalar_subquery()
             connection.execute(select(func.setval(sequence, func.coalesce(largest, 1))))
