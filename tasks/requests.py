@@ -24,7 +24,6 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
-from sqlalchemy import make_url
 
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import asked, requests
@@ -185,7 +184,7 @@ def _ask(directory: str, wanted: ProcessAsked, word: str, times_ended: int) -> A
     checked = check_asked(wanted, experiment)
     ledger = Home(home).ledger(experiment)
     try:
-        if not Path(make_url(ledger.url).database or "").is_file():
+        if not ledger.exists():
             raise ServiceError(f"no station has run in {home}", fix="Give its home, or start it: `p3s up`.")
         with ledger.transaction() as connection:
             asked.check_data(connection, checked.group, checked.units)

@@ -13,7 +13,7 @@ from ledger_rows import Rows, StoredBytes
 from p3s_prefect.adapters.ledger.database import Ledger
 
 # Sockets are off unless a test is marked; no setting of this machine reaches it (see isolation.py).
-pytest_plugins = ["isolation", "s3_servers"]
+pytest_plugins = ["isolation", "s3_servers", "postgresql"]
 
 
 @pytest.fixture
@@ -32,9 +32,15 @@ def stored() -> StoredBytes:
 
 
 @pytest.fixture
-def seen_ledger(tmp_path: Path) -> Iterator[Ledger]:
+def ledger_url(tmp_path: Path) -> str:
+    """Where a test's ledger is. Tests that are to run on both databases have a fixture of this name too."""
+    return f"sqlite:///{tmp_path}/ledger.db"
+
+
+@pytest.fixture
+def seen_ledger(ledger_url: str) -> Iterator[Ledger]:
     """A ledger of its own."""
-    with closing(Ledger(f"sqlite:///{tmp_path}/ledger.db")) as ledger:
+    with closing(Ledger(ledger_url)) as ledger:
         ledger.migrate()
         yield ledger
 

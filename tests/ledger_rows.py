@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Table
 
 from p3s_prefect.adapters.ledger import schema
+from p3s_prefect.adapters.ledger.rows import add_missing
 from p3s_prefect.core.errors import ObjectMissing
 from p3s_prefect.core.health import SourceFacts, StationFacts
 from p3s_prefect.core.ports import ObjectInfo
@@ -67,9 +68,7 @@ class Rows:
 
     def production_pass(self, group_id: int, pipeline: str, number: int = 0) -> int:
         collection = f"TestCam/{pipeline}/{group_id}/pass{number}"
-        self.connection.execute(
-            schema.configuration.insert().prefix_with("OR IGNORE").values(id="c" * 64, content={}, stored_at=T0)
-        )
+        add_missing(self.connection, schema.configuration, id="c" * 64, content={}, stored_at=T0)
         self.connection.execute(
             schema.run_collection.insert().values(name=collection, configuration_id="c" * 64, opened_at=T0)
         )

@@ -26,7 +26,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import httpx
-from sqlalchemy import Connection, make_url
+from sqlalchemy import Connection
 
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import reports, result_views, views
@@ -88,7 +88,7 @@ class Bookkeeping:
         self.experiment = home.read()
         self.store = home.store(self.experiment)
         self._ledger = home.ledger(self.experiment)
-        if not Path(make_url(self._ledger.url).database or "").is_file():
+        if not self._ledger.exists():
             raise LedgerError(
                 f"there is no ledger in {home.path.resolve()} yet", fix="Start the station with `p3s up`."
             )

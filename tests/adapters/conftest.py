@@ -1,4 +1,4 @@
-"""A ledger in a file of its own, a store in a directory, a stage runner with real payload processes."""
+"""A ledger of its own on each database, a store in a directory, a stage runner with real payload processes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+from postgresql import Ledgers
 
 from p3s_prefect.adapters.directory_store import DirectoryStore
 from p3s_prefect.adapters.ledger.database import Ledger
@@ -23,18 +24,49 @@ def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> str:
+    """What the ledger is kept in."""
+    return str(request.param)
+
+
 @pytest.fixture
-def new_ledger(empty_ledger: bytes, tmp_path: Path) -> Iterator[Callable[[], Ledger]]:
-    """Makes ledgers, each in a file of its own."""
+def ledger_url(database: str, empty_ledger: bytes, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where a test's ledger is, which is empty."""
+    if database == "sqlite":
+        path = tmp_path / "ledger.db"
+        path.write_bytes(empty_ledger)
+        yield f"sqlite:///{path}"
+    else:
+        ledgers: Ledgers = request.getfixturevalue("postgresql_ledgers")
+        with ledgers.new() as name:
+            yield ledgers.server.url(name)
+
+
+@pytest.fixture
+def new_ledger(
+    database: str, empty_ledger: bytes, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[[], Ledger]]:
+    """Makes empty ledgers. On a server it is one, which is emptied each time."""
     with ExitStack() as opened:
         count = iter(range(1_000_000))
 
-        def make() -> Ledger:
+        def in_file() -> Ledger:
             path = tmp_path / f"ledger{next(count)}.db"
             path.write_bytes(empty_ledger)
             return opened.enter_context(closing(Ledger(f"sqlite:///{path}")))
 
-        yield make
+        def on_server() -> Ledger:
+            ledgers: Ledgers = request.getfixturevalue("postgresql_ledgers")
+            if found:
+                ledgers.empty(found[0][0])
+            else:
+                name = opened.enter_context(ledgers.new())
+                found.append((name, opened.enter_context(closing(Ledger(ledgers.server.url(name))))))
+            return found[0][1]
+
+        found: list[tuple[str, Ledger]] = []
+        yield {"sqlite": in_file, "postgresql": on_server}[database]
 
 
 @pytest.fixture

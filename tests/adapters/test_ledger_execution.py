@@ -236,7 +236,9 @@ def test_the_reason_and_the_report_of_an_attempt_without_results_are_kept(ledger
         _give_up(connection, opened, next_state=S.FAILED, reason="é\x00 DROP TABLE", report=report)
         row = connection.execute(select(schema.attempt)).one()
         reasons = connection.scalars(select(schema.stage_run.c.reason)).all()
-    assert (row.state, row.reason, row.log_key, row.pilot) == ("failed", "é\x00 DROP TABLE", "x/log.txt", "here:1")
+    # PostgreSQL holds every character but this one.
+    kept = row.reason.replace("\N{REPLACEMENT CHARACTER}", "\0")
+    assert (row.state, kept, row.log_key, row.pilot) == ("failed", "é\x00 DROP TABLE", "x/log.txt", "here:1")
     assert row.steps == [{"step": "work", "started_at": NOW + 1, "ended_at": NOW + 2}]
     assert reasons == [row.reason]
 
@@ -384,11 +386,12 @@ def test_what_this_ledger_never_opened_is_not_published(ledger: Ledger) -> None:
 def test_readers_see_all_of_a_publication_or_nothing_while_publishers_are_killed(ledger: Ledger) -> None:
     """V13: kill -9 of a publishing process at random moments."""
     chance = random.Random(13)
+    within_s = 0.2 if ledger.is_server else 0.02
     with ledger.transaction() as connection:
         for subrun in range(400):
             take(connection, arrival(subrun))
     for _ in range(20):
-        kill_at_random(lambda begun: _publish_all(ledger.url, begun), chance, within_s=0.02)
+        kill_at_random(lambda begun: _publish_all(ledger.url, begun), chance, within_s=within_s)
         with ledger.reading() as connection:
             _check_each_is_whole(connection)
     with ledger.reading() as connection:

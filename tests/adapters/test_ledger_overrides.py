@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -88,42 +88,38 @@ _STEPS = st.lists(
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_STEPS)
 def test_in_force_is_what_was_set_and_neither_lifted_nor_over(
-    empty_ledger: bytes, tmp_path: Path, steps: list[tuple[str, OverrideKind, Target, int | None]]
+    new_ledger: Callable[[], Ledger], steps: list[tuple[str, OverrideKind, Target, int | None]]
 ) -> None:
     """S9: against a dictionary; each change has its line in the journal, and numbers are never used again."""
-    path = tmp_path / "model.db"
-    path.write_bytes(empty_ledger)
     model: dict[tuple[OverrideKind, Target], float | None] = {}
     lines, numbers = 0, set[int]()
-    with closing(Ledger(f"sqlite:///{path}")) as ledger:
-        for tick, (what, kind, target, lasts) in enumerate(steps):
-            now = NOW + tick
-            with ledger.transaction() as connection:
-                match what:
-                    case "set":
-                        expires_at = None if lasts is None else now + lasts
-                        made = give(connection, kind, target, now, expires_at=expires_at)
-                        assert made.id not in numbers
-                        numbers.add(made.id)
-                        model[kind, target] = expires_at
-                        lines += 1
-                    case "clear":
-                        found = overrides.clear(connection, kinds=[kind], target=target, by="bo", why="", now=now)
-                        assert [(one.kind, one.target) for one in found] == [(kind, target)] * ((kind, target) in model)
-                        model.pop((kind, target), None)
-                        lines += len(found)
-                    case "expire":
-                        over = {
-                            key for key, expires_at in model.items() if expires_at is not None and expires_at <= now
-                        }
-                        assert {(one.kind, one.target) for one in overrides.expire(connection, now)} == over
-                        for key in over:
-                            del model[key]
-                        lines += len(over)
-                there = overrides.in_force(connection)
-                assert {(one.kind, one.target): one.expires_at for one in there} == model
-                assert len(there) == len(model)
-        assert len(journaled(ledger)) == lines
+    ledger = new_ledger()
+    for tick, (what, kind, target, lasts) in enumerate(steps):
+        now = NOW + tick
+        with ledger.transaction() as connection:
+            match what:
+                case "set":
+                    expires_at = None if lasts is None else now + lasts
+                    made = give(connection, kind, target, now, expires_at=expires_at)
+                    assert made.id not in numbers
+                    numbers.add(made.id)
+                    model[kind, target] = expires_at
+                    lines += 1
+                case "clear":
+                    found = overrides.clear(connection, kinds=[kind], target=target, by="bo", why="", now=now)
+                    assert [(one.kind, one.target) for one in found] == [(kind, target)] * ((kind, target) in model)
+                    model.pop((kind, target), None)
+                    lines += len(found)
+                case "expire":
+                    over = {key for key, expires_at in model.items() if expires_at is not None and expires_at <= now}
+                    assert {(one.kind, one.target) for one in overrides.expire(connection, now)} == over
+                    for key in over:
+                        del model[key]
+                    lines += len(over)
+            there = overrides.in_force(connection)
+            assert {(one.kind, one.target): one.expires_at for one in there} == model
+            assert len(there) == len(model)
+    assert len(journaled(ledger)) == lines
 
 
 def test_a_line_about_data_stands_in_their_own_journal(ledger: Ledger) -> None:

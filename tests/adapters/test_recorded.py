@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from ledger_rows import T0, Rows, StoredBytes
@@ -22,13 +21,10 @@ _GROUP = ["run"]
 
 
 @pytest.fixture
-def rows(tmp_path: Path) -> Iterator[Rows]:
+def rows(ledger: Ledger) -> Iterator[Rows]:
     """Rows in a transaction on a new ledger."""
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
-    ledger.migrate()
     with ledger.transaction() as connection:
         yield Rows(connection, StoredBytes())
-    ledger.close()
 
 
 def _arrive(rows: Rows, data_id: str, *, at: float, verdict: str = "taken", age_s: float = 1.0) -> None:

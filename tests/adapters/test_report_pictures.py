@@ -23,6 +23,12 @@ Fill = Callable[[Callable[[Rows], None]], None]
 _DONE, _SHED, _FAILED = "#009E73", "#E69F00", "#D55E00"
 
 
+@pytest.fixture
+def ledger_url(tmp_path: Path) -> str:
+    """One database is enough to draw from."""
+    return f"sqlite:///{tmp_path}/ledger.db"
+
+
 def _pixels(path: Path, colour: str) -> int:
     """How many pixels have just this colour."""
     picture = np.asarray(Image.open(path).convert("RGB"), dtype=int)

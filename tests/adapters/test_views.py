@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from ledger_rows import T0, Rows
+from query_plans import walked_through
 from sqlalchemy import event
 
 from p3s_prefect.adapters.ledger import result_views, views
@@ -135,8 +136,7 @@ def test_a_page_costs_the_same_however_long_the_history(seen_ledger: Ledger, fil
         result_views.unit(connection, "run=1 subrun=2")
     with seen_ledger.reading() as connection:
         for statement, parameters in asked:
-            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters) if parameters else ()
-            walked = [row.detail for row in plan if row.detail.startswith("SCAN ")]
+            walked = walked_through(connection, statement, parameters) if parameters else ()
             back = _WALKED_BACK if "LIMIT" in statement else set()
             assert set(walked) <= back, statement
 

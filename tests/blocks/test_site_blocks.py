@@ -18,10 +18,20 @@ from p3s_prefect.core.errors import LedgerError, ServiceError, StoreError
 
 def test_a_ledger_is_handed_to_an_experiment(tmp_path: Path) -> None:
     """S5: where a site keeps its books."""
-    assert Ledger(url=f"sqlite:///{tmp_path}/ledger.db").get_ledger().url == f"sqlite:///{tmp_path}/ledger.db"
+    for url in (f"sqlite:///{tmp_path}/ledger.db", "postgresql+psycopg://p3s@host/books"):
+        assert Ledger(url=url).get_ledger().url == url
 
 
-@pytest.mark.parametrize("url", ["sqlite:///ledger.db", "postgresql://user:secret@host/books", "ledger.db"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///ledger.db",
+        "postgresql://user@host/books",
+        "postgresql+psycopg://user:secret@host/books",
+        "postgresql+psycopg://user@host/books?password=secret",
+        "ledger.db",
+    ],
+)
 def test_a_ledger_without_its_whole_path_is_refused(url: str) -> None:
     """S7, S8: a relative one is another file in each process; and no password is written into a plain field."""
     with pytest.raises(ValidationError, match="url"):

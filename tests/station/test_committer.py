@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from sites import NewSite, declare
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, make_url
 from sqlalchemy.exc import IntegrityError
 
-from p3s_prefect.adapters.ledger import database, journal, schema
+from p3s_prefect.adapters.ledger import journal, schema, sqlite
 from p3s_prefect.adapters.ledger.database import Ledger, acquire
 from p3s_prefect.core.errors import Conflict, LeaseLost
 from p3s_prefect.station import committer as committing
@@ -86,8 +86,8 @@ async def test_a_locked_ledger_is_tried_again(
 ) -> None:
     """V20: another process holds it for a while; meanwhile `trouble` says so, and then all is written once."""
     ledger.close()
-    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.1)
-    ledger._engine = database._engine(ledger.url)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.1)
+    ledger._engine = sqlite.make_engine(make_url(ledger.url))
     with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         doing = asyncio.create_task(committer.do(lambda c: note(c, "late")))

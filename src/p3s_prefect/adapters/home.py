@@ -72,6 +72,8 @@ class Home:
     def ledger(self, experiment: Experiment) -> Ledger:
         """The ledger, not migrated yet."""
         url = make_url(experiment.ledger.url)
+        if url.get_backend_name() == "postgresql":
+            return Ledger(experiment.ledger.url)
         file = self.path.resolve() / str(url.database)
         return Ledger(url.set(database=str(file)).render_as_string(hide_password=False))
 

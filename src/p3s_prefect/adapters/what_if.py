@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import make_url
-
 from p3s_prefect.adapters.experiment_file import read_experiment, read_text
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import recorded
@@ -150,7 +148,7 @@ def _measured(home: Home, experiment: Experiment) -> Mapping[StageKey, tuple[flo
 
 def _ledger(home: Home, experiment: Experiment) -> Ledger | None:
     ledger = home.ledger(experiment)
-    if not Path(make_url(ledger.url).database or "").is_file():
+    if not ledger.exists():
         ledger.close()
         return None
     ledger.migrate()

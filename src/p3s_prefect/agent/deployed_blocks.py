@@ -14,6 +14,7 @@ from p3s_prefect.adapters.home import Home
 from p3s_prefect.agent.deployed_server import became
 from p3s_prefect.blocks import Ledger, Pilots
 from p3s_prefect.blocks.store_block import store_block
+from p3s_prefect.core.addresses import without_secrets
 from p3s_prefect.core.deployment import Applied, Overlay, differences
 from p3s_prefect.core.errors import ServiceError
 from p3s_prefect.core.experiment import Experiment
@@ -60,7 +61,7 @@ def _values(block: Block) -> dict[str, object]:
 
 
 def _ledger(home: Home, experiment: Experiment) -> Ledger:
-    return Ledger(url=home.ledger(experiment).url)
+    return Ledger(url=without_secrets(home.ledger(experiment).url))
 
 
 def _pilots(experiment: Experiment, overlay: Overlay) -> Pilots:

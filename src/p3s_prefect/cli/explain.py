@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from p3s_prefect.cli.dag_text import draw_dag
+from p3s_prefect.core.addresses import without_password
 from p3s_prefect.core.dag import reach, topological_order
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.experiment import Complete, Experiment, Floor, Order, Pipeline, Rule, Stage, Step, Stream
@@ -211,7 +212,7 @@ def _results(experiment: Experiment) -> list[str]:
     return [
         f"Results are kept in {_store(experiment)}, in one collection for each pipeline and day "
         f"(which begins at {day.rolls_at} {day.zone}): {experiment.instrument.name}/<pipeline>/<day>/<configuration>.",
-        f"The books are kept in {experiment.ledger.url}. The page is at http://{where.host}:{where.port}.",
+        f"The books are kept in {without_password(experiment.ledger.url)}. The page is at http://{where.host}:{where.port}.",
         f"Work is done by {slots}.",
     ]
 

@@ -14,7 +14,6 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from sqlalchemy.exc import OperationalError
 
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import selected
@@ -82,10 +81,10 @@ class _Asked:
         """Its stage runs, as far as the ledger has them."""
         ledger = self.home.ledger(self.experiment)
         try:
+            if not ledger.exists():
+                return []
             with ledger.reading() as connection:
                 return selected.of_units(connection, [arrival.data_id for arrival in self.seen], self.pipelines)
-        except OperationalError:
-            return []  # a new ledger has no tables yet
         finally:
             ledger.close()
 

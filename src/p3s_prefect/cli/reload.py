@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from sqlalchemy import make_url
 
 from p3s_prefect.adapters.experiment_file import payload_mistakes, read_experiment
 from p3s_prefect.adapters.home import Home
@@ -42,7 +41,7 @@ def reload(home: HomeOption = Path(), why: WhyOption = "", by: ByOption = "", as
     if place.station() is None:
         raise ServiceError("no station runs here", fix="The file is in order; `p3s up` starts a station with it.")
     with closing(place.ledger(experiment)) as ledger:
-        if not Path(make_url(ledger.url).database or "").is_file():
+        if not ledger.exists():
             fix = "Put it back, or restart everything with it: `p3s down`, then `p3s up`."
             raise ServiceError("ledger.url cannot change while the station runs", fix=fix)
         answered = _ask(ledger, by or user(), why)

@@ -9,6 +9,7 @@
     ├── LedgerError             the database of record
     │   ├── Conflict            somebody else changed it first; nothing was written
     │   ├── LeaseLost           this process no longer holds, or never got, the lease
+    │   ├── LedgerAway          it cannot be reached, read or written now; it may be tried again
     │   ├── LedgerTooNew        written by a newer version of this package
     │   └── NoSuchRecord        nothing of that name is in the ledger
     ├── StoreError              the central store
@@ -94,6 +95,10 @@ class Conflict(LedgerError):
 
 class LeaseLost(LedgerError):
     """This process does not hold the lease; nothing was written."""
+
+
+class LedgerAway(LedgerError):
+    """The database cannot be reached, read or written now: whatever it was, it may be tried again."""
 
 
 class LedgerTooNew(LedgerError):

@@ -314,11 +314,17 @@ class Store(_Model):
         return BucketPlace.named(self.url, endpoint=self.endpoint, region=self.region)
 
 
+# User, host or address in brackets, port, database, options.
+_POSTGRESQL = r"postgresql\+psycopg://(\S+@)?(\[[0-9a-fA-F:.]+\]|[^\s/@?:\[\]]*)(:\d{1,5})?/[^\s/?@]+(\?\S*)?$"
+
+
 class Ledger(_Model):
     """The database of record."""
 
-    url: Annotated[str, Field(pattern=r"^sqlite:///")] = "sqlite:///ledger.db"
-    """SQLAlchemy URL; a relative SQLite path is relative to the experiment's home."""
+    url: Annotated[str, Field(pattern=rf"^(sqlite:///|{_POSTGRESQL})", repr=False)] = "sqlite:///ledger.db"
+    """SQLAlchemy URL: ``sqlite:///FILE``, relative to the experiment's home, or a database of a PostgreSQL server,
+    ``postgresql+psycopg://USER@HOST/NAME``. Its password stands in PGPASSWORD, in ~/.pgpass, or in another variable:
+    ``postgresql+psycopg://USER:${DB_PASSWORD}@HOST/NAME`` (percent-encoded)."""
 
 
 class Pilots(_Model):

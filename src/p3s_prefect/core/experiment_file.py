@@ -21,7 +21,7 @@ _EXAMPLES = {
     "rolls_at": "Write a time of day in quotes, such as '12:00'.",
     "python": "Write package.module:function.",
     "suffix": "Write an ending such as .ok.",
-    "url": "Write sqlite:///ledger.db.",
+    "url": "Write sqlite:///ledger.db, or postgresql+psycopg://USER@HOST/NAME.",
 }
 
 

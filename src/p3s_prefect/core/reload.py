@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from p3s_prefect.core.addresses import without_password
 from p3s_prefect.core.errors import ExperimentFileError
 from p3s_prefect.core.experiment import Experiment
 
@@ -72,5 +73,5 @@ def _differences(where: tuple[str, ...], old: Any, new: Any) -> Iterator[Change]
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
+    text = without_password(json.dumps(value))
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

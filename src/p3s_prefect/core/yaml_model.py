@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from p3s_prefect.core.addresses import without_password
 from p3s_prefect.core.findings import did_you_mean
 from p3s_prefect.core.yaml_document import Where, YamlDocument, dotted
 
@@ -112,7 +113,8 @@ def _shown(value: object) -> str:
         return "a list"
     if isinstance(value, bool):
         return str(value).lower()
-    return repr(value)[:80]
+    # A password is not shown, however wrong its place is.
+    return repr(without_password(value) if isinstance(value, str) else value)[:80]
 
 
 def _meaning(root: type[BaseModel], where: Where) -> str:

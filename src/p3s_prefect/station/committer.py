@@ -12,14 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
-from p3s_prefect.adapters.ledger.database import Lease, Ledger
+from p3s_prefect.adapters.ledger.database import Lease, Ledger, newest_batch, note_batch
+from p3s_prefect.core.errors import LedgerAway
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _RETRY_S = 1.0
+# A commit takes milliseconds. A server that was cut off without a word is given up after 11 s.
+_PATIENCE_S = 5.0
 
 
 @dataclass(slots=True)
@@ -28,11 +31,22 @@ class _Operation:
     done: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
+@dataclass(slots=True)
+class _Batch:
+    """What is committed together."""
+
+    number: int
+    operations: list[_Operation]
+    answers: list[Any] | None = None
+    """Known once all were carried out: whether they are committed, only the ledger knows then."""
+
+
 class Committer:
     """Commits operations in the order in which they were handed in.
 
     Each stands in a savepoint of its own, so that one that raises is undone alone. A ledger that cannot be written is
-    tried again until it can; `trouble` says so meanwhile.
+    tried again until it can; `trouble` says so meanwhile. Where the connection was lost at the commit itself, the
+    number of the batch, which is written with it, tells whether it was done: nothing is done twice.
     """
 
     def __init__(self, ledger: Ledger, lease: Lease) -> None:
@@ -42,9 +56,18 @@ class Committer:
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._task: asyncio.Task[None] | None = None
-        self.trouble = ""
+        self._trouble = ""
+        self._begun_at: float | None = None
         self.latency_s = 0.0
         self.lost: Exception | None = None
+
+    @property
+    def trouble(self) -> str:
+        """Why the ledger cannot be written; empty if it can."""
+        waited_s = 0.0 if self._begun_at is None else time.perf_counter() - self._begun_at
+        if not self._trouble and waited_s > _PATIENCE_S:
+            return f"the ledger has not answered for {waited_s:.0f} s"
+        return self._trouble
 
     async def __aenter__(self) -> Committer:
         """Begins to commit."""
@@ -75,46 +98,52 @@ class Committer:
         return answer
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop, number = asyncio.get_running_loop(), 0
         while self.lost is None:
             await self._wake.wait()
             self._wake.clear()
-            batch, self._waiting = self._waiting, []
+            number += 1
+            operations, self._waiting = self._waiting, []
             try:
-                answers = await self._commit_until_done(loop, batch)
+                answers = await self._commit_until_done(loop, _Batch(number, operations))
             except Exception as error:
                 # Nothing can be written any more: whoever waits, or comes, must know, or it would wait forever.
                 self.lost = error
-                batch += self._waiting
-                answers = [error] * len(batch)
-            for operation, answer in zip(batch, answers, strict=True):
+                operations += self._waiting
+                answers = [error] * len(operations)
+            for operation, answer in zip(operations, answers, strict=True):
                 _resolve(operation.done, answer)
 
-    async def _commit_until_done(self, loop: asyncio.AbstractEventLoop, batch: list[_Operation]) -> list[Any]:
+    async def _commit_until_done(self, loop: asyncio.AbstractEventLoop, batch: _Batch) -> list[Any]:
         while True:
-            begun = time.perf_counter()
+            begun = self._begun_at = time.perf_counter()
             try:
                 answers = await loop.run_in_executor(self._thread, self._commit, batch)
-            except OperationalError as error:
-                self.trouble = f"the ledger cannot be written: {error.orig}"
-                log.error("%s; trying again", self.trouble)
+            except LedgerAway as error:
+                self._trouble = error.what
+                log.error("%s; trying again", self._trouble)
                 await asyncio.sleep(_RETRY_S)
             else:
-                self.trouble, self.latency_s = "", time.perf_counter() - begun
+                self._trouble, self.latency_s = "", time.perf_counter() - begun
                 return answers
+            finally:
+                self._begun_at = None
 
-    def _commit(self, batch: list[_Operation]) -> list[Any]:
+    def _commit(self, batch: _Batch) -> list[Any]:
         with self._ledger.transaction(self.lease) as connection:
-            return [self._one(connection, operation) for operation in batch]
+            if batch.answers is None or newest_batch(connection, self.lease) != batch.number:
+                batch.answers = [self._one(connection, operation) for operation in batch.operations]
+                note_batch(connection, self.lease, batch.number)
+            return batch.answers
 
     def _one(self, connection: Connection, operation: _Operation) -> Any:
         savepoint = connection.begin_nested()
         try:
             answer = operation.write(connection)
-        except OperationalError:
-            # Not the operation's fault: the whole batch is tried again.
-            raise
         except Exception as error:
+            if isinstance(error, DBAPIError) and self._ledger.is_away(error):
+                # Not the operation's fault: the whole batch is tried again.
+                raise
             savepoint.rollback()
             return error
         savepoint.commit()

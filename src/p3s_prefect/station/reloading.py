@@ -12,12 +12,10 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import OperationalError
-
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import reconfigured, requests
 from p3s_prefect.adapters.ledger.database import Ledger
-from p3s_prefect.core.errors import ExperimentFileErrors, P3sError, ServiceError
+from p3s_prefect.core.errors import ExperimentFileErrors, LedgerAway, P3sError, ServiceError
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.ports import Clock
 from p3s_prefect.core.reload import changes, refusals
@@ -59,8 +57,8 @@ class Reloading:
             try:
                 for asked in await asyncio.to_thread(self._asked):
                     await self._see_to(asked)
-            except OperationalError as error:
-                log.error("the ledger cannot be read for requests: %s", error.orig)
+            except LedgerAway as error:
+                log.error("not looked for requests: %s", error.what)
             await asyncio.sleep(LOOK_EVERY_S)
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -72,6 +70,8 @@ class Reloading:
     async def _see_to(self, asked: requests.Request) -> None:
         try:
             told = await self._reload()
+        except LedgerAway:
+            raise
         except P3sError as error:
             log.warning("%s asked to reload, and was refused: %s", asked.by, error)
             await self._answer(asked, str(error), is_granted=False)

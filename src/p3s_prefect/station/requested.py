@@ -13,14 +13,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.exc import OperationalError
-
 from p3s_prefect.adapters.ledger import asked, requests
 from p3s_prefect.adapters.ledger.asked import Found, LetIn, Scope
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.core.admission import admit_unit
 from p3s_prefect.core.asking import CANCEL, PROCESS, RETRY, ProcessAsked, check_asked
-from p3s_prefect.core.errors import NoSuchRecord, P3sError
+from p3s_prefect.core.errors import LedgerAway, NoSuchRecord, P3sError
 from p3s_prefect.core.overrides import Target
 from p3s_prefect.core.ports import Clock
 from p3s_prefect.core.records import SubJobFact
@@ -58,8 +56,8 @@ class Requested:
             try:
                 for request in await asyncio.to_thread(self._open):
                     await self._see_to(request)
-            except OperationalError as error:
-                log.error("the ledger cannot be read for requests: %s", error.orig)
+            except LedgerAway as error:
+                log.error("not looked for requests: %s", error.what)
             await asyncio.sleep(LOOK_EVERY_S)
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -74,6 +72,8 @@ class Requested:
             # Nothing is let in while the experiment file is taken over.
             async with self.intake.gate.inside():
                 told, given = await self._do(request)
+        except LedgerAway:
+            raise
         except P3sError as error:
             log.warning("%s asked to %s, and was refused: %s", request.by, request.kind, error)
             told, is_granted = str(error), False

@@ -11,9 +11,9 @@ import math
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import OperationalError
 
 from p3s_prefect.adapters.ledger import overrides
+from p3s_prefect.core.errors import LedgerAway
 from p3s_prefect.core.overrides import Controls, Override
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ class Steering:
         while True:
             try:
                 await self.look()
-            except OperationalError as error:
+            except LedgerAway as error:
                 # Data are processed on by what was in force before.
-                log.error("the ledger cannot be read for overrides: %s", error.orig)
+                log.error("not looked for overrides: %s", error.what)
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sqlalchemy import Connection, make_url, select
+from sqlalchemy import Connection, select
 
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import inputs
@@ -111,10 +111,10 @@ def _from_ledger(
     wires: tuple[Wire, ...],
     formats: Mapping[str, Format],
 ) -> _Known:
-    if not (home.path / str(make_url(experiment.ledger.url).database)).exists():
-        return _Known()
     ledger = home.ledger(experiment)
     try:
+        if not ledger.exists():
+            return _Known()
         with ledger.reading() as connection:
             opened = _opened(connection, stage, name, data_id, group)
             if opened is None:

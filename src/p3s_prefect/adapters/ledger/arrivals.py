@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, select
+from sqlalchemy import Connection, Row, select
 
 from p3s_prefect.adapters.ledger import journal
-from p3s_prefect.adapters.ledger.rows import add, add_all
+from p3s_prefect.adapters.ledger.functions import is_among
+from p3s_prefect.adapters.ledger.rows import add, add_missing
 from p3s_prefect.adapters.ledger.schema import (
     arrival,
     configuration,
@@ -78,7 +79,7 @@ def known(connection: Connection, stream: str, keys: Sequence[str]) -> set[Ident
     found: set[Identity] = set()
     for start in range(0, len(keys), _MOST_PARAMETERS):
         some = keys[start : start + _MOST_PARAMETERS]
-        rows = connection.execute(columns.where(arrival.c.stream == stream, arrival.c.key.in_(some)))
+        rows = connection.execute(columns.where(arrival.c.stream == stream, is_among(connection, arrival.c.key, some)))
         found |= {Identity(key=row.key, size=row.size, mtime_ns=row.mtime_ns) for row in rows}
     return found
 
@@ -301,14 +302,8 @@ def open_pass(connection: Connection, job_id: int, day: date, collection: Collec
         return int(newest.id)
     number = 0 if newest is None else newest.number + 1
     name = collection.name(day, number)
-    _add_once(connection, configuration, id=collection.configuration_id, content=collection.content, stored_at=now)
-    _add_once(connection, run_collection, name=name, configuration_id=collection.configuration_id, opened_at=now)
+    add_missing(connection, configuration, id=collection.configuration_id, content=collection.content, stored_at=now)
+    add_missing(connection, run_collection, name=name, configuration_id=collection.configuration_id, opened_at=now)
     return int(
         add(connection, production_pass, job_id=job_id, number=number, run_collection=name, is_open=True, opened_at=now)
     )
-
-
-def _add_once(connection: Connection, table: Table, **values: Any) -> None:
-    (key,) = table.primary_key.columns
-    if connection.scalar(select(key).where(key == values[key.name])) is None:
-        add_all(connection, table, [values])

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from pathlib import Path
 
 import alembic.command
 import alembic.config
@@ -16,13 +14,13 @@ import sqlalchemy
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, event, select
+from sqlalchemy import Connection, inspect, make_url, select, text, update
+from sqlalchemy.exc import DBAPIError
 
-from p3s_prefect.adapters.ledger import schema
-from p3s_prefect.core.errors import LeaseLost, LedgerError, LedgerTooNew
-
-# How long a writer waits for another process's transaction; ours last a few milliseconds.
-BUSY_TIMEOUT_S = 30
+from p3s_prefect.adapters.ledger import postgresql, schema, sqlite
+from p3s_prefect.adapters.ledger.rows import add_missing
+from p3s_prefect.core.addresses import without_password
+from p3s_prefect.core.errors import LeaseLost, LedgerAway, LedgerError, LedgerTooNew
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +40,28 @@ class Ledger:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url
-        self._engine = _engine(url)
+        place = make_url(url)
+        self.url = without_password(url)
+        """Where it is, as it may be shown."""
+        self.is_server = place.get_backend_name() == "postgresql"
+        """Whether it is a server's, which others may use at the same time; else a file of this machine."""
+        self._file = None if self.is_server else place.database
+        self._engine = (postgresql if self.is_server else sqlite).make_engine(place)
 
     def close(self) -> None:
         """Closes all connections."""
         self._engine.dispose()
+
+    def exists(self) -> bool:
+        """Whether its tables are there; nothing is made.
+
+        Raises:
+            LedgerError: the server cannot be reached.
+        """
+        if self._file is not None and not Path(self._file).is_file():
+            return False
+        with self._opening(), self.reading() as connection:
+            return inspect(connection).has_table(schema.journal.name)
 
     def migrate(self) -> None:
         """Brings the tables up to this version of the package; a new database gets all of them.
@@ -57,21 +71,31 @@ class Ledger:
             LedgerError: the database cannot be opened.
         """
         config = _alembic_config()
+        # One exclusive transaction, so that two processes that start together do not both migrate.
+        with self._opening(), self._engine.begin() as connection:
+            self._refuse_newer(connection, config)
+            if self.is_server:
+                postgresql.refuse_other_encodings(connection)
+            config.attributes["connection"] = connection
+            alembic.command.upgrade(config, "head")
+            if self.is_server:
+                postgresql.use_byte_order(connection, schema.metadata.tables)
+
+    @contextmanager
+    def _opening(self) -> Iterator[None]:
         try:
-            # One exclusive transaction, so that two processes that start together do not both migrate.
-            with self._engine.begin() as connection:
-                self._refuse_newer(connection, config)
-                config.attributes["connection"] = connection
-                alembic.command.upgrade(config, "head")
-        except sqlalchemy.exc.OperationalError as error:
-            raise LedgerError(
-                f"the ledger {self.url} cannot be opened: {error.orig}",
-                fix="Check that its directory exists and can be written, and that no other program locks it.",
-            ) from error
-        except sqlalchemy.exc.DatabaseError as error:
-            raise LedgerError(
-                f"{self.url} is not a ledger: {error.orig}", fix="Give another file, or restore it from a backup."
-            ) from error
+            yield
+        except (LedgerAway, DBAPIError) as error:
+            cause = error.__cause__ if isinstance(error, LedgerAway) else error
+            reason = cause.orig if isinstance(cause, DBAPIError) else cause
+            if self.is_server:
+                what, fix = f"the ledger {self.url} cannot be opened", postgresql.what_to_do(reason)
+            elif isinstance(cause, sqlalchemy.exc.OperationalError):
+                what = f"the ledger {self.url} cannot be opened"
+                fix = "Check that its directory exists and can be written, and that no other program locks it."
+            else:
+                what, fix = f"{self.url} is not a ledger", "Give another file, or restore it from a backup."
+            raise LedgerError(f"{what}: {_line(reason)}", fix=fix) from error
 
     def _refuse_newer(self, connection: Connection, config: alembic.config.Config) -> None:
         revision = MigrationContext.configure(connection).get_current_revision()
@@ -87,21 +111,44 @@ class Ledger:
 
     @contextmanager
     def transaction(self, lease: Lease | None = None) -> Iterator[Connection]:
-        """One transaction: all of it is written, or nothing.
+        """One transaction: all of it is written, or nothing. One writer at a time, whatever the database.
 
         Raises:
             LeaseLost: somebody else has taken the lease.
+            LedgerAway: it cannot be written now. If the connection was lost at its very end, it may have been.
         """
-        with self._engine.begin() as connection:
+        with self._told_if_away("written"), self._engine.begin() as connection:
             if lease is not None:
                 check_lease(connection, lease)
             yield connection
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A connection that only reads: it waits for no writer and sees one state throughout."""
-        with self._engine.connect().execution_options(p3s_reading=True) as connection:
+        """A connection that only reads: it waits for no writer and sees one state throughout.
+
+        Raises:
+            LedgerAway: it cannot be read now.
+        """
+        options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True} if self.is_server else {}
+        with (
+            self._told_if_away("read"),
+            self._engine.connect().execution_options(p3s_reading=True, **options) as connection,
+        ):
             yield connection
+
+    def is_away(self, error: DBAPIError) -> bool:
+        """Whether an error says that the database cannot be reached now, rather than that a statement is wrong."""
+        return error.connection_invalidated or (postgresql if self.is_server else sqlite).is_away(error.orig)
+
+    @contextmanager
+    def _told_if_away(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            if not self.is_away(error):
+                raise
+            fix = postgresql.what_to_do(error.orig) if self.is_server else "Look whether its disk is full or read-only."
+            raise LedgerAway(f"the ledger cannot be {done}: {_line(error.orig)}", fix=fix) from error
 
 
 def acquire(
@@ -118,12 +165,9 @@ def acquire(
     Raises:
         LeaseLost: another holder's lease has not run out; the message says until when.
     """
-    row = connection.execute(select(schema.lease).where(schema.lease.c.namespace == namespace)).one_or_none()
-    if row is None:
-        connection.execute(
-            schema.lease.insert().values(namespace=namespace, holder=holder, token=1, expires_at=now + lease_s)
-        )
-        return Lease(namespace=namespace, holder=holder, token=1)
+    # One row for whoever is first, should two come at once.
+    add_missing(connection, schema.lease, namespace=namespace, holder="", token=0, expires_at=0.0, batch=0)
+    row = connection.execute(select(schema.lease).where(schema.lease.c.namespace == namespace).with_for_update()).one()
     if row.expires_at > now and not is_gone(row.holder):
         raise LeaseLost(
             f"{row.holder} holds the lease on {namespace!r} for another {row.expires_at - now:.1f} s",
@@ -132,7 +176,7 @@ def acquire(
     connection.execute(
         schema.lease.update()
         .where(schema.lease.c.namespace == namespace)
-        .values(holder=holder, token=row.token + 1, expires_at=now + lease_s)
+        .values(holder=holder, token=row.token + 1, expires_at=now + lease_s, batch=0)
     )
     return Lease(namespace=namespace, holder=holder, token=row.token + 1)
 
@@ -155,48 +199,40 @@ def check_lease(connection: Connection, lease: Lease) -> None:
     Raises:
         LeaseLost: the token has moved on.
     """
-    token = connection.scalar(select(schema.lease.c.token).where(schema.lease.c.namespace == lease.namespace))
-    if token != lease.token:
+    # Locked until the transaction ends, so that the token cannot move on before that.
+    found = select(schema.lease.c.token).where(schema.lease.c.namespace == lease.namespace).with_for_update()
+    if connection.scalar(found) != lease.token:
         raise LeaseLost(
             f"{lease.holder} no longer holds the lease on {lease.namespace!r}",
             fix="Another station has taken over; this one must stop.",
         )
 
 
-def _engine(url: str) -> Engine:
-    engine = sqlalchemy.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
-    event.listen(engine, "connect", _configure)
-    event.listen(engine, "begin", _begin)
-    return engine
+def note_batch(connection: Connection, lease: Lease, number: int) -> None:
+    """Notes in a transaction of the holder that it is its batch `number`."""
+    connection.execute(update(schema.lease).where(schema.lease.c.namespace == lease.namespace).values(batch=number))
 
 
-def _configure(connection: sqlite3.Connection, _record: Any) -> None:
-    # The driver's own transaction handling begins late and only before writes; ours begins explicitly (see _begin).
-    connection.isolation_level = None
-    _use_write_ahead_log(connection)
-    # 0.5 MiB of pages for each connection instead of 2: they are in the operating system's cache as well, and half a
-    # dozen connections of a station would otherwise grow with the ledger by 10 MiB.
-    for pragma in ("synchronous=FULL", "foreign_keys=ON", "cache_size=-512"):
-        connection.execute(f"PRAGMA {pragma}")
+def newest_batch(connection: Connection, lease: Lease) -> int:
+    """The batch that was noted last: whether a transaction was written whose end nobody has seen."""
+    found = select(schema.lease.c.batch).where(schema.lease.c.namespace == lease.namespace)
+    return connection.scalar(found) or 0
 
 
-def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
-    # Only a new file is switched over; for that, SQLite's own busy timeout does not wait.
-    until = time.monotonic() + BUSY_TIMEOUT_S
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                raise
-            time.sleep(0.005)
+def time_of(connection: Connection) -> float:
+    """The time of the database's clock, in seconds since 1970: all who want a lease must go by the same one."""
+    return float(connection.scalar(_NOW[connection.dialect.name]) or 0.0)
 
 
-def _begin(connection: Connection) -> None:
-    # A transaction that reads first and writes later would fail with SQLITE_BUSY when another wrote in between.
-    reading = connection.get_execution_options().get("p3s_reading", False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+_NOW = {
+    "postgresql": text("SELECT extract(epoch FROM clock_timestamp())::float8"),
+    # Of this machine, as the file is.
+    "sqlite": text("SELECT (julianday('now') - 2440587.5) * 86400"),
+}
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split())
 
 
 def _alembic_config() -> alembic.config.Config:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, bindparam, func, select
 
 from p3s_prefect.adapters.ledger import schema
-from p3s_prefect.adapters.ledger.rows import add_all
 
 
 def write(connection: Connection, at: float, kind: str, subject: object, **detail: Any) -> None:
     """Adds one row. `subject` is what it is about: a data id, a group, a stream."""
-    write_all(connection, [row(at, kind, subject, **detail)])
+    connection.execute(_ADD, {"at_": at, "kind_": kind, "subject_": str(subject), "detail_": detail})
 
 
-def write_all(connection: Connection, rows: list[Mapping[str, Any]]) -> None:
-    """Adds several rows made by `row`, in order."""
-    add_all(connection, schema.journal, rows)
-
-
-def row(at: float, kind: str, subject: object, **detail: Any) -> Mapping[str, Any]:
-    """One row, not yet written."""
-    return {"at": at, "kind": kind, "subject": str(subject), "detail": detail}
+# A sequence of the database would leave a gap for what was undone. Writers come one at a time, so that nobody else
+# takes this number, and a reader that has seen it has seen all smaller ones.
+_NEXT = select(func.coalesce(func.max(schema.journal.c.number), 0) + 1).scalar_subquery()
+_ADD = schema.journal.insert().values(
+    number=_NEXT,
+    at=bindparam("at_"),
+    kind=bindparam("kind_"),
+    subject=bindparam("subject_"),
+    detail=bindparam("detail_"),
+)

@@ -227,7 +227,7 @@ def _pictures(connection: Connection, pass_id: int, touched: frozenset[int]) -> 
         .join(attempt, attempt.c.id == product.c.attempt_id)
         .join(stage_run, stage_run.c.id == attempt.c.stage_run_id)
         .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
-        .where(sub_job.c.pass_id == pass_id, sub_job.c.id.in_(touched), product.c.file.like("%.png"))
+        .where(sub_job.c.pass_id == pass_id, sub_job.c.id.in_(touched), func.lower(product.c.file).like("%.png"))
         .order_by(attempt.c.published_at, product.c.id)
     )
     latest = {

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, case, func, literal, null, or_, select
 
+from p3s_prefect.adapters.ledger.functions import PlaceIn
 from p3s_prefect.adapters.ledger.schema import (
     attempt,
     configuration,
@@ -45,23 +46,24 @@ class Pass:
 
 def sub_job_counts(scope: Scope) -> Rows:
     """Number of sub-jobs by pass, per, part and state."""
-    columns = (_PASS, sub_job.c.per, _part(scope.by), null().label("stage"), sub_job.c.state)
-    query = select(*columns, literal(-1).label("position"), func.count().label("seen"))
-    return _within(query, scope).group_by(*columns)
+    keys = (_PASS, sub_job.c.per, sub_job.c.state, *_parts(scope.by))
+    query = select(*keys, *_no_part(scope.by), null().label("stage"), literal(-1).label("position"))
+    return _within(query.add_columns(func.count().label("seen")), scope).group_by(*keys)
 
 
 def stage_counts(scope: Scope) -> Rows:
     """Number of stage runs by pass, per, part, stage and state, with the sums of q, 1/q and 1/q**2."""
-    columns = (_PASS, sub_job.c.per, _part(scope.by), stage_run.c.stage, stage_run.c.state)
+    keys = (_PASS, sub_job.c.per, stage_run.c.stage, stage_run.c.state, *_parts(scope.by))
     query = select(
-        *columns,
+        *keys,
+        *_no_part(scope.by),
         func.max(stage_run.c.position).label("position"),
         func.count().label("seen"),
         func.sum(stage_run.c.q).label("q"),
         func.sum(1 / stage_run.c.q).label("weight"),
         func.sum(1 / (stage_run.c.q * stage_run.c.q)).label("square"),
     )
-    return _within(query, scope).join(stage_run, stage_run.c.sub_job_id == sub_job.c.id).group_by(*columns)
+    return _within(query, scope).join(stage_run, stage_run.c.sub_job_id == sub_job.c.id).group_by(*keys)
 
 
 def repeated(scope: Scope, pipeline: str) -> Rows:
@@ -86,7 +88,8 @@ def sub_jobs(scope: Scope) -> Rows:
         sub_job.c.id,
         sub_job.c.pass_id,
         sub_job.c.per,
-        _part(scope.by),
+        *_parts(scope.by),
+        *_no_part(scope.by),
         sub_job.c.state,
         sub_job.c.taken_at,
         sub_job.c.arrived_at,
@@ -169,14 +172,19 @@ def _deadlines(connection: Connection, configuration_id: str) -> dict[tuple[str,
     return deadlines
 
 
-def _part(dimension: str | None) -> ColumnElement[str]:
-    """Value of a dimension in a sub-job's data id; empty where it has none."""
+def _no_part(dimension: str | None) -> tuple[ColumnElement[str], ...]:
+    """What stands for the part where nothing is split: constants are not grouped by."""
+    return (literal("").label("part"),) if dimension is None else ()
+
+
+def _parts(dimension: str | None) -> tuple[ColumnElement[str], ...]:
+    """Value of a dimension in a sub-job's data id, empty where it has none; nothing if no dimension is given."""
     if dimension is None:
-        return literal("").label("part")
+        return ()
     padded = " " + sub_job.c.data_id + " "
-    start = func.instr(padded, f" {dimension}=")
+    start = PlaceIn(padded, f" {dimension}=")
     rest = func.substr(padded, start + len(dimension) + 2)
-    return case((start == 0, ""), else_=func.substr(rest, 1, func.instr(rest, " ") - 1)).label("part")
+    return (case((start == 0, ""), else_=func.substr(rest, 1, PlaceIn(rest, " ") - 1)).label("part"),)
 
 
 def _within(query: Rows, scope: Scope) -> Rows:

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, Insert, Table
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningInsert
 
 
@@ -19,6 +20,17 @@ def add_all(connection: Connection, table: Table, rows: Sequence[Mapping[str, An
     """Adds rows, if there are any."""
     if rows:
         connection.execute(_insert(table), rows)
+
+
+def add_missing(connection: Connection, table: Table, **values: Any) -> None:
+    """Adds one row, unless there is one of the same primary key."""
+    connection.execute(_insert_missing(table, connection.dialect.name), values)
+
+
+@cache
+def _insert_missing(table: Table, dialect: str) -> Insert:
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    return insert(table).on_conflict_do_nothing(index_elements=list(table.primary_key.columns))
 
 
 @cache

@@ -48,6 +48,13 @@ lease = Table(
     Column("holder", String(200), nullable=False),
     Column("token", BigInteger, nullable=False, comment="counts take-overs; every write of the holder checks it"),
     Column("expires_at", Double, nullable=False),
+    Column(
+        "batch",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="the holder's latest transaction; tells whether one was written whose end it has not seen",
+    ),
 )
 
 configuration = Table(
@@ -337,3 +344,9 @@ journal = Table(
     Column("detail", JSON, nullable=False),
     Index("ix_journal_subject", "subject"),
 )
+
+# PostgreSQL refuses what is longer than declared, where SQLite takes it; so there it is a text of any length.
+for _table in metadata.tables.values():
+    for _column in _table.columns:
+        if isinstance(_column.type, String) and not isinstance(_column.type, Text):
+            _column.type = _column.type.with_variant(Text(), "postgresql")
