@@ -14,8 +14,8 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-from p3s_prefect.adapters.ledger.database import BUSY_TIMEOUT_S
 from p3s_prefect.adapters.ledger.schema import metadata
+from p3s_prefect.adapters.ledger.sqlite import BUSY_TIMEOUT_S
 from p3s_prefect.core.errors import LedgerError
 
 # 16 MB at a time: some tens of steps for a ledger of a year, each a fraction of a second.
