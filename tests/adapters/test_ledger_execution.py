@@ -390,12 +390,17 @@ def test_readers_see_all_of_a_publication_or_nothing_while_publishers_are_killed
     with ledger.transaction() as connection:
         for subrun in range(400):
             take(connection, arrival(subrun))
-    for _ in range(20):
+    kills, published = 0, 0
+    while kills < 20 or not published:
         kill_at_random(lambda begun: _publish_all(ledger.url, begun), chance, within_s=within_s)
+        kills += 1
         with ledger.reading() as connection:
             _check_each_is_whole(connection)
+            published = connection.scalar(select(func.count()).select_from(schema.dataset)) or 0
+        if not published:
+            # On a busy machine none gets so far in that time.
+            within_s *= 1.2
     with ledger.reading() as connection:
-        assert connection.scalar(select(func.count()).select_from(schema.dataset)) > 0
         assert len(execution.interrupted(connection)) > 0
 
 
