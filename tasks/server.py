@@ -15,8 +15,8 @@ from prefect.settings import get_current_settings, temporary_settings
 # On a busy machine it took 24 s the first time, when it makes its database.
 _START_S = 90
 _LAUNCH = (
-    "from p3s_prefect.adapters.pilot.descendants import die_with_parent; die_with_parent(); "
-    "import runpy; runpy.run_module('uvicorn', run_name='__main__')"
+    "import sys; from p3s_prefect.adapters.pilot.descendants import die_with_parent; "
+    "die_with_parent(int(sys.argv.pop(1))); import runpy; runpy.run_module('uvicorn', run_name='__main__')"
 )
 
 
@@ -31,7 +31,15 @@ class _Server(SubprocessASGIServer):
         settings = get_current_settings().to_environment_variables(exclude_unset=True)
         own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
         return subprocess.Popen(  # noqa: S603 -- it is this interpreter
-            [sys.executable, "-c", _LAUNCH, "--factory", "prefect.server.api.server:create_app", *where],
+            [
+                sys.executable,
+                "-c",
+                _LAUNCH,
+                str(os.getpid()),
+                "--factory",
+                "prefect.server.api.server:create_app",
+                *where,
+            ],
             env={**os.environ, **own, **settings},
             start_new_session=True,
         )

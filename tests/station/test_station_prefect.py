@@ -28,7 +28,7 @@ OUTAGE_S = float(os.environ.get("P3S_OUTAGE_S", "60"))
 RUN = 20
 EVERY_S = 0.5
 # What waited for Prefect in the first third of the outage would be given up.
-DEADLINE_S = OUTAGE_S * 2 / 3
+DEADLINE_S = min(40.0, OUTAGE_S * 2 / 3)
 PATIENCE_S = 180.0
 
 

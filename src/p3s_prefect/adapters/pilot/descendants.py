@@ -17,9 +17,11 @@ PR_SET_CHILD_SUBREAPER = 36
 PATIENCE_S = 5.0
 
 
-def die_with_parent() -> None:
-    """From now on, this process is killed when its parent ends."""
+def die_with_parent(parent: int | None = None) -> None:
+    """From now on, this process is killed when its parent ends; and at once if it is not `parent`, which has ended."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def adopt_orphans() -> None:
