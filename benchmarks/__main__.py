@@ -1,5 +1,5 @@
 """Prints the tables: `python -m benchmarks [prompt] [memory]`, `python -m benchmarks shedding [--quick] [...]`,
-`python -m benchmarks control [--quick]`.
+`python -m benchmarks control [--quick] [--memory]`.
 
 Without a name, all of them.
 """

@@ -84,6 +84,16 @@ def _last_done(home: Home) -> tuple[int, float]:
         ledger.close()
 
 
+def recorded(home: Home) -> bool:
+    """Whether Prefect has everything that the journal has."""
+    ledger = home.ledger(home.read())
+    try:
+        with ledger.reading() as connection:
+            return agent_cursor.record_facts(connection, time.time()).behind == 0
+    finally:
+        ledger.close()
+
+
 def _recorded(home: Home) -> int:
     ledger = home.ledger(home.read())
     try:

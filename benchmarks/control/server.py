@@ -57,11 +57,11 @@ def prefect(home: Home) -> Iterator[Server]:
 
 
 @contextmanager
-def agent(home: Home, server: Server) -> Iterator[None]:
+def agent(home: Home, server: Server) -> Iterator[subprocess.Popen[bytes]]:
     """The agent of a home."""
     command = [sys.executable, "-m", "p3s_prefect.cli", "agent", "--home", str(home.path)]
-    with kept(command, server.environment, home.path / "agent.log"):
-        yield
+    with kept(command, server.environment, home.path / "agent.log") as process:
+        yield process
 
 
 @contextmanager
@@ -80,13 +80,13 @@ def kept(command: Sequence[str], environment: dict[str, str], log: Path) -> Iter
             process.wait()
 
 
-def until(condition: Callable[[], Any], patience_s: float) -> Any:
+def until(condition: Callable[[], Any], patience_s: float, every_s: float = 0.01) -> Any:
     """Waits for a condition, and returns its answer."""
     end = time.monotonic() + patience_s
     while not (answer := condition()):
         if time.monotonic() > end:
             raise TimeoutError("it did not happen")
-        time.sleep(0.01)
+        time.sleep(every_s)
     return answer
 
 
