@@ -20,7 +20,7 @@ from clusters import below, die_with_parent
 pytestmark = pytest.mark.sockets
 
 POOL = "to-be-cancelled"
-_PATIENCE_S = 300
+_PATIENCE_S, _LEAVING_S = 150, 30
 
 
 def until(happened: Callable[[], Any]) -> None:
@@ -41,8 +41,13 @@ def worker(environment: dict[str, str], tmp_path: Path) -> Iterator[subprocess.P
     try:
         yield found
     finally:
+        # How Prefect's worker ends is not ours: on a busy machine it may hang.
         found.send_signal(signal.SIGINT)
-        found.wait(_PATIENCE_S)
+        try:
+            found.wait(_LEAVING_S)
+        except subprocess.TimeoutExpired:
+            found.kill()
+            found.wait()
 
 
 def test_flow_run_cancel_ends_everything(prefect_api: str, tmp_path: Path) -> None:
