@@ -25,7 +25,6 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
-import httpx
 from sqlalchemy import Connection
 
 from p3s_prefect.adapters.home import Home
@@ -34,15 +33,15 @@ from p3s_prefect.adapters.ledger.damaged import count_damaged
 from p3s_prefect.adapters.ledger.weighted_rows import group_values
 from p3s_prefect.adapters.ledger.why import case_of
 from p3s_prefect.adapters.pilot import formats
+from p3s_prefect.adapters.station_status import station_status
 from p3s_prefect.adapters.steering import Steering
-from p3s_prefect.adapters.supervision import Services
 from p3s_prefect.adapters.what_if import Question, answer
 from p3s_prefect.core.coverage import CoverageReport, coverage_record
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import LedgerError, NoSuchRecord, ServiceError, StageFailed
 from p3s_prefect.core.experiment import Format
 from p3s_prefect.core.experiment_changes import Change
-from p3s_prefect.core.health import START_STATION, arrivals, overall, results, station_down, steering
+from p3s_prefect.core.health import arrivals, overall, results, station_down, steering
 from p3s_prefect.core.latency import LatencyReport, latency_record
 from p3s_prefect.core.phases import PhaseKind, phases
 from p3s_prefect.core.reports import Scope, scope
@@ -55,16 +54,12 @@ from p3s_prefect.core.why import explain
 from p3s_prefect.core.why_arrivals import expected_files
 from p3s_prefect.core.why_asked import asked_why
 from p3s_prefect.core.why_facts import Explanation, StationCase
-from p3s_prefect.settings import Settings
 
 if TYPE_CHECKING:
     import pandas
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-
-# The station answers in milliseconds; whoever waits longer wants to know that it hangs.
-_ANSWER_TIMEOUT_S = 10.0
 
 
 def open_experiment(home: str | Path = ".") -> Bookkeeping:
@@ -476,51 +471,6 @@ class Simulation:
     @property
     def _results(self) -> list[PolicyResult]:
         return [found for found in (self.record.a, self.record.b) if found is not None]
-
-
-def station_status(home: Home) -> dict[str, Any]:
-    """What a running station says about itself.
-
-    Raises:
-        ServiceError: it does not run, does not answer, or wants another token.
-    """
-    address = home.station()
-    if address is None:
-        raise _absent(home)
-    token = Settings().token
-    headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
-    try:
-        answer = httpx.get(f"{address.url}/api/status", headers=headers, timeout=_ANSWER_TIMEOUT_S, trust_env=False)
-        answer.raise_for_status()
-        return dict(answer.json())
-    except httpx.HTTPStatusError as error:
-        why = "it wants the token in P3S_TOKEN" if error.response.status_code == 401 else str(error)
-        raise ServiceError(f"the station at {address.url} refuses: {why}", fix="Set P3S_TOKEN.") from error
-    except (httpx.HTTPError, ValueError) as error:
-        raise ServiceError(
-            f"the station (process {address.pid}) does not answer at {address.url}: {type(error).__name__}",
-            fix="Look into run/logs/station.log; `p3s down` and `p3s up` restart it.",
-        ) from error
-
-
-def _absent(home: Home) -> ServiceError:
-    """Why there is no station, and what to do about it."""
-    services = Services(home)
-    if services.pid() is not None:
-        if complaint := home.complaint():
-            why, *todo = [line.strip() for line in complaint.splitlines()]
-            return ServiceError(
-                f"the station cannot start, and is not started again: {why}",
-                fix="\n  ".join(todo) + " Then `p3s down` and `p3s up`.",
-            )
-        return ServiceError("the station is being started again", fix="See run/logs/station.log: it says why it ended.")
-    if left := services.processes():
-        return ServiceError(
-            f"the station and its supervisor have ended; {len(left)} other processes of this home go on, such as "
-            f"{left[0].pid}",
-            fix="`p3s down` ends what is left; then `p3s up`.",
-        )
-    return ServiceError("no station runs here", fix=START_STATION)
 
 
 def _station_case(home: Home) -> StationCase:

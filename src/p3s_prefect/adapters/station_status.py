@@ -1,0 +1,61 @@
+"""What a running station says about itself; or why there is none that answers, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.supervision import Services
+from p3s_prefect.core.errors import ServiceError
+from p3s_prefect.core.health import START_STATION
+from p3s_prefect.settings import Settings
+
+# The station answers in milliseconds; whoever waits longer wants to know that it hangs.
+_ANSWER_TIMEOUT_S = 10.0
+
+
+def station_status(home: Home) -> dict[str, Any]:
+    """What a running station says about itself.
+
+    Raises:
+        ServiceError: it does not run, does not answer, or wants another token.
+    """
+    address = home.station()
+    if address is None:
+        raise _absent(home)
+    token = Settings().token
+    headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
+    try:
+        answer = httpx.get(f"{address.url}/api/status", headers=headers, timeout=_ANSWER_TIMEOUT_S, trust_env=False)
+        answer.raise_for_status()
+        return dict(answer.json())
+    except httpx.HTTPStatusError as error:
+        why = "it wants the token in P3S_TOKEN" if error.response.status_code == 401 else str(error)
+        raise ServiceError(f"the station at {address.url} refuses: {why}", fix="Set P3S_TOKEN.") from error
+    except (httpx.HTTPError, ValueError) as error:
+        raise ServiceError(
+            f"the station (process {address.pid}) does not answer at {address.url}: {type(error).__name__}",
+            fix="Look into run/logs/station.log; `p3s down` and `p3s up` restart it.",
+        ) from error
+
+
+def _absent(home: Home) -> ServiceError:
+    """Why there is no station, and what to do about it."""
+    services = Services(home)
+    if services.pid() is not None:
+        if complaint := home.complaint():
+            why, *todo = [line.strip() for line in complaint.splitlines()]
+            return ServiceError(
+                f"the station cannot start, and is not started again: {why}",
+                fix="\n  ".join(todo) + " Then `p3s down` and `p3s up`.",
+            )
+        return ServiceError("the station is being started again", fix="See run/logs/station.log: it says why it ended.")
+    if left := services.processes():
+        return ServiceError(
+            f"the station and its supervisor have ended; {len(left)} other processes of this home go on, such as "
+            f"{left[0].pid}",
+            fix="`p3s down` ends what is left; then `p3s up`.",
+        )
+    return ServiceError("no station runs here", fix=START_STATION)
