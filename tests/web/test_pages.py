@@ -219,6 +219,22 @@ def test_a_failed_unit_is_not_promised_anything(client: Browser, fill: Fill) -> 
     assert "not read yet" not in page
 
 
+@pytest.mark.parametrize("others", [(), ("alerts",)])
+def test_a_runs_line_names_its_pass_and_its_pipeline_where_there_are_several(
+    client: Browser, fill: Fill, others: tuple[str, ...]
+) -> None:
+    """P22: there is not much room beside the bar."""
+
+    def write(rows: Rows) -> None:
+        group = rows.group("run=1")
+        for pipeline in ("quality", *others):
+            rows.unit(rows.production_pass(group, pipeline, number=1), "run=1 part=0")
+
+    fill(write)
+    page = client.get("/").text
+    assert page.count("1 of 1 quality, pass 1" if others else "1 of 1, pass 1") == 1
+
+
 def test_trends_of_units_and_of_groups_stand_apart(client: Browser, fill: Fill) -> None:
     """P17."""
 
