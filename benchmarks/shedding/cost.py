@@ -30,7 +30,7 @@ CLASSES = {"dqm": WorkClass(shed=False)}
 def rows() -> list[Row]:
     """Microseconds for a decision and for a whole unit, and bytes for a queued unit at three sizes."""
     decide_us, unit_us = _time(QUEUED)
-    sizes = [(number, _bytes(number)) for number in (QUEUED // 10, QUEUED // 2, QUEUED)]
+    sizes = [(number, bytes_a_unit(number)) for number in (QUEUED // 10, QUEUED // 2, QUEUED)]
     return [
         Row(f"decide, {QUEUED:,} units queued", f"{decide_us:.1f} µs", "wanted: at most 20"),
         Row("offer, add, decide and settle of a unit", f"{unit_us:.1f} µs", ""),
@@ -101,7 +101,7 @@ def _time(queued: int) -> tuple[float, float]:
     return deciding / ROUNDS / 1000, (time.process_time_ns() - began) / ROUNDS / 1000
 
 
-def _bytes(queued: int) -> float:
+def bytes_a_unit(queued: int) -> float:
     """Bytes that the dispatcher holds for each queued unit, its data id apart, which the caller has."""
     fed = _Fed(_ids(queued))
     gc.collect()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.shedding import cells, cost, station, step, traces
+from benchmarks.shedding import cells, cost, night, station, step, traces
 from benchmarks.shedding.cells import Cell
 from benchmarks.table import show
 
@@ -37,6 +37,7 @@ def run(arguments: Sequence[str] = ()) -> None:
     print(table(played))
     if asked.cost:
         show("What deciding costs", cost.rows())
+        show("A whole night in virtual time", night.rows())
     if asked.station:
         show("For real, on two pilots", station.rows())
     if asked.picture is not None:
@@ -108,7 +109,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--load", type=float, help="only this load")
     parser.add_argument("--deadline", type=float, help="only this deadline, in mean service times")
     parser.add_argument("--seeds", type=int, help=f"how many; default {SEEDS}")
-    parser.add_argument("--cost", action="store_true", help="what deciding costs in time and memory, too")
+    parser.add_argument(
+        "--cost", action="store_true", help="what deciding costs in time and memory, and a night in virtual time, too"
+    )
     parser.add_argument("--station", action="store_true", help="small traces on a real station, too: four minutes")
     parser.add_argument("--picture", type=Path, help="where the step response is drawn, as PNG")
     parser.add_argument("--json", type=Path, help="where all that was measured is written")

@@ -14,7 +14,7 @@ from itertools import permutations, product
 import pytest
 from scheduling import stage
 
-from benchmarks.shedding import cells, disciplines, ours
+from benchmarks.shedding import cells, cost, disciplines, night, ours
 from benchmarks.shedding.bound import bound
 from benchmarks.shedding.service import Gamma, Lognormal, ServiceTimes
 from benchmarks.shedding.traces import RECIPES, SLOTS, Kind, Trace, Unit, make
@@ -29,6 +29,8 @@ SEEDS = (1, 2)
 
 
 LOADS = (1.2, 3.0, 10.0)
+# What a core does in a second is a half or less where its caches and its clock are shared.
+_ROOM_FOR_OTHERS = 3.0
 _BURSTY = pytest.mark.xfail(
     strict=True,
     raises=AssertionError,
@@ -89,6 +91,36 @@ def test_a_floor_is_kept_at_ten_times_the_capacity() -> None:
     assert let_in[0] == pytest.approx(0.5, abs=0.04)
     assert max(let_in[part] for part in (1, 2, 3)) < 0.2
     assert all(run.q >= 0.5 for run in outcome.runs if run.data_id["part"] == 0)
+
+
+VALUE = ("pipelines.alerts.order=earliest-deadline", "pipelines.alerts.freshest_in_overload=false")
+
+
+@pytest.mark.parametrize(
+    ("slots", "changes", "possible"),
+    [(140, (), 1.0), (140, VALUE, 1.0), (120, VALUE, 0.906), (100, VALUE, 0.666)],
+)
+def test_visits_of_many_units_and_two_stages_fill_the_slots(
+    slots: int, changes: tuple[str, ...], possible: float
+) -> None:
+    """P5, P21: all get their first stage, and of the second as many as there is time for until the next visit.
+
+    It goes at the pace of a whole night of 1,000 visits in two minutes of a core, which others may slow down.
+    """
+    visits = 12
+    result, spent_s = night.play(visits, *changes, slots=slots)
+    isr, diff = result.stages
+    assert isr.in_time == isr.seen == visits * night.DETECTORS
+    assert diff.in_time >= 0.95 * possible * diff.seen
+    assert diff.expired <= 0.01 * diff.seen
+    assert spent_s < night.WANTED_S * visits / night.VISITS * _ROOM_FOR_OTHERS
+
+
+def test_a_queued_unit_takes_less_than_a_kilobyte_however_many_there_are() -> None:
+    """P5: memory grows linearly."""
+    few, many = cost.bytes_a_unit(1_000), cost.bytes_a_unit(5_000)
+    assert many < 1_000
+    assert many == pytest.approx(few, rel=0.05)
 
 
 def test_what_is_left_out_is_a_matter_of_q_alone() -> None:

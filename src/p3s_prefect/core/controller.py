@@ -4,12 +4,13 @@ As active queue management does, it steers the time that what is let in now will
 end in time; but where a router feels its way by the queue alone, arrival rate and service times are measured here, so
 that q is right at once, without the lag from which oscillation comes::
 
-    q = slots (1 + (target - predicted) / horizon) / (arrival rate x service time)
+    q = (slots + draining slots (target - predicted) / horizon) / (arrival rate x service time)
 
 At the target as much is let in as is served. With too little work ahead q is 1, so that no slot idles and fluctuations
 at a load below 1 leave nobody out; with too much it falls to its least value.
 
-Water is filled in by tiers (see `tiers`): the slots of a tier are those that the tiers above leave to it.
+Water is filled in by tiers (see `tiers`): the slots of a tier are those that the tiers above leave to it. More may
+drain what it has let in: a later stage goes before the first stages of new units, even of those in a tier above.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ LEAST_Q = 0.001
 _HORIZON = 0.25
 # The slots that the tiers above always leave to the next one, so that a prediction stays finite.
 _LEAST_SLOTS = 0.02
-# A pipeline counts as overloaded when the mean of q over the time that a unit can wait falls below the first, until it
-# exceeds the second.
+# A pipeline counts as overloaded when of all that asks less than the first share can be served, until it is more than
+# the second.
 _OVERLOAD = 0.9
 _CALM = 0.98
 # Estimates are looked at again after so many services, or this part of a horizon.
@@ -78,6 +79,8 @@ class Controller:
         """There are so many slots. While there are none, what is known of the last ones counts."""
         if slots not in (0, self._slots):
             self._slots = slots
+            for load in self._loads.values():
+                load.times.keep(slots)
             self._arrange(self._arranged_at)
 
     def measured(self, flow: Flow, stage: PlannedStage, service_s: float, *, is_done: bool) -> None:
@@ -177,6 +180,7 @@ class Controller:
     def _let_in(self, tier: Tier, position: int, reached: float, floor: float, taken_at: float, now: float) -> float:
         load = tier.flow.loads[position]
         load.asked.add(1 / reached, now)
+        load.asked_long.add(1 / reached, now)
         load.reached.add(1.0, now)
         if floor:
             load.owed.add(min(1.0, floor / reached), now)
@@ -194,20 +198,19 @@ class Controller:
         if tier.slack_s <= age_s:
             return 1.0  # It will be late whatever is decided: that is no choice by chance.
         head.age_s += (age_s - head.age_s) / _SERVICES
-        wanted = tier.slots * (1 + (self._target_s(tier, head, age_s) - wait_s) / (_HORIZON * tier.slack_s))
+        missing_s = tier.drain * (self._target_s(tier, head, age_s) - wait_s)
+        wanted = tier.slots + missing_s / (_HORIZON * tier.slack_s)
         head.q = min(1.0, max(LEAST_Q, _share_for(wanted, self._asked_for(tier, now))))
         self._note_overload(tier, head, now)
         return head.q
 
     def _note_overload(self, tier: Tier, head: Load, now: float) -> None:
-        """Where the freshest go first in overload, little is kept waiting, until hardly anything was thinned lately.
+        """Where the freshest go first in overload, little is kept waiting, as long as more asks than can be served.
 
-        A bunch that comes at once, and is thinned, is no overload: what counts is the mean over time.
+        A bunch that comes at once, and is thinned, is no overload: what counts is the mean over a long time.
         """
-        kept = math.exp(-max(0.0, now - head.asked_at) / tier.slack_s)
-        head.asked_at = now
-        head.mean_q = kept * head.mean_q + (1 - kept) * head.q
-        before, head.overloaded = head.overloaded, head.mean_q < (_CALM if head.overloaded else _OVERLOAD)
+        fits = _share_for(tier.slots, self._asked_for(tier, now, lately=False))
+        before, head.overloaded = head.overloaded, fits < (_CALM if head.overloaded else _OVERLOAD)
         if head.overloaded is not before:
             self.is_turned = self._is_new = True
 
@@ -220,7 +223,7 @@ class Controller:
         most_s = 2 * target_s if self._is_fresh(tier, head) else tier.slack_s - head.age_s
         if wait_s <= most_s or own_s <= 0:
             return 1.0
-        return max(0.0, 1 - (wait_s - target_s) * tier.slots / own_s)
+        return max(0.0, 1 - (wait_s - target_s) * tier.drain / own_s)
 
     @staticmethod
     def _is_fresh(tier: Tier, head: Load) -> bool:
@@ -242,16 +245,17 @@ class Controller:
             ahead_s += one.queued_s()
         for one in tier.beside:
             ahead_s += one.queued_s()
-        return ahead_s / tier.slots
+        return ahead_s / tier.drain
 
     @staticmethod
-    def _asked_for(tier: Tier, now: float) -> list[tuple[float, float]]:
+    def _asked_for(tier: Tier, now: float, *, lately: bool = True) -> list[tuple[float, float]]:
         asked: list[tuple[float, float]] = []
         for one in tier.beside:
             head = one.head
             rate = head.asked.at(now)
             if rate > 0:
-                asked += one.shares(rate, min(1.0, head.reached.at(now) / rate))
+                reached = min(1.0, head.reached.at(now) / rate)
+                asked += one.shares(rate if lately else head.asked_long.at(now), reached)
         return asked
 
     def _tier(self, run: Run) -> Tier | None:
@@ -274,7 +278,8 @@ class Controller:
         tiers = []
         likely_s = self._likely_s()
         for flow in self._flows.values():
-            tiers += make_tiers(flow, [load.service_s(now) or likely_s for load in flow.loads])
+            work_s = [load.service_s(now) or likely_s for load in flow.loads]
+            tiers += make_tiers(flow, work_s, self._slots)
         self._tiers = rank(tiers)
         for tier in self._tiers:
             self._plan_for(tier, now)
@@ -291,11 +296,11 @@ class Controller:
 
     def _plan_for(self, tier: Tier, now: float) -> None:
         """What of a tier does not change with every unit."""
-        inflow = [(one.head.kept.at(now), one.unit_s) for one in tier.above]
-        inflow += [(one.head.owed.at(now), one.unit_s) for one in tier.below if one.flow.plan.work_class.floors]
-        left = self._slots - sum(rate * work for rate, work in inflow)
-        left = min(left, self._limits.get(tier.flow.plan.name, math.inf))
-        tier.slots = max(left, _LEAST_SLOTS * self._slots, 1e-9)
+        owed = [(one.head.owed.at(now), one.unit_s) for one in tier.below if one.flow.plan.work_class.floors]
+        before = [(one.head.kept.at(now), one.unit_s) for one in tier.above if one.goes_before(tier)]
+        after = [(one.head.kept.at(now), one.unit_s) for one in tier.above if not one.goes_before(tier)]
+        inflow = owed + before + after
+        tier.slots, tier.drain = self._left(tier, inflow), self._left(tier, owed + before)
         # As a Poisson process, what comes from above varies by the square root of its number.
         tier.unsteady = math.sqrt(sum(rate * work**2 for rate, work in inflow)) / tier.slots
         if 0 < tier.slack_s < math.inf:
@@ -305,8 +310,16 @@ class Controller:
             for position in tier.positions:
                 tier.flow.loads[position].fade(horizon_s, tier.slack_s)
 
+    def _left(self, tier: Tier, inflow: Sequence[tuple[float, float]]) -> float:
+        """The slots that an inflow of (units in a second, work of each) leaves to a tier."""
+        left = self._slots - sum(rate * work for rate, work in inflow)
+        left = min(left, self._limits.get(tier.flow.plan.name, math.inf))
+        return max(left, _LEAST_SLOTS * self._slots, 1e-9)
+
     def _make_flow(self, plan: Plan) -> Flow:
-        loads = (self._loads.setdefault((plan.name, stage.name), Load()) for stage in plan.stages)
+        loads = [self._loads.setdefault((plan.name, stage.name), Load()) for stage in plan.stages]
+        for load in loads:
+            load.times.keep(self._slots)
         return Flow(plan, tuple(loads))
 
 

@@ -11,6 +11,10 @@ from p3s_prefect.core.plan import Plan
 if TYPE_CHECKING:
     from p3s_prefect.core.tiers import Tier
 
+# Over how many times the time that a unit can wait it is looked at whether more asks than can be served: of visits that
+# come as often as a unit can wait, the mean over as long swings by a half, over four times as long by an eighth.
+_LONG = 4.0
+
 
 @dataclass(slots=True, eq=False)
 class Load:
@@ -25,6 +29,8 @@ class Load:
     times: ServiceTimes = field(default_factory=ServiceTimes)
     asked: Rate = field(default_factory=Rate)
     """Units that ask for the stage, those counted in that were left out on the way to it."""
+    asked_long: Rate = field(default_factory=Rate)
+    """The same over a longer time, which tells a bunch from an overload."""
     reached: Rate = field(default_factory=Rate)
     """Units that ask for it."""
     kept: Rate = field(default_factory=Rate)
@@ -36,16 +42,17 @@ class Load:
     age_s: float = 0.0
     """How old the data usually are that ask for it."""
     overloaded: bool = False
-    """Whether its units have been thinned for a while."""
-    mean_q: float = 1.0
-    """The mean of q over the time that a unit can wait, as it was at `asked_at`."""
-    asked_at: float = 0.0
+    """Whether more has been asking for it, for a while, than can be served."""
     wait_s: float = 0.0
     """How long what was let in last was predicted to wait."""
 
     def fade(self, short_s: float, long_s: float) -> None:
-        """Rates are those of the last `short_s`; of what is let in, which others build on, of the last `long_s`."""
+        """Rates are those of the last `short_s`; of what is let in, which others build on, of the last `long_s`.
+
+        Whether it is an overload is seen over a multiple of that.
+        """
         self.asked.fades_s = self.reached.fades_s = short_s
+        self.asked_long.fades_s = _LONG * long_s
         self.kept.fades_s = self.owed.fades_s = long_s
 
     def service_s(self, now: float) -> float:

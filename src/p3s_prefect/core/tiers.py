@@ -19,6 +19,9 @@ _AS_GOOD = 0.8
 # then, half of what the quantile leaves is used.
 _QUANTILE = 0.98
 _BEYOND = 2.5
+# What of it is room for the error of the prediction was measured with 16 slots. As services that are waited for are
+# spread over the slots, it falls with the square root of their number.
+_MEASURED_SLOTS = 16
 # A stage that comes later in its unit finds the pilots busy with what was handed out before.
 _AT_PILOTS = 0.5
 
@@ -48,6 +51,8 @@ class Tier:
     below: tuple[Tier, ...] = field(default=(), repr=False)
     slots: float = 1.0
     """Those that the tiers above leave to it."""
+    drain: float = 1.0
+    """Those that empty its queue: more than `slots` where a tier above goes after it (see `goes_before`)."""
     unsteady: float = 0.0
     """How much longer than predicted it may have to wait, for the square root of each second of waiting."""
     busy_s: float = 0.0
@@ -85,6 +90,14 @@ class Tier:
             total += (load.queued + load.waiting) * work_s[position]
         return total
 
+    def goes_before(self, other: Tier) -> bool:
+        """Whether its work is served before that of a tier below: of the same priority, what has begun goes first."""
+        return self.priority > other.priority or self._has_begun >= other._has_begun
+
+    @property
+    def _has_begun(self) -> bool:
+        return bool(self.flow.plan.stages[self.first].parents)
+
     def shares(self, rate: float, reached: float) -> Iterable[tuple[float, float]]:
         """(Largest q that changes anything, work in a second at q = 1) for each stage; `rate` units ask for it."""
         stages = self.flow.plan.stages
@@ -92,8 +105,8 @@ class Tier:
             yield min(reached, stages[position].prescale), rate * self.work_s[position]
 
 
-def make_tiers(flow: Flow, work_s: Sequence[float]) -> list[Tier]:
-    """The tiers of a pipeline, from the mean service times of its stages; sets `flow.tiers`.
+def make_tiers(flow: Flow, work_s: Sequence[float], slots: int) -> list[Tier]:
+    """The tiers of a pipeline, from the mean service times of its stages and the slots; sets `flow.tiers`.
 
     A later stage never stands above the one that it follows: one that is worth as much, or has a higher priority,
     belongs to the tier of the stage before.
@@ -102,7 +115,7 @@ def make_tiers(flow: Flow, work_s: Sequence[float]) -> list[Tier]:
     flow_tiers: list[Tier | None] = [None] * len(flow.plan.stages)
     tiers = []
     for positions in groups:
-        tier = _tier(flow, positions, work_s)
+        tier = _tier(flow, positions, work_s, slots)
         tiers.append(tier)
         for position in positions:
             flow_tiers[position] = tier
@@ -166,8 +179,9 @@ def _density(flow: Flow, positions: Sequence[int], work_s: Sequence[float]) -> f
     return value / work if work > 0 else math.inf
 
 
-def _tier(flow: Flow, positions: list[int], work_s: Sequence[float]) -> Tier:
+def _tier(flow: Flow, positions: list[int], work_s: Sequence[float], slots: int) -> Tier:
     ends = list(_ends(flow, positions, work_s))
+    beyond = 1 + (_BEYOND - 1) * min(1.0, math.sqrt(_MEASURED_SLOTS / max(1, slots)))
     return Tier(
         flow=flow,
         positions=tuple(positions),
@@ -175,7 +189,7 @@ def _tier(flow: Flow, positions: list[int], work_s: Sequence[float]) -> Tier:
         density=_density(flow, positions, work_s),
         work_s={position: work_s[position] for position in positions},
         slack_s=min((end.deadline_s - end.mean_s for end in ends), default=math.inf),
-        in_time_s=min((end.wait_s for end in ends), default=math.inf),
+        in_time_s=min((end.wait_s(beyond) for end in ends), default=math.inf),
         late_s=max((end.mean_s + _BEYOND * end.spread_s for end in ends), default=0.0),
     )
 
@@ -190,11 +204,10 @@ class _End:
     spread_s: float
     """By how much the quantile is above the mean."""
 
-    @property
-    def wait_s(self) -> float:
-        """How long a unit may wait before it begins."""
+    def wait_s(self, beyond: float) -> float:
+        """How long a unit may wait before it begins, with so many times the spread as room."""
         left_s = self.deadline_s - self.mean_s
-        return max(left_s - _BEYOND * self.spread_s, (left_s - self.spread_s) / 2)
+        return max(left_s - beyond * self.spread_s, (left_s - self.spread_s) / 2)
 
 
 def _ends(flow: Flow, positions: Sequence[int], work_s: Sequence[float]) -> Iterable[_End]:
