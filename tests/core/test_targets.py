@@ -86,6 +86,7 @@ def test_also_a_pipeline_that_is_called_all() -> None:
         ("run=1 shot=3", "no dimension 'shot'", "run, part"),
         ("run=1 run=2", "given twice", "once"),
         ("run=", "value of run", "letters"),
+        ("run=abc", "run=abc: run is a whole number", "run=3"),
     ],
 )
 def test_what_names_nothing_is_refused_with_what_there_is(text: str, what: str, fix: str) -> None:

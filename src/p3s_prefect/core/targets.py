@@ -110,6 +110,9 @@ def _read_name(name: str, experiment: Experiment) -> Target:
 def _with_data(target: Target, pieces: Sequence[str], experiment: Experiment) -> Target:
     instrument = experiment.instrument
     data_id = DataId.parse(" ".join(pieces)).ordered(list(instrument.dimensions))
+    for dimension, value in data_id.items:
+        if instrument.dimensions[dimension] == "int" and not isinstance(value, int):
+            raise BadName(f"{dimension}={value}: {dimension} is a whole number", fix=f"Such as {dimension}=3.")
     # Where a group is a unit too, the group is meant: it covers that unit.
     if data_id.dimensions == tuple(instrument.group):
         return replace(target, group=data_id)
