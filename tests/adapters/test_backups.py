@@ -17,6 +17,12 @@ from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.core.errors import LedgerError
 
 
+@pytest.fixture
+def database() -> str:
+    """Another one has tools of its own."""
+    return "sqlite"
+
+
 def test_a_backup_is_one_state_and_ends_though_somebody_writes_all_the_time(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

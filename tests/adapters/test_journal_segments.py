@@ -19,7 +19,8 @@ from p3s_prefect.core.errors import RecordUnreadable, StoreError
 
 def _write(ledger: Ledger, number: int, at: float = NOW) -> None:
     with ledger.transaction() as connection:
-        journal.write_all(connection, [journal.row(at, "test", f"line {n} µ", n=n) for n in range(number)])
+        for n in range(number):
+            journal.write(connection, at, "test", f"line {n} µ", n=n)
 
 
 def _lines(ledger: Ledger) -> list[tuple[object, ...]]:
@@ -54,15 +55,18 @@ def test_a_ledger_that_lacks_lines_gets_them_with_their_numbers(
     """S10: an empty one all of them, an older one the rest; what is told next has the next number."""
     monkeypatch.setattr(journal_segments, "LINES_A_SEGMENT", 10)
     monkeypatch.setattr(journal_segments, "_AT_ONCE", 3)
-    full, empty, older = new_ledger(), new_ledger(), new_ledger()
+    full = new_ledger()
     _write(full, 32)
-    _write(older, 15)
+    lines = _lines(full)
     export(full, store)
-    for ledger, missing in ((empty, 32), (older, 17)):
+    for known in (0, 15):
+        # On a server it is the same one, emptied.
+        ledger = new_ledger()
+        _write(ledger, known)
         with ledger.transaction() as connection:
-            assert import_missing(connection, store) == missing
+            assert import_missing(connection, store) == 32 - known
             assert import_missing(connection, store) == 0
-        assert _lines(ledger) == _lines(full)
+        assert _lines(ledger) == lines
         _write(ledger, 1)
         assert _lines(ledger)[-1][0] == 33
 

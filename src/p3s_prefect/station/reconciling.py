@@ -26,6 +26,7 @@ from p3s_prefect.station.upkeep import claim_lease, kept_lease
 _TELL_EVERY = 100
 # Orphans may be good copies of what is damaged: they go last.
 _LAST = (Trouble.UNKNOWN, Trouble.ORPHAN)
+_ADDED = (Trouble.UNKNOWN, Trouble.NO_ENTRY)
 
 
 @dataclass(kw_only=True)
@@ -60,6 +61,11 @@ class Reconciliation:
                 if not number % _TELL_EVERY:
                     self.progress("mending", number, len(in_order))
                 self._see_to(problem, lease)
+            # What the ledger has only now may be damaged in its turn.
+            for prefix in sorted({one.prefix for one in problems if one.trouble in _ADDED}):
+                for problem in self._of(prefix):
+                    if problem.trouble not in _ADDED and not self._was_told(problem):
+                        self._see_to(problem, lease)
         return self._findings
 
     def compare(self, under: str = "runs/") -> list[Problem]:
@@ -96,11 +102,18 @@ class Reconciliation:
         """The problem as it is at this moment; None if it is none any more."""
         if problem.trouble is Trouble.NO_CONFIGURATION:
             return problem
+        wanted = (problem.trouble, problem.key)
+        return next((one for one in self._of(problem.prefix) if (one.trouble, one.key) == wanted), None)
+
+    def _of(self, prefix: str) -> list[Problem]:
+        """What is wrong with one attempt at this moment."""
         older_than = self.clock.now() - self.sweep_after_s
-        executions = [one for _, found in stored_attempts(self.store, f"{problem.prefix}/") for one in found]
+        executions = [one for _, found in stored_attempts(self.store, f"{prefix}/") for one in found]
         with self.ledger.reading() as connection:
-            again = compare(connection, self.store, problem.prefix, executions, older_than=older_than, quick=self.quick)
-            return next((one for one in again if (one.trouble, one.key) == (problem.trouble, problem.key)), None)
+            return list(compare(connection, self.store, prefix, executions, older_than=older_than, quick=self.quick))
+
+    def _was_told(self, problem: Problem) -> bool:
+        return any((one.trouble, one.key) == (problem.trouble, problem.key) for one in self._findings)
 
     def _total(self, under: str) -> int:
         with self.ledger.reading() as connection:
