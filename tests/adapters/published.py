@@ -13,11 +13,12 @@ from p3s_prefect.adapters.ledger import execution
 from p3s_prefect.adapters.ledger.commit_records import commit_record
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.core.experiment import Format
+from p3s_prefect.core.ports import ObjectStore
 from p3s_prefect.core.records import OutputObject, ProductObject
 from p3s_prefect.station.recorder import RecordWriter
 
 
-def publish(ledger: Ledger, store: DirectoryStore, subruns: Iterable[int], content: str = "made of {}") -> None:
+def publish(ledger: Ledger, store: ObjectStore, subruns: Iterable[int], content: str = "made of {}") -> None:
     """A unit each, with one output, one product and a log; all of it recorded."""
     writer = RecordWriter(store, ledger)
     for subrun in subruns:

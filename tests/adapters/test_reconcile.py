@@ -18,14 +18,17 @@ from p3s_prefect.adapters.directory_store import DirectoryStore
 from p3s_prefect.adapters.ledger import schema
 from p3s_prefect.adapters.ledger.damaged import damaged
 from p3s_prefect.adapters.ledger.database import Ledger, acquire
+from p3s_prefect.adapters.s3_store import S3Store
 from p3s_prefect.core.agreement import Done, Finding, Trouble
+from p3s_prefect.core.ports import ObjectStore
 from p3s_prefect.station.reconciling import Reconciliation
+from p3s_prefect.station.taking_over import take_over
 
 UNITS = 3
 _FAR = 4_000_000_000.0
 
 
-def reconcile(ledger: Ledger, store: DirectoryStore, *copies: DirectoryStore, dry_run: bool = False) -> list[Finding]:
+def reconcile(ledger: Ledger, store: ObjectStore, *copies: ObjectStore, dry_run: bool = False) -> list[Finding]:
     work = Reconciliation(
         ledger=ledger,
         store=store,
@@ -256,3 +259,27 @@ def test_while_somebody_else_holds_the_lease_nothing_is_taken_over(pair: Pair) -
     assert found[Trouble.NO_MANIFEST].done is Done.MENDED
     assert found[Trouble.UNKNOWN].done is Done.LEFT
     assert "p3s down" in found[Trouble.UNKNOWN].told
+
+
+@pytest.mark.sockets
+def test_a_bucket_is_reconciled_and_taken_over_as_a_directory_is(
+    new_ledger: Callable[[], Ledger], s3_store: S3Store
+) -> None:
+    """B11, S10, S3: an object that is gone, one with other bytes, a record that is missing; then a rebuild."""
+    ledger = new_ledger()
+    publish(ledger, s3_store, range(3))
+    with ledger.reading() as connection:
+        keys = list(connection.scalars(select(schema.dataset.c.key).order_by(schema.dataset.c.id)))
+    assert reconcile(ledger, s3_store) == []
+    s3_store.delete(keys[0])
+    s3_store.delete(keys[1])
+    s3_store.put_bytes(keys[1], b"MADE OF 1")
+    s3_store.delete(keys[2].replace("work/quick.json", "commit.json"))
+    assert sorted(_told(reconcile(ledger, s3_store))) == [
+        (Trouble.MISSING, Done.MARKED),
+        (Trouble.NO_RECORD, Done.MENDED),
+        (Trouble.CHECKSUM, Done.MARKED),
+    ]
+    assert reconcile(ledger, s3_store) == []
+    taken = take_over(new_ledger(), s3_store, 1.0)
+    assert (taken.publications, len(taken.findings)) == (3, 2)

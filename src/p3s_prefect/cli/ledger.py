@@ -177,6 +177,8 @@ def _tell(done: Replaced, what: str, as_json: bool) -> None:
     out.print(f"From the store: {taken.publications} publications with {taken.datasets} datasets{known}.")
     if done.aside is not None:
         out.print(plain_text(f"The one that was there is now {done.aside}."))
+    if taken.known:
+        out.print("What was known before was not compared with the store: `p3s reconcile` does that.")
     if taken.not_recorded:
         out.print(
             f"Of {taken.not_recorded} stage runs no record tells how they ended: they are cancelled, and can be "

@@ -26,7 +26,7 @@ from p3s_prefect.cli.reload import await_answer
 from p3s_prefect.core.agreement import Done, Finding, counted
 from p3s_prefect.core.asking import PROCESS, ProcessAsked
 from p3s_prefect.core.data_id import DataId
-from p3s_prefect.core.errors import ServiceError
+from p3s_prefect.core.errors import BadName, ServiceError
 from p3s_prefect.core.ports import ObjectStore
 from p3s_prefect.core.retry import Which
 from p3s_prefect.station.reconciling import Reconciliation
@@ -86,6 +86,8 @@ def reconcile(
 
 
 def _store(name: str) -> ObjectStore:
+    if "://" not in name and not Path(name).is_dir():
+        raise BadName(f"{name[:200]} is no directory", fix="Give a directory that is a copy of the store, or a URL.")
     return open_store(name if "://" in name else directory_url(Path(name)))
 
 
