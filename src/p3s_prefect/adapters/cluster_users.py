@@ -55,6 +55,18 @@ def note_user(user: ClusterUser, client: str, dask_scheduler: Any) -> ClusterUse
     return None
 
 
+def release_replaced(client: str, dask_scheduler: Any) -> None:
+    """Runs in the scheduler: nothing more is begun for a station that this client's station has replaced.
+
+    That one may be paused, or not know it yet.
+    """
+    noted = _of_clients(dask_scheduler)
+    for other, user in list(noted.items()):
+        if other != client and (user.road, user.experiment) == (noted[client].road, noted[client].experiment):
+            keys = [task.key for task in dask_scheduler.clients[other].wants_what]
+            dask_scheduler.client_releases_keys(keys, client=other)
+
+
 def noted_users(dask_scheduler: Any) -> list[ClusterUser]:
     """Runs in the scheduler: all who use it now."""
     return list(_of_clients(dask_scheduler).values())

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import distributed
 from dask.utils import parse_timedelta
 from distributed.scheduler import KilledWorker
 
-from p3s_prefect.adapters.cluster_users import ClusterUser, note_user, refused
+from p3s_prefect.adapters.cluster_users import ClusterUser, note_user, refused, release_replaced
 from p3s_prefect.adapters.pilot import worker
 from p3s_prefect.core.errors import ServiceError
 from p3s_prefect.core.ports import PilotLost
@@ -38,6 +39,8 @@ class DaskPilots:
         self._modules = modules
         self._client: distributed.Client | None = None
         self._slots = 0
+        # Attempts of a station that was here before, by the address of their worker, until that says that they ended.
+        self._left: dict[str, int] = {}
         self._futures: dict[int, distributed.Future[StageReport]] = {}
         self._keeper: asyncio.Task[None] | None = None
         self.changed = asyncio.Event()
@@ -101,7 +104,7 @@ class DaskPilots:
             try:
                 await self._connect()
                 while self._client is not None and self._client.status == "running":
-                    self._set_slots(await self._client.run_on_scheduler(_count_slots))
+                    self._set_slots(await self._free_slots(self._client))
                     await asyncio.sleep(_COUNT_SLOTS_S)
             except ServiceError as error:
                 log.warning("no pilots: %s", error)
@@ -124,7 +127,22 @@ class DaskPilots:
         if rival is not None:
             raise refused(self.address, rival)
         await self._client.run_on_scheduler(_try_nothing_again)
+        await self._take_over(self._client)
         await self._client.register_plugin(_PilotPlugin(self._modules), name="p3s-pilot")
+
+    async def _take_over(self, client: distributed.Client) -> None:
+        """Ends what an earlier station has begun: its attempts were given back, and what they give comes too late."""
+        await client.run_on_scheduler(release_replaced, client=client.id)
+        there = await client.run_on_scheduler(_slots_by_worker)
+        # Who does not answer may have something running: counted as long as it does not say otherwise.
+        self._left = dict.fromkeys(there, 1) | await _ask(client, there, worker.stop_all)
+
+    async def _free_slots(self, client: distributed.Client) -> int:
+        """All slots but those that an earlier station's attempts have not given back."""
+        there: dict[str, int] = await client.run_on_scheduler(_slots_by_worker)
+        self._left = {address: number for address, number in self._left.items() if number and address in there}
+        self._left |= await _ask(client, self._left, worker.count_running)
+        return sum(there.values()) - sum(min(there[address], number) for address, number in self._left.items())
 
     async def _disconnect(self) -> None:
         client, self._client = self._client, None
@@ -188,8 +206,22 @@ def _try_nothing_again(dask_scheduler: Any) -> None:
     dask_scheduler.allowed_failures = 0
 
 
-def _count_slots(dask_scheduler: Any) -> int:
-    return int(sum(state.resources.get(SLOT, 0) for state in dask_scheduler.workers.values()))
+def _slots_by_worker(dask_scheduler: Any) -> dict[str, int]:
+    return {address: int(state.resources.get(SLOT, 0)) for address, state in dask_scheduler.workers.items()}
+
+
+async def _ask(client: distributed.Client, addresses: Iterable[str], what: Callable[[], int]) -> dict[str, int]:
+    """What each of these workers answers, if it does in time."""
+
+    async def ask(address: str) -> dict[str, int]:
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_ANSWER_S):
+                answers: dict[str, int] = await client.run(what, workers=[address], on_error="ignore")
+                return answers
+        return {}
+
+    answers = await asyncio.gather(*(ask(address) for address in addresses))
+    return {address: number for answer in answers for address, number in answer.items()}
 
 
 def _where_processed(key: str, dask_scheduler: Any) -> str | None:

@@ -147,11 +147,7 @@ def health_rows(
 ) -> tuple[HealthRow, ...]:
     """All rows, in the order in which they are shown; `given` is what is in force by command."""
     return (
-        pilots(facts),
-        *(source(facts, stream) for stream in facts.sources),
-        backlog(facts),
-        store(facts),
-        ledger(facts),
+        *station_rows(facts),
         arrivals(kept_out),
         results(outcomes),
         overload(outcomes),
@@ -159,6 +155,17 @@ def health_rows(
         *supervision(facts),
         # What breakers have set has rows of its own.
         *steering([one for one in given if one.by != BREAKER]),
+    )
+
+
+def station_rows(facts: StationFacts) -> tuple[HealthRow, ...]:
+    """What the station knows without its ledger."""
+    return (
+        pilots(facts),
+        *(source(facts, stream) for stream in facts.sources),
+        backlog(facts),
+        store(facts),
+        ledger(facts),
     )
 
 
@@ -274,7 +281,7 @@ def ledger(facts: StationFacts) -> HealthRow:
         status=Status.OK,
     )
     if facts.ledger_problem:
-        action = "Look whether its disk is full or read-only; the station tries again."
+        action = "Look whether its server runs, and whether its disk is full or read-only; the station tries again."
         return _bad(row, Status.DOWN, facts.ledger_problem, action)
     if commit_s > SLOW_COMMIT_S:
         return _bad(row, Status.DEGRADED, "the ledger's disk is slow", "Find out what else writes to that disk.")

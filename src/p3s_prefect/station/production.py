@@ -34,7 +34,7 @@ from p3s_prefect.core.states import StageState
 from p3s_prefect.station import settling
 from p3s_prefect.station.catalogue import Catalogue
 from p3s_prefect.station.recorder import RecordWriter
-from p3s_prefect.station.recovery import recover
+from p3s_prefect.station.recovery import manifests, recover
 from p3s_prefect.station.upkeep import claim_lease, kept_lease
 
 _ASK_AGAIN_S = 0.1
@@ -240,7 +240,7 @@ def pass_facts(production: Production, plan: Plan) -> list[PassFacts]:
 
 def _claim(ledger: Ledger, experiment: Experiment) -> Lease:
     try:
-        return claim_lease(ledger, experiment.experiment, experiment.station.lease_s, SystemClock())
+        return claim_lease(ledger, experiment.experiment, experiment.station.lease_s)
     except LeaseLost as error:
         raise LeaseLost(
             f"a station or another production works on this home: {error.what}",
@@ -255,8 +255,10 @@ def _running(ledger: Ledger) -> bool:
 
 def _recover(production: Production, ledger: Ledger) -> None:
     store, now = production.store(), SystemClock().now()
+    with ledger.reading() as connection:
+        complete = manifests(connection, store)
     with ledger.transaction(production.lease) as connection:
-        recover(connection, store, now)
+        recover(connection, complete, now)
         unrecorded = execution.unrecorded(connection)
         records = [commit_record(connection, attempt_id) for attempt_id in unrecorded]
     _record(production, ledger, records)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import ValidationError
 from sqlalchemy import Connection
@@ -19,14 +20,26 @@ log = logging.getLogger(__name__)
 _CLOCKS_APART_S = 60.0
 
 
-def recover(connection: Connection, store: ObjectStore, now: float) -> tuple[int, int]:
+Manifests = Mapping[int, Sequence[Manifest]]
+
+
+def manifests(connection: Connection, store: ObjectStore) -> Manifests:
+    """The complete manifests of every attempt that is running, by attempt; those that are damaged are left out.
+
+    Read before anything is written: a store may be slow, and writers of the ledger come one at a time.
+    """
+    interrupted = execution.interrupted(connection)
+    return {attempt.attempt_id: list(_complete(store, attempt)) for attempt in interrupted}
+
+
+def recover(connection: Connection, complete: Manifests, now: float) -> tuple[int, int]:
     """Settles every attempt that was running: (number published, number given back to the queue).
 
     Where an execution's manifest is complete in the store, its results are published without running it again.
     """
     published = given_back = 0
     for attempt in execution.interrupted(connection):
-        if _publish_if_complete(connection, store, attempt, now):
+        if any(_publish(connection, manifest, now) for manifest in complete.get(attempt.attempt_id, ())):
             published += 1
         else:
             execution.give_up(
@@ -42,9 +55,7 @@ def recover(connection: Connection, store: ObjectStore, now: float) -> tuple[int
     return published, given_back
 
 
-def _publish_if_complete(
-    connection: Connection, store: ObjectStore, attempt: execution.Interrupted, now: float
-) -> bool:
+def _complete(store: ObjectStore, attempt: execution.Interrupted) -> Iterator[Manifest]:
     for found in store.list(f"{attempt.prefix}/"):
         if found.key.endswith("/manifest.json"):
             try:
@@ -52,14 +63,16 @@ def _publish_if_complete(
             except ValidationError as error:
                 log.error("%s is damaged, so its stage runs again: %s", found.key, error)
                 continue
-            if manifest.attempt_id != attempt.attempt_id or manifest.ended_at < attempt.opened_at - _CLOCKS_APART_S:
-                # Of a ledger that was here before: it numbered otherwise, or the same before it was restored.
-                continue
-            try:
-                with connection.begin_nested():
-                    execution.publish(connection, manifest, now)
-            except Conflict as conflict:
-                log.error("%s", conflict)
-            else:
-                return True
-    return False
+            # Else it is of a ledger that was here before: it numbered otherwise, or the same before it was restored.
+            if manifest.attempt_id == attempt.attempt_id and manifest.ended_at >= attempt.opened_at - _CLOCKS_APART_S:
+                yield manifest
+
+
+def _publish(connection: Connection, manifest: Manifest, now: float) -> bool:
+    try:
+        with connection.begin_nested():
+            execution.publish(connection, manifest, now)
+    except Conflict as conflict:
+        log.error("%s", conflict)
+        return False
+    return True

@@ -9,8 +9,10 @@ import socket
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import uvicorn
+from sqlalchemy import Connection
 from starlette.applications import Starlette
 
 import p3s_prefect
@@ -21,7 +23,7 @@ from p3s_prefect.adapters.directory_source import DirectorySource
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import arrivals, execution, groups, reconfigured
 from p3s_prefect.adapters.ledger.commit_records import commit_record
-from p3s_prefect.adapters.ledger.database import Ledger, renew
+from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.adapters.own_store import make_ready
 from p3s_prefect.adapters.store_owner import owner_of
 from p3s_prefect.adapters.supervision import Services
@@ -42,7 +44,7 @@ from p3s_prefect.station.handout import Handout
 from p3s_prefect.station.intake import Intake
 from p3s_prefect.station.page import listen, page_server, page_url
 from p3s_prefect.station.recorder import Recorder
-from p3s_prefect.station.recovery import recover
+from p3s_prefect.station.recovery import manifests, recover
 from p3s_prefect.station.reloading import Reloading
 from p3s_prefect.station.requested import Requested
 from p3s_prefect.station.steering import Steering
@@ -97,7 +99,7 @@ class _Station:
         self.store_watch = StoreWatch(self.store)
         await self.store_watch.begin()
         lease_s = self.experiment.station.lease_s
-        waiting = asyncio.create_task(upkeep.take_lease(self.ledger, self.experiment.experiment, lease_s, self.clock))
+        waiting = asyncio.create_task(upkeep.take_lease(self.ledger, self.experiment.experiment, lease_s))
         if not await _first(waiting, stop):
             return
         lease = waiting.result()
@@ -111,7 +113,7 @@ class _Station:
         async with AsyncExitStack() as stack:
             self.committer = await stack.enter_async_context(Committer(self.ledger, lease))
             # From now on: recovering and resuming may take longer than the lease after a long outage.
-            self.keeping = asyncio.create_task(upkeep.keep_lease(self.committer, lease, lease_s, self.clock))
+            self.keeping = asyncio.create_task(upkeep.keep_lease(self.committer, lease, lease_s))
             stack.push_async_callback(_cancel, [self.keeping])
             self.recorder = Recorder(self.store, self.committer, self.ledger)
             await self._recover()
@@ -133,13 +135,14 @@ class _Station:
             app = self._app(settings)
             self.face: Face = app.state.face
             await self._until_stopped(page_server(app), listener)
-            await self.committer.do(lambda connection: renew(connection, lease, expires_at=self.clock.now()))
+            await self.committer.do(partial(upkeep.release, lease=lease))
 
     # --- inside -------------------------------------------------------------------------------------------------
 
     async def _recover(self) -> None:
         now = self.clock.now()
-        published, given_back = await self.committer.do(lambda connection: recover(connection, self.store, now))
+        complete = await upkeep.read_patiently(self.ledger, partial(manifests, store=self.store))
+        published, given_back = await self.committer.do(lambda connection: recover(connection, complete, now))
         if published or given_back:
             log.info("recovered: %d results published, %d stages back in the queue", published, given_back)
         unrecorded = await self.committer.do(
@@ -157,15 +160,11 @@ class _Station:
             log.warning("the configuration changed: %d open sub-jobs go on in new passes", retired)
 
     async def _resume(self) -> None:
-        open_sub_jobs, open_groups = await asyncio.to_thread(self._open_work)
+        # Read beside the writer, who keeps the lease meanwhile: after a long outage this takes its time.
+        open_sub_jobs, open_groups = await upkeep.read_patiently(self.ledger, _open_work)
         self.intake.resume(open_groups)
         for fact in open_sub_jobs:
             await self.handout.add(fact)
-
-    def _open_work(self) -> tuple[list[SubJobFact], list[GroupFact]]:
-        # Read beside the writer, who keeps the lease meanwhile: after a long outage this takes its time.
-        with self.ledger.reading() as connection:
-            return execution.open_sub_jobs(connection), groups.open_groups(connection)
 
     async def _until_stopped(self, server: uvicorn.Server, listener: socket.socket) -> None:
         """Runs everything until it is asked to stop; if one part fails, the station ends, and is started anew."""
@@ -249,7 +248,7 @@ class _Station:
 
     def _source(self, name: str) -> DirectorySource:
         async def known(stream: str, keys: Sequence[str]) -> set[Identity]:
-            return await asyncio.to_thread(self._known, stream, keys)
+            return await upkeep.read_patiently(self.ledger, partial(arrivals.known, stream=stream, keys=keys))
 
         return DirectorySource(
             name,
@@ -260,10 +259,6 @@ class _Station:
             known=known,
             is_open=self.intake.is_open,
         )
-
-    def _known(self, stream: str, keys: Sequence[str]) -> set[Identity]:
-        with self.ledger.reading() as connection:
-            return arrivals.known(connection, stream, keys)
 
     def _app(self, settings: Settings) -> Starlette:
         return create_app(
@@ -306,6 +301,10 @@ class _Station:
             breakers=self.breakers.facts(),
             is_supervised=Services(self.home).keeps_this_process(),
         )
+
+
+def _open_work(connection: Connection) -> tuple[list[SubJobFact], list[GroupFact]]:
+    return execution.open_sub_jobs(connection), groups.open_groups(connection)
 
 
 def _taken_over(group: ExceptionGroup[Exception]) -> LeaseLost | StoreTaken | None:

@@ -7,22 +7,28 @@ import logging
 import os
 import platform
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import TypeVar
 
 import psutil
+from sqlalchemy import Connection
 
-from p3s_prefect.adapters.clock import SystemClock
 from p3s_prefect.adapters.journal_segments import export
-from p3s_prefect.adapters.ledger.database import Lease, Ledger, acquire, renew
+from p3s_prefect.adapters.ledger.database import Lease, Ledger, acquire, renew, sign_of_life, time_of
 from p3s_prefect.adapters.store_owner import Owner, claim
-from p3s_prefect.core.errors import LeaseLost, P3sError, StoreError, StoreTaken
+from p3s_prefect.core.errors import LeaseLost, LedgerAway, P3sError, StoreError, StoreTaken
 from p3s_prefect.core.ports import Clock, ObjectStore
 from p3s_prefect.station.committer import Committer
 from p3s_prefect.station.sweeper import sweep
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 _ASK_AGAIN_S = 1.0
 # Three signs of life a lease: two may be late before anybody takes over.
@@ -34,43 +40,60 @@ _EXPORT_EVERY_S = 600.0
 _OLDEST_LINE_S = 86_400.0
 
 
-async def take_lease(ledger: Ledger, namespace: str, lease_s: float, clock: Clock) -> Lease:
+class LeaseWatch:
+    """How long the holder of a lease has given no sign of life, by a clock that nobody sets."""
+
+    def __init__(self) -> None:
+        self._seen: object = None
+        self._since = 0.0
+
+    def silent_s(self, sign: object) -> float:
+        """For how long the sign has been the same."""
+        if sign != self._seen:
+            self._seen, self._since = sign, time.monotonic()
+        return time.monotonic() - self._since
+
+
+async def take_lease(ledger: Ledger, namespace: str, lease_s: float) -> Lease:
     """Waits for the lease and takes it; whose holder's process is gone from this machine is taken over at once."""
+    watch = LeaseWatch()
     while True:
         try:
-            return claim_lease(ledger, namespace, lease_s, clock)
-        except LeaseLost as error:
+            return await asyncio.to_thread(claim_lease, ledger, namespace, lease_s, watch)
+        except (LeaseLost, LedgerAway) as error:
             log.warning("waiting: %s", error.what)
             await asyncio.sleep(_ASK_AGAIN_S)
 
 
-def claim_lease(ledger: Ledger, namespace: str, lease_s: float, clock: Clock) -> Lease:
-    """Takes the lease now.
+def claim_lease(ledger: Ledger, namespace: str, lease_s: float, watch: LeaseWatch | None = None) -> Lease:
+    """Takes the lease now. It has run out when the database's clock says so, or when the watch says so.
 
     Raises:
         LeaseLost: another process, which may be alive, holds it.
     """
     with ledger.transaction() as connection:
+        # Should the database's clock be set back, a lease would not run out for as long.
+        silent_s = 0.0 if watch is None else watch.silent_s(sign_of_life(connection, namespace))
         return acquire(
             connection,
             namespace=namespace,
-            holder=f"{platform.node()}:{os.getpid()}",
+            holder=f"{_here()}:{os.getpid()}",
             lease_s=lease_s,
-            now=clock.now(),
-            is_gone=_is_gone,
+            now=time_of(connection),
+            is_gone=lambda holder: silent_s > lease_s or _is_gone(holder),
         )
 
 
 @contextmanager
 def kept_lease(ledger: Ledger, lease: Lease, lease_s: float) -> Iterator[None]:
     """Renews the lease in a thread of its own, and gives it up at the end."""
-    ended, clock = threading.Event(), SystemClock()
+    ended = threading.Event()
 
     def keep() -> None:
         with suppress(LeaseLost):  # every transaction finds that out for itself
             while not ended.wait(lease_s / RENEWALS):
-                with ledger.transaction() as connection:
-                    renew(connection, lease, expires_at=clock.now() + lease_s)
+                with suppress(LedgerAway), ledger.transaction() as connection:
+                    prolong(connection, lease, lease_s)
 
     keeper = threading.Thread(target=keep, daemon=True, name="lease")
     keeper.start()
@@ -79,15 +102,40 @@ def kept_lease(ledger: Ledger, lease: Lease, lease_s: float) -> Iterator[None]:
     finally:
         ended.set()
         keeper.join()
-        with suppress(LeaseLost), ledger.transaction() as connection:
-            renew(connection, lease, expires_at=clock.now())
+        with suppress(LeaseLost, LedgerAway), ledger.transaction() as connection:
+            release(connection, lease)
 
 
-async def keep_lease(committer: Committer, lease: Lease, lease_s: float, clock: Clock) -> None:
+async def keep_lease(committer: Committer, lease: Lease, lease_s: float) -> None:
     """Renews the lease until cancelled."""
     while True:
         await asyncio.sleep(lease_s / RENEWALS)
-        await committer.do(partial(renew, lease=lease, expires_at=clock.now() + lease_s))
+        await committer.do(partial(prolong, lease=lease, lease_s=lease_s))
+
+
+def prolong(connection: Connection, lease: Lease, lease_s: float) -> None:
+    """Renews the lease from now on; raises `LeaseLost` if somebody else has taken it."""
+    renew(connection, lease, expires_at=time_of(connection) + lease_s)
+
+
+def release(connection: Connection, lease: Lease) -> None:
+    """Gives the lease up; raises `LeaseLost` if somebody else has taken it."""
+    renew(connection, lease, expires_at=0.0)
+
+
+async def read_patiently(ledger: Ledger, view: Callable[[Connection], _T]) -> _T:
+    """The answer of a view, read in a thread, as soon as the ledger can be read."""
+
+    def read() -> _T:
+        with ledger.reading() as connection:
+            return view(connection)
+
+    while True:
+        try:
+            return await asyncio.to_thread(read)
+        except LedgerAway as error:
+            log.error("%s; trying again", error.what)
+            await asyncio.sleep(_ASK_AGAIN_S)
 
 
 def claim_store(store: ObjectStore, owner: Owner) -> None:
@@ -140,6 +188,15 @@ async def keep_exported(ledger: Ledger, store: ObjectStore, clock: Clock, every_
         await asyncio.sleep(every_s)
 
 
+def _here() -> str:
+    """This machine, and where its processes have numbers of their own: a container may bear the machine's name."""
+    parts = [Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")]
+    with suppress(OSError):
+        number = sha256((parts[0].read_text() + str(parts[1].readlink())).encode()).hexdigest()[:8]
+        return f"{platform.node()}-{number}"
+    return platform.node()
+
+
 def _is_gone(holder: str) -> bool:
     host, _, pid = holder.rpartition(":")
-    return host == platform.node() and pid.isdigit() and not psutil.pid_exists(int(pid))
+    return host == _here() and pid.isdigit() and not psutil.pid_exists(int(pid))

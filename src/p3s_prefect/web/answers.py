@@ -12,16 +12,16 @@ from starlette.responses import JSONResponse
 from p3s_prefect.adapters.ledger import overrides, result_views, views
 from p3s_prefect.adapters.ledger.weighted_rows import group_values
 from p3s_prefect.core.data_id import DataId
-from p3s_prefect.core.health import Status, overall
+from p3s_prefect.core.health import HealthRow, StationFacts, Status, overall, station_rows
 from p3s_prefect.core.views import plain
-from p3s_prefect.web.face import checked_filters, face_of, page, whole
+from p3s_prefect.web.face import Face, checked_filters, face_of, page, whole
 
 
 async def healthz(request: Request) -> JSONResponse:
     """Whether data are processed: 200, or 503 where something is down. Why, is told to those who may look."""
     face = face_of(request)
     facts = face.facts()
-    rows = await face.read(face.health, facts)
+    rows = await face.look(lambda connection: face.health(connection, facts), station_rows)
     status = overall(rows)
     code = 503 if status is Status.DOWN else 200
     told: dict[str, Any] = {"status": status}
@@ -37,19 +37,26 @@ async def status(request: Request) -> JSONResponse:
 
     def read(connection: Connection) -> dict[str, Any]:
         stages, sub_jobs = face.account(connection)
-        rows = face.health(connection, facts)
-        return {
-            "experiment": face.experiment.experiment,
-            "instrument": face.experiment.instrument.name,
-            "station": plain(facts),
-            "status": overall(rows),
-            "health": _plain(rows),
+        return _told(face, facts, face.health(connection, facts)) | {
             "overrides": [one.shown() for one in overrides.in_force(connection, facts.at)],
             "account": _plain(stages),
             "sub_jobs": _plain(sub_jobs),
         }
 
-    return JSONResponse(await face.read(read))
+    def without_ledger(found: StationFacts) -> dict[str, Any]:
+        return _told(face, found, station_rows(found)) | {"overrides": [], "account": [], "sub_jobs": []}
+
+    return JSONResponse(await face.look(read, without_ledger))
+
+
+def _told(face: Face, facts: StationFacts, rows: tuple[HealthRow, ...]) -> dict[str, Any]:
+    return {
+        "experiment": face.experiment.experiment,
+        "instrument": face.experiment.instrument.name,
+        "station": plain(facts),
+        "status": overall(rows),
+        "health": _plain(rows),
+    }
 
 
 async def units(request: Request) -> JSONResponse:

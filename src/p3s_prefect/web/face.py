@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -19,7 +19,7 @@ from p3s_prefect.adapters.ledger.agent_cursor import record_facts
 from p3s_prefect.adapters.ledger.damaged import count_damaged
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.adapters.ledger.weighted_rows import group_values
-from p3s_prefect.core.errors import BadName
+from p3s_prefect.core.errors import BadName, LedgerAway
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.health import HealthRow, StationFacts, health_rows
 from p3s_prefect.core.overrides import Controls
@@ -90,6 +90,13 @@ class Face:
                 # The one that nobody has asked for longest.
                 del self._counted[groups[0]]
             return cast("_T", known[0])
+
+    async def look(self, read: Callable[[Connection], _T], without: Callable[[StationFacts], _T]) -> _T:
+        """What `read` makes of the ledger; as long as that cannot be read, what can be told without it."""
+        try:
+            return await self.read(read)
+        except LedgerAway as error:
+            return without(replace(self.facts(), ledger_problem=error.what))
 
     def explained(self, connection: Connection, units: Iterable[UnitRow], at: float) -> tuple[UnitRow, ...]:
         """The same units; those on which something acts that was set by command tell it."""

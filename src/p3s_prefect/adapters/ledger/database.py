@@ -219,6 +219,13 @@ def newest_batch(connection: Connection, lease: Lease) -> int:
     return connection.scalar(found) or 0
 
 
+def sign_of_life(connection: Connection, namespace: str) -> tuple[int, float] | None:
+    """What changes whenever a lease is taken or renewed; None if it never was."""
+    found = select(schema.lease.c.token, schema.lease.c.expires_at).where(schema.lease.c.namespace == namespace)
+    row = connection.execute(found).one_or_none()
+    return None if row is None else (row.token, row.expires_at)
+
+
 def time_of(connection: Connection) -> float:
     """The time of the database's clock, in seconds since 1970: all who want a lease must go by the same one."""
     return float(connection.scalar(_NOW[connection.dialect.name]) or 0.0)

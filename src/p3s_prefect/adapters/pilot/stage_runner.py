@@ -83,6 +83,10 @@ class StageRunner:
             if not self._keep:
                 shutil.rmtree(execution.directory, ignore_errors=True)
 
+    def running(self) -> list[int]:
+        """The attempts that run here now."""
+        return [execution.order.attempt_id for execution in list(self._executions.values())]
+
     def stop(self, attempt_id: int) -> bool:
         """Kills an attempt's payload; False if the attempt is not running here."""
         found = [one for one in list(self._executions.values()) if one.order.attempt_id == attempt_id]

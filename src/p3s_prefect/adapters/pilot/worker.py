@@ -29,6 +29,19 @@ def stop_attempt(attempt_id: int) -> bool:
     return _runner is not None and _runner.stop(attempt_id)
 
 
+def stop_all() -> int:
+    """Kills whatever attempts run in this worker; returns how many have not ended yet."""
+    running = [] if _runner is None else _runner.running()
+    for attempt_id in running:
+        stop_attempt(attempt_id)
+    return len(running)
+
+
+def count_running() -> int:
+    """How many attempts run in this worker."""
+    return 0 if _runner is None else len(_runner.running())
+
+
 def stage_runner(modules: tuple[str, ...] = (), scratch: Path | None = None) -> StageRunner:
     """This process's stage runner; the first call makes it, with a payload process that has imported `modules`.
 
