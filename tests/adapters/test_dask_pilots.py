@@ -18,6 +18,7 @@ from clusters import Cluster
 
 from p3s_prefect.adapters.dask_pilots import DaskPilots
 from p3s_prefect.adapters.directory_store import DirectoryStore
+from p3s_prefect.adapters.pilot import worker
 from p3s_prefect.core.experiment import Step
 from p3s_prefect.core.ports import PilotLost
 from p3s_prefect.core.records import Failure, StageOrder, StageReport
@@ -267,3 +268,26 @@ async def test_the_scheduler_killed_and_back(
         cluster.start_scheduler()
     await slots(cluster, pilots, 1)
     assert (await run(pilots, sleeping(0))).manifest is not None
+
+
+async def test_what_an_earlier_station_has_begun_is_ended_and_its_slots_are_not_free_before(
+    cluster: Cluster, pilots: DaskPilots, sleeping: OrderOf, store: DirectoryStore
+) -> None:
+    """V20: who takes over may start nothing in a slot whose pilot has not confirmed the end."""
+    await slots(cluster, pilots, 2)
+    orders = [sleeping(20), sleeping(20)]
+    theirs = [run(pilots, wanted) for wanted in orders]
+    await begun(store, *orders)
+    waiting = sleeping(20)
+    theirs.append(run(pilots, waiting))
+    # Both are of the same station, as far as the scheduler is told.
+    async with DaskPilots(cluster.address) as successor:
+        await until(lambda: successor.slots() == 2)
+        client = successor._client
+        assert client is not None
+        assert set((await client.run(worker.count_running)).values()) == {0}
+        found = await asyncio.gather(*theirs, return_exceptions=True)
+        assert all(isinstance(one, PilotLost) or one.failure is Failure.STOPPED for one in found)
+        mine = sleeping(0.1)
+        assert (await run(successor, mine)).manifest is not None
+    assert not note(store.root, waiting.attempt_id).exists()

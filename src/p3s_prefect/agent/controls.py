@@ -21,6 +21,7 @@ from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.agent.server import PrefectServer
 from p3s_prefect.agent.states import TERMINAL, Kind
 from p3s_prefect.core.asking import CANCEL, RETRY
+from p3s_prefect.core.errors import LedgerAway
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.overrides import PREFECT
 from p3s_prefect.core.ports import Clock
@@ -62,8 +63,9 @@ class Controls:
             begun = time.monotonic()
             try:
                 await self.step()
-            except httpx.HTTPError as error:
-                log.info("Prefect cannot be asked: %s; the last values hold", type(error).__name__)
+            except (httpx.HTTPError, LedgerAway) as error:
+                what = error.what if isinstance(error, LedgerAway) else f"Prefect: {type(error).__name__}"
+                log.info("Prefect's queues and runs are not followed: %s; the last values hold", what)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             else:
                 pause_s = LOOK_EVERY_S

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 import httpx
 
@@ -15,7 +16,7 @@ from p3s_prefect.adapters.ledger.pass_facts import PassFacts, Touched
 from p3s_prefect.adapters.ledger.projection import read_pass, touched
 from p3s_prefect.agent.prefect_record import PrefectRecord
 from p3s_prefect.agent.record import PassRecord
-from p3s_prefect.core.errors import ServiceError
+from p3s_prefect.core.errors import LedgerAway, ServiceError
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.ports import Clock
 
@@ -48,14 +49,23 @@ class Projector:
         self._refusals = 0
         self._failing_since: float | None = None
         self._pause_s = _FIRST_PAUSE_S
+        self._news = asyncio.Event()
 
     async def run(self) -> None:
         """Records until it is cancelled."""
         cursor = await asyncio.to_thread(self._open)
         log.info("recording from line %d of the journal on", cursor.number)
+        loop = asyncio.get_running_loop()
+        with self._ledger.listening(lambda: loop.call_soon_threadsafe(self._news.set)):
+            await self._follow(cursor)
+
+    async def _follow(self, cursor: Cursor) -> None:
         while True:
             try:
                 cursor = await self.step(cursor) or await self._rest(cursor)
+            except LedgerAway as error:
+                log.warning("%s; trying again in %.1f s", error.what, _LONGEST_PAUSE_S)
+                await asyncio.sleep(_LONGEST_PAUSE_S)
             except (httpx.HTTPError, ServiceError) as error:
                 await self._wait(error)
             else:
@@ -107,7 +117,8 @@ class Projector:
         problem = _told(error)
         log.warning("%s; trying again in %.1f s", problem, self._pause_s)
         self._record.forget()
-        await asyncio.to_thread(self._sign, problem if now - since > _FORGIVEN_S else "")
+        with suppress(LedgerAway):
+            await asyncio.to_thread(self._sign, problem if now - since > _FORGIVEN_S else "")
         await asyncio.sleep(self._pause_s)
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
@@ -115,7 +126,9 @@ class Projector:
         if self._clock.now() - self._signed_at > _SIGN_EVERY_S:
             await self._record.ping()
             await asyncio.to_thread(self._sign, "")
-        await asyncio.sleep(_LOOK_EVERY_S)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), _LOOK_EVERY_S)
+        self._news.clear()
         return cursor
 
     def _open(self) -> Cursor:

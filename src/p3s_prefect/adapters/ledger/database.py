@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,6 +18,7 @@ from sqlalchemy import Connection, inspect, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from p3s_prefect.adapters.ledger import postgresql, schema, sqlite
+from p3s_prefect.adapters.ledger.notices import Listener
 from p3s_prefect.adapters.ledger.rows import add_missing
 from p3s_prefect.core.addresses import without_password
 from p3s_prefect.core.errors import LeaseLost, LedgerAway, LedgerError, LedgerTooNew
@@ -135,6 +136,10 @@ class Ledger:
             self._engine.connect().execution_options(p3s_reading=True, **options) as connection,
         ):
             yield connection
+
+    def listening(self, heard: Callable[[], object]) -> AbstractContextManager[object]:
+        """Calls `heard` from another thread when the journal may have new lines: a hint, which a file never gives."""
+        return closing(Listener(self._engine, heard)) if self.is_server else nullcontext()
 
     def is_away(self, error: DBAPIError) -> bool:
         """Whether an error says that the database cannot be reached now, rather than that a statement is wrong."""
