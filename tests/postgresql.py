@@ -161,14 +161,14 @@ class Ledgers:
     def __init__(self, server: Server) -> None:
         self.server = server
         self._clean: list[str] = []
-        self._template = server.create()
-        with closing(Ledger(server.url(self._template))) as ledger:
+        self.template = server.create()
+        with closing(Ledger(server.url(self.template))) as ledger:
             ledger.migrate()
 
     @contextmanager
     def new(self) -> Iterator[str]:
         """The name of its database."""
-        name = self._clean.pop() if self._clean else self.server.create(self._template)
+        name = self._clean.pop() if self._clean else self.server.create(self.template)
         yield name
         self.empty(name)
         self._clean.append(name)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import alembic.command
 import pytest
 import sqlalchemy
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from builders import NOW, arrival, contents, take
-from sqlalchemy import CheckConstraint, Connection, inspect, select
+from postgresql import Server
+from sqlalchemy import CheckConstraint, Connection, func, inspect, select
 
+from p3s_prefect.adapters.ledger import database as opening
 from p3s_prefect.adapters.ledger import schema
 from p3s_prefect.adapters.ledger.database import Lease, Ledger, acquire, renew
 from p3s_prefect.core.errors import LeaseLost, LedgerError, LedgerTooNew
@@ -56,6 +61,44 @@ def test_migrating_again_keeps_what_is_there(ledger: Ledger) -> None:
     ledger.migrate()
     with ledger.reading() as connection:
         assert contents(connection) == before
+
+
+@pytest.fixture
+def old_ledger(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Ledger]:
+    """A ledger as the first version left it."""
+    url = _url(tmp_path / "old.db")
+    if database == "postgresql":
+        server: Server = request.getfixturevalue("postgresql")
+        url = server.url(server.create())
+    with closing(Ledger(url)) as ledger:
+        config = opening._alembic_config()
+        with ledger.transaction() as connection:
+            config.attributes["connection"] = connection
+            alembic.command.upgrade(config, "0001")
+        yield ledger
+
+
+def test_an_old_ledger_is_upgraded_in_place(old_ledger: Ledger) -> None:
+    """S4: what stands in it stays, and it is used as a new one."""
+    with old_ledger.transaction() as connection:
+        for statement in _OLD_ROWS:
+            connection.exec_driver_sql(statement)
+    old_ledger.migrate()
+    with old_ledger.transaction() as connection:
+        found = contents(connection)
+        assert found["lease"] == [("station", "old:1", 7, 5.0, 0)]
+        assert [row[:4] for row in found["journal"]] == [(1, NOW, "arrival.taken", "run=1 subrun=1")]
+        assert take(connection, arrival(1, key="old.fits")).verdict is None
+        assert take(connection, arrival(2)).sub_jobs
+        assert connection.scalar(select(func.max(schema.journal.c.number))) == 3
+
+
+_OLD_ROWS = (
+    "INSERT INTO lease VALUES ('station', 'old:1', 7, 5.0)",
+    "INSERT INTO journal VALUES (1, 1800000000.0, 'arrival.taken', 'run=1 subrun=1', '{}')",
+    "INSERT INTO arrival (stream, key, size, mtime_ns, path, data_id, dataset_type, arrived_at, verdict, reason)"
+    " VALUES ('raw', 'old.fits', 3, 1800000000000000000, '/old', 'run=1 subrun=1', 'raw', 1800000000.0, 'taken', '')",
+)
 
 
 def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
