@@ -262,9 +262,9 @@ async def test_the_scheduler_killed_and_back(
         with pytest.raises(PilotLost, match="cannot be reached"):
             await pilots.run(sleeping(0), priority=0, patience_s=5)
         await pilots.stop(1)
-        for worker in cluster.workers:  # without a scheduler they end by themselves too, at any moment
-            worker.kill()
-            worker.wait()
+        for process in cluster.workers:  # without a scheduler they end by themselves too, at any moment
+            process.kill()
+            process.wait()
         cluster.start_scheduler()
     await slots(cluster, pilots, 1)
     assert (await run(pilots, sleeping(0))).manifest is not None

@@ -130,7 +130,7 @@ class Reconciliation:
     def _lease(self) -> Iterator[Lease | None]:
         """The right to take publications over; None where a station has it."""
         try:
-            lease = claim_lease(self.ledger, self.namespace, self.lease_s, self.clock)
+            lease = claim_lease(self.ledger, self.namespace, self.lease_s)
         except LeaseLost:
             yield None
             return

@@ -12,7 +12,6 @@ from typing import TypeVar
 from sqlalchemy import make_url, select, update
 from sqlalchemy.exc import DatabaseError
 
-from p3s_prefect.adapters.clock import SystemClock
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.journal_segments import import_missing
 from p3s_prefect.adapters.ledger import journal, schema
@@ -119,7 +118,7 @@ def _rebuild_there(home: Home, experiment: Experiment, prefer: Prefer, quick: bo
         with ledger.reading() as connection:
             if not is_empty(connection):
                 raise LedgerError("this ledger is not empty", fix="Give an empty database, or run `p3s reconcile`.")
-        lease = claim_lease(ledger, experiment.experiment, 3600, SystemClock())
+        lease = claim_lease(ledger, experiment.experiment, 3600)
         store = home.store(experiment)
         claim_again(store, ledger, home, experiment, time.time())
         lines = _journal_of(ledger, store)
@@ -163,7 +162,7 @@ def _claimed(old: Ledger, experiment: Experiment, *, replace: bool) -> Lease | N
         with old.reading() as connection:
             empty = is_empty(connection)
         if empty or replace:
-            return claim_lease(old, experiment.experiment, _FOR_GOOD_S, SystemClock())
+            return claim_lease(old, experiment.experiment, _FOR_GOOD_S)
     except LeaseLost:
         raise
     except (LedgerError, DatabaseError) as error:
