@@ -49,10 +49,11 @@ def programs() -> Path:
 class Server:
     """A server of its own, on a socket in its directory and, where that is asked for, on loopback."""
 
-    def __init__(self, path: Path, *, port: int | None = None) -> None:
+    def __init__(self, path: Path, *, port: int | None = None, **settings: str) -> None:
         self.path = path
         self.port = port or 5432
         self._listens = "" if port is None else "127.0.0.1"
+        self._wanted = settings
         self._names = itertools.count()
         # The server refuses to run as root.
         self._as_user: dict[str, Any] = {}
@@ -66,7 +67,7 @@ class Server:
 
     def _settings(self) -> dict[str, str]:
         place = {"listen_addresses": self._listens, "unix_socket_directories": str(self.path)}
-        return _SETTINGS | place | {"port": str(self.port)}
+        return _SETTINGS | place | {"port": str(self.port)} | self._wanted
 
     @property
     def data(self) -> Path:
@@ -138,11 +139,11 @@ def _die_with_parent() -> None:
 
 
 @contextmanager
-def server(**options: int) -> Iterator[Server]:
+def server(*, port: int | None = None, **settings: str) -> Iterator[Server]:
     """A server in a new directory, whose name is short enough for a socket."""
     path = Path(tempfile.mkdtemp(prefix="p3s-pg-", dir="/tmp"))
     try:
-        with closing(Server(path, **options)) as found:
+        with closing(Server(path, port=port, **settings)) as found:
             yield found
     finally:
         shutil.rmtree(path, ignore_errors=True)

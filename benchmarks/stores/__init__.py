@@ -1,0 +1,1 @@
+"""What stores and databases cost."""
