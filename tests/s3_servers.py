@@ -136,7 +136,9 @@ class RcloneServer(S3Server):
         data = self.path / "data"
         data.mkdir(exist_ok=True)
         address = f"{s3_server.HOST}:{self.port}"
-        return (program, "serve", "s3", "--config", os.devnull, "--addr", address, str(data))
+        # It would take directories away under those who write there.
+        options = ("--config", os.devnull, "--addr", address, "--no-cleanup")
+        return (program, "serve", "s3", *options, str(data))
 
 
 @pytest.fixture(scope="session")
