@@ -21,14 +21,16 @@ from tests.postgresql import server
 
 CLIENTS = (1, 4, 16)
 LENGTHS = (10_000, 100_000, 1_000_000)
+QUICK_LENGTHS = LENGTHS[:2]
 # Of a unit with one stage: it starts, and it is published.
 _TRANSITIONS = 2
 _UNITS = 480
 _GROUP = 1000
 
 
-def rows(lengths: Sequence[int] = LENGTHS, units: int = _UNITS) -> list[Row]:
+def run(is_quick: bool) -> list[Row]:
     """Both databases, each with its writes made durable, in one table."""
+    lengths, units = (QUICK_LENGTHS if is_quick else LENGTHS), _UNITS
     return [
         row
         for name, opened in (("SQLite", _in_file), ("PostgreSQL", _on_server))
