@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -66,22 +65,19 @@ def test_a_store_that_cannot_be_written_is_not_taken(tmp_path: Path) -> None:
     assert not isinstance(refused.value, StoreTaken)
 
 
-def test_a_store_is_adopted_by_name(
-    store: DirectoryStore, new_ledger: Callable[[], Ledger], tmp_path: Path, programs: None
-) -> None:
+def test_a_store_is_adopted_by_name(store: DirectoryStore, ledger: Ledger, tmp_path: Path, programs: None) -> None:
     """V13: the new ledger goes on with it, which its journal tells; the old one is refused from then on."""
     (tmp_path / "experiment.yaml").write_text(_EXPERIMENT.read_text())
-    home = Home(tmp_path)
-    first, second = (new_ledger() for _ in range(2))
-    old, new = (owner_of(ledger, home, home.read(), 5.0) for ledger in (first, second))
-    assert owner_of(first, home, home.read(), 6.0) == old != new
+    home, old = Home(tmp_path), _owner()
+    new = owner_of(ledger, home, home.read(), 5.0)
+    assert owner_of(ledger, home, home.read(), 6.0) == new != old
     claim(store, old)
-    assert adopt(store, new, second, 7.0) == str(old)
+    assert adopt(store, new, ledger, 7.0) == str(old)
     claim(store, new)
-    assert adopt(store, new, second, 8.0) == str(new)
+    assert adopt(store, new, ledger, 8.0) == str(new)
     with pytest.raises(StoreTaken):
         claim(store, old)
-    with second.reading() as connection:
+    with ledger.reading() as connection:
         (row,) = connection.execute(schema.journal.select()).all()
     assert (row.at, row.kind, row.subject) == (7.0, "store.adopted", store.url)
     assert row.detail == {"before": str(old)}
