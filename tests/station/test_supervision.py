@@ -146,7 +146,8 @@ async def test_two_at_the_same_instant_and_a_supervisor_that_is_killed(prepared:
         left = books.status()["health"][0]
         assert "the station and its supervisor have ended" in left["cause"]
         assert "`p3s down` ends what is left" in left["action"]
-        assert services.stop()
+        # Pilots may hang in a pipe that nobody reads any more, and are killed then.
+        assert services.stop(timeout_s=3)
         assert not _mentioning(str(site.path))
         assert books.status()["health"][0]["cause"] == "no station runs here"
 
