@@ -255,7 +255,7 @@ class Controller:
             rate = head.asked.at(now)
             if rate > 0:
                 reached = min(1.0, head.reached.at(now) / rate)
-                asked += one.shares(rate if lately else head.asked_long.at(now), reached)
+                asked += one.shares(rate if lately else head.asked_long.since_first(now), reached)
         return asked
 
     def _tier(self, run: Run) -> Tier | None:

@@ -12,6 +12,8 @@ _WINDOW = 64
 # Of what begins at once on all slots the short ones end first: the last 64 of 140 that began together were a fifth
 # longer than the mean.
 _SERVICES_A_SLOT = 4
+# A rate is not told from less than so much of the time in which it fades: a first bunch would look like a flood.
+_LEAST_SEEN = 0.25
 # A single outlier, such as a payload that hung until it was killed, does not move the mean.
 _FEWEST_TO_WINSORIZE = 8
 
@@ -69,21 +71,28 @@ class ServiceTimes:
 class Rate:
     """How much happens in a second, over a recent time that fades out."""
 
-    __slots__ = ("_amount", "_at", "fades_s")
+    __slots__ = ("_amount", "_at", "_since", "fades_s")
 
     def __init__(self, fades_s: float = 1.0) -> None:
         self.fades_s = fades_s
         self._amount = 0.0
         self._at = -math.inf
+        self._since = math.inf
 
     def add(self, amount: float, now: float) -> None:
         """Something happened; on a clock that was set back, just after what happened last."""
         self._amount = self._faded(now) + amount
         self._at = now
+        self._since = min(self._since, now)
 
     def at(self, now: float) -> float:
         """The rate [1/s]."""
         return self._faded(now) / self.fades_s
+
+    def since_first(self, now: float) -> float:
+        """The rate [1/s] from what happened first, where that is not long ago."""
+        seen = 1 - math.exp(-max(0.0, now - self._since) / self.fades_s)
+        return self.at(now) / max(_LEAST_SEEN, seen)
 
     def _faded(self, now: float) -> float:
         passed_s = now - self._at

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from p3s_prefect.core.tiers import Tier
 
 # Over how many times the time that a unit can wait it is looked at whether more asks than can be served: of visits that
-# come as often as a unit can wait, the mean over as long swings by a half, over four times as long by an eighth.
+# come nearly as seldom as a unit can wait, the mean over once as long swings by a half up and down, over four times as
+# long by an eighth.
 _LONG = 4.0
 
 
