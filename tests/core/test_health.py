@@ -153,3 +153,18 @@ def test_a_pipeline_that_paused_itself(
     *_, row = health_rows(facts(breakers=(found,)), _NONE, _WELL, [given])
     assert (row.name, row.status, row.actual, row.cause) == ("pipeline dqm", status, actual, why)
     assert action in row.action
+
+
+def test_the_local_cache_is_shown_where_it_is_used() -> None:
+    """V3, P19: how often it served; why it could not, and what to do."""
+    well, ill = (
+        next(
+            row
+            for row in health_rows(facts(cache_hits=9, cache_misses=1, cache_problem=why), _NONE, _WELL)
+            if row.name == "local cache"
+        )
+        for why in ("", "others can write to /tmp/cache")
+    )
+    assert (well.status, well.actual) == (Status.OK, "served 9 of 10 reads (90 %)")
+    assert (ill.status, ill.cause) == (Status.DEGRADED, "others can write to /tmp/cache")
+    assert "pilots.cache_directory" in ill.action

@@ -6,7 +6,7 @@ import statistics
 import pytest
 
 from p3s_prefect.core.errors import BadName
-from p3s_prefect.core.quantities import rate_hz, read_duration, seconds
+from p3s_prefect.core.quantities import rate_hz, read_duration, seconds, size_bytes
 from p3s_prefect.core.service_times import chance, drawn_from, service_times
 
 # Middles of a thousand equal shares: sums over them are integrals by the rule of midpoints.
@@ -104,3 +104,20 @@ def test_chance_is_even_and_depends_on_its_words_only() -> None:
     # Five standard deviations of the mean of 4,000 even numbers.
     assert abs(statistics.mean(drawn) - 0.5) < 5 / math.sqrt(12 * 4000)
     assert [drawn_from((1.0, 2.0, 4.0), share) for share in (0.0, 0.34, 0.999)] == [1.0, 2.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(0, 0), (12, 12), ("12 B", 12), ("2kB", 2000), ("1.5 GB", 1_500_000_000), (" 4 GiB ", 2**32), ("0 B", 0)],
+)
+def test_sizes(text: object, expected: int) -> None:
+    """V3."""
+    assert size_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", [-1, 1.5, True, None, "", "12", "GB", "-2 GB", "2 gb", "2 parsecs", "1e400 B", [3]])
+def test_what_is_no_size(text: object) -> None:
+    """S8: with an example."""
+    with pytest.raises(BadName, match="size") as refused:
+        size_bytes(text)
+    assert "GB" in refused.value.fix

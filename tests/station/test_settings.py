@@ -28,6 +28,7 @@ BREAKER_RULES = "core/test_breaker.py"
 CONTROLLER = "core/test_controller.py"
 COLLECTIONS = "station/test_station_collections.py"
 GROUPS = "station/test_station_groups.py"
+LOCAL_CACHE = "adapters/test_local_cache.py"
 KILLS = "station/test_station_kills.py"
 PILOTS = "station/test_station_pilots.py"
 PREFECT = "adapters/test_prefect_server.py"
@@ -62,6 +63,8 @@ SHOWN_BY = {
     "Instrument.name": (SETTINGS, "test_names_and_places_are_those_that_are_declared"),
     "Ledger.url": (SETTINGS, "test_names_and_places_are_those_that_are_declared"),
     "Pilots.address": (SUPERVISION, "test_an_existing_cluster_is_used_instead"),
+    "Pilots.cache_bytes": (LOCAL_CACHE, "test_a_stage_reads_through_the_cache_and_says_so"),
+    "Pilots.cache_directory": (LOCAL_CACHE, "test_a_stage_reads_through_the_cache_and_says_so"),
     "Pilots.workers": (SUPERVISION, "test_an_existing_cluster_is_used_instead"),
     "Pipeline.freshest_in_overload": (CONTROLLER, "test_freshest_first_in_overload_keeps_nothing_waiting_for_long"),
     "Pipeline.limit": (SCHEDULING, "test_a_limit_queues_and_does_not_discard"),

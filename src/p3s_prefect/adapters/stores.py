@@ -44,3 +44,8 @@ def ask_store(store: ObjectStore) -> None:
         StoreError: it refuses.
     """
     next(store.list("none-of-ours/"), None)
+
+
+def is_local(url: str) -> bool:
+    """Whether a store's objects are files that pilots read where they are."""
+    return urlsplit(url).scheme == "file"

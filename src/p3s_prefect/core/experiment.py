@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from p3s_prefect.core.bucket_place import BucketPlace, checked_address, checked_endpoint, checked_region
 from p3s_prefect.core.data_id import safe_name
 from p3s_prefect.core.errors import BadName
+from p3s_prefect.core.quantities import Size
 
 
 def _checked(check: Callable[[str], str]) -> AfterValidator:
@@ -334,6 +335,12 @@ class Pilots(_Model):
     """Number of local pilots that `p3s up` starts; each has one slot."""
     address: str | None = None
     """Address of an existing Dask scheduler to use instead, such as ``tcp://10.0.0.1:8786``."""
+    cache_bytes: Size = 2_000_000_000
+    """What each machine keeps of a store that is not on it, for all of its pilots: never more than this, and what was
+    not used for longest goes first. Such as ``50 GB``; 0 for none."""
+    cache_directory: str | None = None
+    """Where, as an absolute path on the pilots' machines; nobody else may write there. Default: ``p3s-cache-UID`` in
+    the directory for temporary files."""
 
 
 class Station(_Model):

@@ -109,6 +109,12 @@ class StationFacts:
     """Those that are not closed."""
     is_supervised: bool | None = None
     """Whether what has started it, and would start it again, still lives; None if that is nobody of ours."""
+    cache_hits: int = 0
+    """Reads of the store since the start that the pilots' local caches served,"""
+    cache_misses: int = 0
+    """and those that they did not."""
+    cache_problem: str = ""
+    """Why a local cache could not be used; empty if all could."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +171,7 @@ def station_rows(facts: StationFacts) -> tuple[HealthRow, ...]:
         *(source(facts, stream) for stream in facts.sources),
         backlog(facts),
         store(facts),
+        *local_cache(facts),
         ledger(facts),
     )
 
@@ -268,6 +275,23 @@ def store(facts: StationFacts) -> HealthRow:
     if free is not None and free < LOW_SPACE_BYTES:
         return _bad(row, Status.DEGRADED, "the store's disk is nearly full", "Make room, or move the store.")
     return row
+
+
+def local_cache(facts: StationFacts) -> tuple[HealthRow, ...]:
+    """How much of what pilots read of a store elsewhere was on their machines already; nothing where none is used."""
+    reads = facts.cache_hits + facts.cache_misses
+    if not reads:
+        return ()
+    row = HealthRow(
+        name="local cache",
+        nominal="serves what is read again",
+        actual=f"served {facts.cache_hits} of {reads} reads ({100 * facts.cache_hits / reads:.0f} %)",
+        status=Status.OK,
+    )
+    if facts.cache_problem:
+        action = "Mend it, or name another place in `pilots.cache_directory`; the store is read meanwhile."
+        return (_bad(row, Status.DEGRADED, facts.cache_problem, action),)
+    return (row,)
 
 
 def ledger(facts: StationFacts) -> HealthRow:

@@ -1,4 +1,4 @@
-"""Durations and rates as people write them: ``34s``, ``500ms``, ``5/s``, ``2 Hz``."""
+"""Durations, rates and sizes as people write them: ``34s``, ``500ms``, ``5/s``, ``2 Hz``, ``20 GB``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ _BARE = re.compile(_NUMBER)
 _PIECE = rf"{_NUMBER}\s*({'|'.join(_UNITS_S)})\s*"
 _PIECES = re.compile(rf"(?:{_PIECE})+")
 _RATE = re.compile(rf"{_NUMBER}\s*(?:(k?)Hz|(?:/|per)\s*(s|min|h|d))")
+_UNITS_BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SIZE = re.compile(rf"{_NUMBER}\s*({'|'.join(_UNITS_BYTES)})")
 # Ten years: what is longer is a slip of the finger, and would leave the range of dates.
 _LONGEST_S = 315_576_000.0
 
@@ -66,6 +68,20 @@ def rate_hz(text: object) -> float:
     return rate
 
 
+def size_bytes(value: object) -> int:
+    """A size in bytes: a whole number of them, or a text such as ``500 MB``, ``20GB``, ``4 GiB``; 0 is one.
+
+    Raises:
+        BadName: it is none, or negative.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    found = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None:
+        raise BadName(f"{_shown(value)} is no size", fix="Write bytes, or such as 500 MB, 20 GB, 4 GiB.")
+    return round(float(found[1]) * _UNITS_BYTES[found[2]])
+
+
 def _shown(text: object) -> str:
     return repr(text)[:60]
 
@@ -84,6 +100,13 @@ def _as_rate(value: object) -> float:
         raise ValueError(f"{error.what}. {error.fix}") from error
 
 
+def _as_size(value: object) -> int:
+    try:
+        return size_bytes(value)
+    except BadName as error:
+        raise ValueError(f"{error.what}. {error.fix}") from error
+
+
 # A year: longer ones are slips of a unit.
 Duration = Annotated[float, BeforeValidator(_as_seconds), Field(gt=0, le=31_536_000)]
 """Seconds, written as a duration."""
@@ -91,3 +114,6 @@ Delay = Annotated[float, BeforeValidator(_as_seconds), Field(ge=0, le=31_536_000
 """The same, and may be 0."""
 Rate = Annotated[float, BeforeValidator(_as_rate), Field(gt=0, le=1e6)]
 """Per second, written as a rate."""
+# No disk holds more than an exabyte.
+Size = Annotated[int, BeforeValidator(_as_size), Field(ge=0, le=10**18)]
+"""Bytes, written as a size."""

@@ -160,6 +160,10 @@ class StageOrder:
     """For a stage per group: the number of its units by state; empty for a unit."""
     weights: Mapping[str, Mapping[DataId, float]] = field(default_factory=dict)
     """For a stage per group: gathered dataset type -> unit -> how many it stands for; see `core.payload`."""
+    cache_directory: str | None = None
+    """Where a pilot's machine keeps objects of a store that is elsewhere; None for the usual place."""
+    cache_bytes: int = 0
+    """The most that it keeps there; 0 for none."""
     stop_at: float | None = None
     """Killed at this moment, where the stage is stopped at its deadline."""
 
@@ -250,6 +254,22 @@ class Failure(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CacheUse:
+    """How often the pilots' local cache had what a stage reads."""
+
+    hits: int = 0
+    misses: int = 0
+    trouble: str = ""
+    """Why it could not be used; empty if it could."""
+
+    def and_then(self, later: CacheUse) -> CacheUse:
+        """Both together, with the trouble that is there now."""
+        is_silent = not later.hits + later.misses
+        trouble = self.trouble if is_silent else later.trouble
+        return CacheUse(hits=self.hits + later.hits, misses=self.misses + later.misses, trouble=trouble)
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageReport:
     """What a pilot hands back: descriptions, not bytes."""
 
@@ -264,3 +284,4 @@ class StageReport:
     reason: str = ""
     log: PublishedObject | None = None
     steps: tuple[StepTime, ...] = ()
+    cache: CacheUse = CacheUse()

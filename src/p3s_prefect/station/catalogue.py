@@ -123,6 +123,8 @@ class Catalogue:
             store_url=self._store_url,
             coverage=self.coverage(connection, opened) if opened.per == "group" else {},
             weights=inputs.weights(connection, opened, wires),
+            cache_directory=self.experiment.pilots.cache_directory,
+            cache_bytes=self.experiment.pilots.cache_bytes,
             stop_at=deadline if stage.stop_at_deadline else None,
         )
 

@@ -15,7 +15,7 @@ from p3s_prefect.core.errors import Conflict, InputMissing
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.overrides import Controls
 from p3s_prefect.core.ports import Clock, PilotLost, PilotPool
-from p3s_prefect.core.records import Failure, Manifest, StageOrder, StageReport, SubJobFact, Transition
+from p3s_prefect.core.records import CacheUse, Failure, Manifest, StageOrder, StageReport, SubJobFact, Transition
 from p3s_prefect.core.retry import NextState
 from p3s_prefect.core.states import StageState
 from p3s_prefect.station import settling
@@ -57,6 +57,8 @@ class Handout:
         self._feed = feed
         self._clock = clock
         self._breakers = breakers
+        self.cache_use = CacheUse()
+        """How often the pilots' local caches had what was read, since the station started."""
         self._wake = asyncio.Event()
         self._running: dict[int, asyncio.Task[None]] = {}
         self._orders: dict[int, StageOrder] = {}
@@ -201,6 +203,7 @@ class Handout:
         else:
             self._free_slot(order)
             self._breakers.ended(order, begun_at, report)
+            self.cache_use = self.cache_use.and_then(report.cache)
             if report.manifest is not None:
                 await self._publish(order, report, report.manifest)
             else:

@@ -300,6 +300,9 @@ class _Station:
             ledger_problem=self.committer.trouble,
             breakers=self.breakers.facts(),
             is_supervised=Services(self.home).keeps_this_process(),
+            cache_hits=self.handout.cache_use.hits,
+            cache_misses=self.handout.cache_use.misses,
+            cache_problem=self.handout.cache_use.trouble,
         )
 
 

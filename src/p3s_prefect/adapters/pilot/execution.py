@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from p3s_prefect.adapters.pilot.local_cache import LocalCache
 from p3s_prefect.adapters.pilot.payload_process import PayloadProcess
 from p3s_prefect.adapters.pilot.step import StepInput, StepOutput
 from p3s_prefect.core.payload import Summary
@@ -36,6 +37,8 @@ class Execution:
     lineage: list[Lineage] = field(default_factory=list)
     steps: list[StepTime] = field(default_factory=list)
     process: PayloadProcess | None = None
+    cache: LocalCache | None = None
+    """For objects of a store that is not on this machine."""
     stopped: bool = False
 
     @property

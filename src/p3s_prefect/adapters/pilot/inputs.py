@@ -38,6 +38,8 @@ def confirm(execution: Execution) -> None:
 
 
 def _stored(file: InputFile, store: ObjectStore, execution: Execution) -> tuple[Path, str]:
+    if execution.cache is not None:
+        return execution.cache.fetch(store, file, execution.directory), str(file.sha256)
     return store.fetch(str(file.key), execution.directory, str(file.sha256)), str(file.sha256)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,10 +16,11 @@ from typing import Protocol
 
 from p3s_prefect.adapters.pilot.execution import Execution, suffix
 from p3s_prefect.adapters.pilot.inputs import confirm, gather
+from p3s_prefect.adapters.pilot.local_cache import LocalCache
 from p3s_prefect.adapters.pilot.outputs import collect, store_log, store_output
 from p3s_prefect.adapters.pilot.payload_process import PayloadProcess, PayloadProcesses
 from p3s_prefect.adapters.pilot.step import StepCall, StepInput, StepOutput
-from p3s_prefect.adapters.stores import open_store
+from p3s_prefect.adapters.stores import is_local, open_store
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import (
     ChecksumMismatch,
@@ -31,7 +34,7 @@ from p3s_prefect.core.errors import (
 )
 from p3s_prefect.core.experiment import Step
 from p3s_prefect.core.ports import ObjectStore
-from p3s_prefect.core.records import Failure, Manifest, PublishedObject, StageOrder, StageReport, StepTime
+from p3s_prefect.core.records import CacheUse, Failure, Manifest, PublishedObject, StageOrder, StageReport, StepTime
 
 
 class _Stopped(Exception):
@@ -74,12 +77,14 @@ class StageRunner:
     def run(self, order: StageOrder) -> StageReport:
         """Runs an order; whatever goes wrong stands in the report."""
         started_at = time.time()
-        execution = Execution(order=order, scratch=self._scratch)
+        execution = Execution(order=order, scratch=self._scratch, cache=_local_cache(order))
         self._executions[execution.id] = execution
         try:
             return self._attempt(execution, started_at)
         finally:
             del self._executions[execution.id]
+            if execution.cache is not None:
+                execution.cache.close()
             if not self._keep:
                 shutil.rmtree(execution.directory, ignore_errors=True)
 
@@ -134,6 +139,7 @@ class StageRunner:
             reason=reason,
             log=log,
             steps=tuple(execution.steps),
+            cache=execution.cache.use if execution.cache is not None else CacheUse(),
         )
 
     def _produce(self, execution: Execution, store: ObjectStore, started_at: float) -> Manifest:
@@ -206,6 +212,13 @@ class StageRunner:
         except (P3sError, OSError) as lost:
             reason += f" (its log is lost: {_reason(lost)})"
         return self._report(execution, started_at, failure=_kind(error), reason=reason, log=log)
+
+
+def _local_cache(order: StageOrder) -> LocalCache | None:
+    if not order.cache_bytes or is_local(order.store_url):
+        return None
+    root = order.cache_directory or f"{tempfile.gettempdir()}/p3s-cache-{os.getuid()}"
+    return LocalCache(Path(root), order.cache_bytes)
 
 
 def _reason(error: Exception) -> str:
