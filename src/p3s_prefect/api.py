@@ -297,8 +297,10 @@ class Bookkeeping:
         return explain(self.experiment, case, pipeline=asked.pipeline, stage=asked.stage)
 
     def _stands(self, stream: str, file: str) -> bool:
+        directory = self.experiment.streams[stream].directory
         try:
-            return (self.home.path / self.experiment.streams[stream].directory / file).is_file()
+            # In a bucket it could be below any prefix.
+            return directory is not None and (self.home.path / directory / file).is_file()
         except OSError:
             # Where it cannot be looked, it cannot be told.
             return False

@@ -278,7 +278,7 @@ def test_an_object_that_many_want_is_fetched_once(objects: Path, tmp_path: Path)
         if child == 0:
             cache.fetch(store, file(3), scratch)
             os._exit(0)
-        while not (tmp_path / "cache" / f"{sha256(content(3))}.fetching").exists():
+        while not (tmp_path / "cache" / f"{sha256(content(3))}.landing").exists():
             assert os.waitpid(child, os.WNOHANG) == (0, 0)
         assert read(cache, store, 3, scratch) == CacheUse(hits=1)
         os.waitpid(child, 0)

@@ -25,10 +25,11 @@ TESTS = Path(__file__).parents[1]
 ARRIVALS = "station/test_station_arrivals.py"
 BREAKER = "station/test_station_breaker.py"
 BREAKER_RULES = "core/test_breaker.py"
+BUCKET_SOURCE = "adapters/test_bucket_source.py"
+BUCKETS = "station/test_station_buckets.py"
 CONTROLLER = "core/test_controller.py"
 COLLECTIONS = "station/test_station_collections.py"
 GROUPS = "station/test_station_groups.py"
-LOCAL_CACHE = "adapters/test_local_cache.py"
 KILLS = "station/test_station_kills.py"
 PILOTS = "station/test_station_pilots.py"
 PREFECT = "adapters/test_prefect_server.py"
@@ -63,8 +64,8 @@ SHOWN_BY = {
     "Instrument.name": (SETTINGS, "test_names_and_places_are_those_that_are_declared"),
     "Ledger.url": (SETTINGS, "test_names_and_places_are_those_that_are_declared"),
     "Pilots.address": (SUPERVISION, "test_an_existing_cluster_is_used_instead"),
-    "Pilots.cache_bytes": (LOCAL_CACHE, "test_a_stage_reads_through_the_cache_and_says_so"),
-    "Pilots.cache_directory": (LOCAL_CACHE, "test_a_stage_reads_through_the_cache_and_says_so"),
+    "Pilots.cache_bytes": (S3, "test_results_go_to_a_bucket_and_wait_for_it"),
+    "Pilots.cache_directory": (S3, "test_results_go_to_a_bucket_and_wait_for_it"),
     "Pilots.workers": (SUPERVISION, "test_an_existing_cluster_is_used_instead"),
     "Pipeline.freshest_in_overload": (CONTROLLER, "test_freshest_first_in_overload_keeps_nothing_waiting_for_long"),
     "Pipeline.limit": (SCHEDULING, "test_a_limit_queues_and_does_not_discard"),
@@ -102,13 +103,21 @@ SHOWN_BY = {
     "Store.region": ("adapters/test_s3_refusals.py", "test_a_region_is_that_of_the_client"),
     "Store.sweep_after_s": (KILLS, "test_orphans_are_swept_and_logs_of_failures_kept"),
     "Store.url": (S3, "test_results_go_to_a_bucket_and_wait_for_it"),
+    "Stream.bucket": (BUCKETS, "test_objects_that_arrive_in_a_bucket_are_processed"),
+    "Stream.credentials": (BUCKETS, "test_objects_that_arrive_in_a_bucket_are_processed"),
     "Stream.dataset_type": (SETTINGS, "test_names_and_places_are_those_that_are_declared"),
     "Stream.directory": (SETTINGS, "test_names_and_places_are_those_that_are_declared"),
+    "Stream.endpoint": (BUCKETS, "test_objects_that_arrive_in_a_bucket_are_processed"),
     "Stream.exclude": (SOURCE, "test_temporary_names_are_never_read"),
     "Stream.list_every_s": (SOURCE, "test_the_period_grows_with_the_listing"),
     "Stream.notify": (SOURCE, "test_a_notification_is_faster_than_the_listing"),
     "Stream.pattern": (SETTINGS, "test_names_and_places_are_those_that_are_declared"),
     "Stream.prescale": (SCHEDULING, "test_prescales_choose_by_hash_and_are_stored"),
+    "Stream.reconcile_every_s": (
+        BUCKET_SOURCE,
+        "test_the_tail_finds_new_keys_and_the_full_listing_those_that_sort_lower",
+    ),
+    "Stream.region": (BUCKETS, "test_the_region_is_the_one_that_requests_are_signed_for"),
     "WorkClass.limit": (SCHEDULING, "test_a_class_has_a_priority_and_a_limit"),
     "WorkClass.priority": (SCHEDULING, "test_a_class_has_a_priority_and_a_limit"),
     "WorkClass.shed": (SCHEDULING, "test_overload_leaves_out_at_random_and_says_with_which_probability"),

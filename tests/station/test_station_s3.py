@@ -68,15 +68,19 @@ async def _store_row(running: Running) -> dict[str, str]:
 
 
 async def test_results_go_to_a_bucket_and_wait_for_it(
-    own_server: SeaweedServer, pilots: Cluster, new_site: NewSite, monkeypatch: pytest.MonkeyPatch
+    own_server: SeaweedServer, pilots: Cluster, new_site: NewSite, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """P1, S3, V18 (url, endpoint), V20 (store), S7: results, pages, commands; the server killed meanwhile."""
+    """P1, S3, V3, V18 (url, endpoint, cache_bytes, cache_directory), V20 (store), S7.
+
+    Results, pages, commands, and the pilots' local cache; the server killed meanwhile.
+    """
     monkeypatch.setattr(store_watch, "_ASK_EVERY_S", 0.2)
     declared = declare(
         STAGES,
         instrument={"closing": {"count": 3}},
         pipeline={"breaker": None},
         store=_bucket(own_server.endpoint),
+        pilots={"cache_bytes": "1 MB", "cache_directory": str(tmp_path / "cache")},
     )
     site = new_site(declared, scheduler=pilots.address)
     async with site.running(slots=2) as running:
@@ -96,6 +100,11 @@ async def test_results_go_to_a_bucket_and_wait_for_it(
         await site.until_settled(4, patience_s=90)
         await site.until(lambda: site.count(schema.attempt, state="done", is_recorded=False) == 0, "all are recorded")
         assert (await _store_row(running))["status"] == "ok"
+        told = await running.get("/api/status")
+        assert told["station"]["cache_misses"] == 3
+        assert "local cache" in {row["name"] for row in told["health"]}
+    made = {row.sha256 for row in site.rows(schema.dataset) if row.dataset_type == "made-quick"}
+    assert made == {path.name for path in (tmp_path / "cache").iterdir() if not path.name.startswith(".")}
     _everything_is_there(site)
     _no_key_is_told(site, own_server)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.core.experiment_file import parse_experiment
 from p3s_prefect.core.health import StationFacts
+from p3s_prefect.core.notices import Notice
 from p3s_prefect.web.app import create_app
 
 _EXPERIMENT = Path(__file__).parent.parent / "core" / "good_experiment.yaml"
@@ -35,6 +36,7 @@ def new_face(seen_ledger: Ledger, stored: StoredBytes) -> NewFace:
         token: str | None = None,
         events: Callable[[], AsyncIterator[dict[str, Any]]] = _silence,
         told: Callable[[], StationFacts] = facts,
+        hint: Callable[[Sequence[Notice]], int] = len,
     ) -> Starlette:
         return create_app(
             experiment=experiment,
@@ -42,6 +44,7 @@ def new_face(seen_ledger: Ledger, stored: StoredBytes) -> NewFace:
             store=stored,  # type: ignore[arg-type]  # reading is all that pages do
             facts=told,
             events=events,
+            hint=hint,
             token=token,
         )
 

@@ -144,7 +144,7 @@ class _Panel:
 
 
 def _stream_box(name: str, stream: Stream) -> _Box:
-    lines = [name, f"watches {stream.directory}", stream.pattern]
+    lines = [name, f"watches {stream.comes_from}", stream.pattern]
     return _Box(lines=[*lines, *_prescale(stream.prescale)], colour=_STREAM)
 
 

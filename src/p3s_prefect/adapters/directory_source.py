@@ -4,41 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
 import stat
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import watchfiles
 
 from p3s_prefect.adapters.directory_store import file_sha256
+from p3s_prefect.adapters.listed_source import ListedSource, Tally
+from p3s_prefect.core.arrival_names import MANIFEST_BYTES, kept_key, told_sha256
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.experiment import Instrument, Stream
-from p3s_prefect.core.file_names import FilePattern, is_excluded
-from p3s_prefect.core.ports import Clock, MarkerSeen, Refusal, Seen
+from p3s_prefect.core.ports import Clock, Refusal, Seen
 from p3s_prefect.core.records import Arrival, Identity
 
 log = logging.getLogger(__name__)
 
 _BATCH = 500
-# A listing may take a tenth of the time: with 100,000 files it lasts seconds, and would else leave no core free.
-_LISTING_SHARE = 0.1
 # The notifier waits this long for more of the same event; its default of 50 ms would be half of our latency.
 _NOTIFY_STEP_MS = 5
-_MOST_KEY = 1000
 
 
-class DirectorySource:
-    """One stream's directory.
-
-    `known` says which identities under some keys are settled, `is_open` whether a group can be closed; both are the
-    ledger's knowledge, so that the source keeps nothing for each file.
-    """
+class DirectorySource(ListedSource):
+    """One stream's directory, as `ListedSource` says."""
 
     def __init__(
         self,
@@ -51,64 +43,40 @@ class DirectorySource:
         known: Callable[[str, Sequence[str]], Awaitable[set[Identity]]],
         is_open: Callable[[DataId], bool],
     ) -> None:
-        self.name = name
-        self.root = (home / stream.directory).resolve()
-        self._stream = stream
-        self._clock = clock
-        self._known = known
-        self._is_open = is_open
-        self._pattern = FilePattern(stream.pattern, instrument.dimensions)
-        marker = instrument.closing.marker
-        group = {name: instrument.dimensions[name] for name in instrument.group}
-        self._marker = FilePattern(marker, group) if marker is not None else None
-        self._hints: asyncio.Queue[str] = asyncio.Queue(maxsize=10_000)
-        self.period_s = stream.list_every_s
-        self.listed_at: float | None = None
-        self.incomplete = 0
-        self.trouble = ""
+        self.root = (home / str(stream.directory)).resolve()
+        super().__init__(
+            name,
+            stream,
+            instrument,
+            clock=clock,
+            known=known,
+            is_open=is_open,
+            place=str(self.root),
+            list_every_s=stream.list_every_s,
+        )
 
-    async def arrivals(self) -> AsyncIterator[Seen]:
-        """See `ArrivalSource.arrivals`; it never ends."""
+    def _prepare(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
-        watcher = asyncio.create_task(self._watch()) if self._stream.notify else None
-        try:
-            markers: set[DataId] = set()
-            while True:
-                # A marker that stood there before a listing began has all of its group's files in that listing.
-                before = {group for group in markers if self._is_open(group)}
-                markers = set()
-                async for seen in self._list(markers):
-                    yield seen
-                for group in before:
-                    yield MarkerSeen(group=group, name=self._marker.format(group) if self._marker else "")
-                if any(self._is_open(group) for group in markers - before):
-                    continue
-                async for seen in self._hinted_until(time.monotonic() + self.period_s):
-                    yield seen
-        finally:
-            if watcher is not None:
-                watcher.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await watcher
 
     # --- listing ------------------------------------------------------------------------------------------------
 
     async def _list(self, markers: set[DataId]) -> AsyncIterator[Seen]:
         begun = time.monotonic()
-        tally = _Tally()
+        tally = Tally()
         paths = self._walk(tally)
         try:
             while batch := await asyncio.to_thread(lambda: list(islice(paths, _BATCH))):
-                unknown = await self._unknown(await asyncio.to_thread(self._identify, batch, markers))
+                found = await asyncio.to_thread(self._identify, batch, markers)
+                settled = await self._settled(list(found))
+                unknown = [path for identity, path in found.items() if identity not in settled]
                 for seen in await asyncio.to_thread(self._examine_all, unknown, tally):
                     yield seen
             self.listed_at = self._clock.now()
         except OSError as error:
             tally.complain(f"{self.root} cannot be listed: {error.strerror or error}")
-        self.incomplete, self.trouble = tally.incomplete, tally.trouble
-        self.period_s = max(self._stream.list_every_s, (time.monotonic() - begun) / _LISTING_SHARE)
+        self._listed(begun, tally)
 
-    def _walk(self, tally: _Tally) -> Iterator[Path]:
+    def _walk(self, tally: Tally) -> Iterator[Path]:
         """All files below the root, and directories that bear a unit's name; links to directories are not followed."""
         pending = [self.root]
         while pending:
@@ -118,9 +86,9 @@ class DirectorySource:
                 with os.scandir(directory) as entries:
                     for entry in entries:
                         is_directory = entry.is_dir(follow_symlinks=False)
-                        if not is_directory or self._pattern.match(entry.name) is not None:
+                        if not is_directory or self._names.unit(entry.name) is not None:
                             yield Path(entry.path)
-                        if is_directory and not is_excluded(entry.name, self._stream.exclude):
+                        if is_directory and not self._names.is_hidden([entry.name]):
                             pending.append(Path(entry.path))
             except OSError as error:
                 # A subdirectory that cannot be read, or was just removed, must not hide the others.
@@ -133,10 +101,9 @@ class DirectorySource:
         """What may be a unit, by identity. Whether it is complete, which may cost reading it, is not asked yet."""
         found = {}
         for path in paths:
-            group = self._marker.match(path.name) if self._marker is not None else None
-            if group is not None:
+            if (group := self._names.closed_by(path.name)) is not None:
                 markers.add(group)
-            elif not self._is_passed_over(path):
+            elif not self._names.is_passed_over(path.name):
                 try:
                     found[self._identity(path, path.lstat())] = path
                 except FileNotFoundError:
@@ -146,58 +113,33 @@ class DirectorySource:
                     found[Identity(key=self._key(path), size=-1, mtime_ns=0)] = path
         return found
 
-    async def _unknown(self, found: dict[Identity, Path]) -> list[Path]:
-        if not found:
-            return []
-        known = await self._known(self.name, [identity.key for identity in found])
-        return [path for identity, path in found.items() if identity not in known]
-
-    def _examine_all(self, paths: list[Path], tally: _Tally) -> list[Arrival | Refusal]:
+    def _examine_all(self, paths: list[Path], tally: Tally) -> list[Arrival | Refusal]:
         return [seen for path in paths if (seen := self._examine(path, tally)) is not None]
 
     # --- hints --------------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        while True:
+        while self._stream.notify:
             try:
                 async for changes in watchfiles.awatch(
                     self.root, watch_filter=None, step=_NOTIFY_STEP_MS, debounce=4 * _NOTIFY_STEP_MS, recursive=True
                 ):
                     for _, path in changes:
-                        with contextlib.suppress(asyncio.QueueFull):  # the listing will find it
-                            self._hints.put_nowait(path)
+                        self._take_hint(path)
             except (OSError, RuntimeError) as error:
                 log.warning("no notifications for %s: %s; the listing goes on", self.root, error)
             await asyncio.sleep(self._stream.list_every_s)
 
-    async def _hinted_until(self, moment: float) -> AsyncIterator[Seen]:
-        """What notifications point to, until the next listing is due or a marker asks for it."""
-        while (left_s := moment - time.monotonic()) > 0:
-            try:
-                path = Path(await asyncio.wait_for(self._hints.get(), left_s))
-            except TimeoutError:
-                return
-            if self._marker is not None and (group := self._marker.match(path.name)) is not None:
-                if self._is_open(group):
-                    return
-                continue
-            seen = await asyncio.to_thread(self._examine_hinted, self._data_file(path))
-            if seen is not None:
-                yield seen
+    def _name_of(self, hint: str) -> str:
+        return Path(hint).name
 
-    def _examine_hinted(self, path: Path) -> Arrival | Refusal | None:
+    def _examine_hinted(self, hint: str) -> Arrival | Refusal | None:
+        path = Path(hint)
         # Notifications also come from where no listing looks: writers keep what is not complete in such places.
         above = [parent for parent in path.parents if self.root in parent.parents]
-        if any(is_excluded(parent.name, self._stream.exclude) or parent.is_symlink() for parent in above):
+        if self._names.is_hidden(parent.name for parent in above) or any(parent.is_symlink() for parent in above):
             return None
-        return self.examine(path)
-
-    def _data_file(self, path: Path) -> Path:
-        """The file that a hint is about: a marker or manifest of a file speaks for the file beside it."""
-        complete = self._stream.complete
-        if complete.by != "name" and path.name.endswith(complete.suffix):
-            return path.with_name(path.name.removesuffix(complete.suffix))
-        return path
+        return self.examine(path.with_name(self._names.spoken_for(path.name)))
 
     # --- one file -----------------------------------------------------------------------------------------------
 
@@ -206,22 +148,22 @@ class DirectorySource:
 
         None if it is not there, temporary, somebody's companion, or not complete yet.
         """
-        return self._examine(path, _Tally())
+        return self._examine(path, Tally())
 
-    def _examine(self, path: Path, tally: _Tally) -> Arrival | Refusal | None:
-        if self._is_passed_over(path):
+    def _examine(self, path: Path, tally: Tally) -> Arrival | Refusal | None:
+        if self._names.is_passed_over(path.name):
             return None
         try:
             found = path.lstat()
-            if stat.S_ISDIR(found.st_mode) and self._pattern.match(path.name) is None:
+            if stat.S_ISDIR(found.st_mode) and self._names.unit(path.name) is None:
                 return None
             if not stat.S_ISREG(found.st_mode):
                 return self._refusal(path, found, "it is not a plain file")
             if found.st_mtime_ns != _kept_ns(found):
                 return self._refusal(path, found, "its time of modification is centuries away")
-            data_id = self._pattern.match(path.name)
+            data_id = self._names.unit(path.name)
             if data_id is None:
-                return self._refusal(path, found, f"its name does not fit {self._stream.pattern}")
+                return self._refusal(path, found, self._names.unfit)
             sha256 = self._manifest_sha256(path)
             if not self._is_complete(path, sha256):
                 tally.incomplete += 1
@@ -231,32 +173,17 @@ class DirectorySource:
         except OSError as error:
             tally.complain(f"{_text(path)} cannot be read: {error.strerror or error}")
             return None
-        return Arrival(
-            stream=self.name,
-            dataset_type=self._stream.dataset_type,
-            path=str(path),
-            identity=self._identity(path, found),
-            data_id=data_id,
-            arrived_at=self._clock.now(),
-            sha256=sha256,
-        )
-
-    def _is_passed_over(self, path: Path) -> bool:
-        return is_excluded(path.name, self._stream.exclude) or self._is_companion(path)
-
-    def _is_companion(self, path: Path) -> bool:
-        complete = self._stream.complete
-        return complete.by != "name" and path.name.endswith(complete.suffix)
+        return self._arrival(self._identity(path, found), data_id, str(path), sha256)
 
     def _manifest_sha256(self, path: Path) -> str | None:
         if self._stream.complete.by != "manifest":
             return None
-        companion = path.with_name(path.name + self._stream.complete.suffix)
-        # No pipe, which would never end, and no more of it than a checksum needs.
+        companion = path.with_name(self._names.companion(path.name))
+        # No pipe, which would never end.
         if not companion.is_file():
             return None
-        with contextlib.suppress(FileNotFoundError, UnicodeDecodeError, IndexError), companion.open("rb") as told:
-            return told.read(4096).decode("ascii").split()[0].lower()
+        with contextlib.suppress(FileNotFoundError), companion.open("rb") as told:
+            return told_sha256(told.read(MANIFEST_BYTES))
         return None
 
     def _is_complete(self, path: Path, sha256: str | None) -> bool:
@@ -264,7 +191,7 @@ class DirectorySource:
             case "name":
                 return True
             case "marker":
-                return path.with_name(path.name + self._stream.complete.suffix).is_file()
+                return path.with_name(self._names.companion(path.name)).is_file()
             case "manifest":
                 return sha256 is not None and sha256 == file_sha256(path)
 
@@ -287,10 +214,7 @@ class DirectorySource:
 
     def _key(self, path: Path) -> str:
         # A file that lies elsewhere is processed on request only; no key below the root begins with a slash.
-        key = _text(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
-        if len(key) <= _MOST_KEY:
-            return key
-        return f"{key[: _MOST_KEY - 65]}…{hashlib.sha256(key.encode()).hexdigest()}"
+        return kept_key(_text(path.relative_to(self.root) if path.is_relative_to(self.root) else path))
 
 
 def _kept_ns(found: os.stat_result) -> int:
@@ -301,15 +225,3 @@ def _kept_ns(found: os.stat_result) -> int:
 def _text(path: Path) -> str:
     # Names on disk are bytes; what is not text must still be shown, and stored, without harm.
     return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-@dataclass(slots=True)
-class _Tally:
-    """What one listing meets on its way."""
-
-    incomplete: int = 0
-    trouble: str = ""
-
-    def complain(self, trouble: str) -> None:
-        log.warning("%s", trouble)
-        self.trouble = self.trouble or trouble

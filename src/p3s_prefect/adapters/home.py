@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -68,6 +68,12 @@ class Home:
     def store(self, experiment: Experiment) -> ObjectStore:
         """The central store."""
         return open_store(self.store_url(experiment))
+
+    def bucket(self, place: BucketPlace) -> BucketPlace:
+        """The bucket that a stream comes from, with the file of its keys as other processes find it."""
+        if place.credentials is None:
+            return place
+        return replace(place, credentials=str((self.path / place.credentials).resolve()))
 
     def ledger(self, experiment: Experiment) -> Ledger:
         """The ledger, not migrated yet."""

@@ -93,13 +93,19 @@ def _stream(experiment: Experiment, stream: Stream) -> list[str]:
     pattern = FilePattern(stream.pattern, experiment.instrument.dimensions)
     hints = "notifications as hints, " if stream.notify else ""
     lines = [
-        f"Watches {stream.directory} ({hints}a full listing every {stream.list_every_s:g} s) for files such as "
+        f"Watches {stream.comes_from} ({hints}{_listings(stream)}) for files such as "
         f"{_example(pattern)}; each is one {stream.dataset_type}.",
         f"{_complete(stream.complete)} Never read: {', '.join(stream.exclude) or 'nothing is excluded'}.",
     ]
     if stream.prescale < 1:
         lines.append(f"{_percent(stream.prescale)} of the units are processed, chosen by their data id.")
     return [*lines, *(_rule(rule, first=index == 0) for index, rule in enumerate(stream.rules))]
+
+
+def _listings(stream: Stream) -> str:
+    if stream.bucket is None:
+        return f"a full listing every {stream.list_every_s:g} s"
+    return f"new keys every {stream.list_every_s:g} s, a full listing every {stream.reconcile_every_s:g} s"
 
 
 def _complete(complete: Complete) -> str:

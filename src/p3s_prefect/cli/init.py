@@ -58,7 +58,9 @@ def write_home(directory: Path, instrument: str) -> list[Path]:
         directory.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
-        incoming = [directory / stream.directory for stream in read_experiment(path).streams.values()]
+        incoming = [
+            directory / stream.directory for stream in read_experiment(path).streams.values() if stream.directory
+        ]
         for folder in incoming:
             folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:

@@ -49,13 +49,18 @@ def purge(
     experiment = place.read()
     if stream and stream not in experiment.streams:
         raise BadName(f"there is no stream {stream[:80]!r}", fix=did_you_mean(stream, experiment.streams))
+    if stream and experiment.streams[stream].directory is None:
+        raise BadName(
+            f"stream {stream} comes from a bucket, where nothing is removed",
+            fix="Give the bucket a rule of its server's own, by which old objects go.",
+        )
     for directory in copied_to or []:
         if not directory.is_dir():
             raise BadName(f"{directory} is no directory", fix="Give the directory in which the copies are.")
     roots = {
         name: (place.path / found.directory).resolve()
         for name, found in experiment.streams.items()
-        if stream in ("", name)
+        if stream in ("", name) and found.directory is not None
     }
     with closing(place.ledger(experiment)) as ledger:
         ledger.migrate()

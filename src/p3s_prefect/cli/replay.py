@@ -15,7 +15,7 @@ from p3s_prefect.adapters import replay as player
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.cli.options import HomeOption
 from p3s_prefect.core.errors import P3sError
-from p3s_prefect.core.replay import FaultShares, ReplayPlan, patterns_of
+from p3s_prefect.core.replay import FaultShares, ReplayPlan, directory_of, patterns_of
 
 # The real one: the sample is from run 2008.
 FIRST_RUN = 2008
@@ -66,7 +66,7 @@ def play(home: Home, console: Console, plan: ReplayPlan, write: player.Writer) -
     Raises:
         P3sError: it cannot be written to.
     """
-    directory = home.path / next(iter(home.read().streams.values())).directory
+    directory = home.path / directory_of(home.read())
     try:
         _play(directory, console, plan, write)
     except OSError as error:

@@ -24,7 +24,7 @@ from p3s_prefect.cli.init import write_home
 from p3s_prefect.cli.options import HomeOption
 from p3s_prefect.cli.replay import FIRST_RUN, play, writer
 from p3s_prefect.core.errors import LeaseLost, P3sError
-from p3s_prefect.core.replay import ReplayPlan, patterns_of
+from p3s_prefect.core.replay import ReplayPlan, directory_of, patterns_of
 from p3s_prefect.settings import Settings
 
 _START_TIMEOUT_S = 90.0
@@ -156,7 +156,7 @@ def _next_run(home: Home) -> int:
     """The first run that was not played here before: replayed under its old names, it would be a conflict."""
     experiment = home.read()
     files, _ = patterns_of(experiment)
-    directory = home.path / next(iter(experiment.streams.values())).directory
+    directory = home.path / directory_of(experiment)
     played = (files.match(path.name) for path in directory.glob("*"))
     return max((int(data_id["run"]) + 1 for data_id in played if data_id is not None), default=FIRST_RUN)
 

@@ -95,6 +95,7 @@ class RecordedArrival(_Row):
     key: str
     size: int
     mtime_ns: int
+    etag: str = ""
     path: str
     data_id: str | None
     dataset_type: str | None

@@ -263,8 +263,17 @@ class Complete(_Model):
 class Stream(_Model):
     """Where data arrive, and what is done with them."""
 
-    directory: str
+    directory: str | None = None
     """The watched directory, relative to the experiment's home. Its subdirectories are watched too."""
+    bucket: Annotated[str, _checked(checked_address)] | None = None
+    """A bucket that is watched instead: ``s3://bucket/prefix``, with all that is below."""
+    endpoint: Annotated[str, _checked(checked_endpoint)] | None = None
+    """The bucket's server, such as ``https://s3.site.org``. Default: Amazon's own."""
+    region: Annotated[str, _checked(checked_region)] | None = None
+    """The bucket's region. Default: what boto3 finds, else us-east-1."""
+    credentials: str | None = None
+    """Path of a file with the bucket's keys, in Amazon's format, on the machines of station and pilots; a relative one
+    is relative to the experiment's home. Default: what boto3 finds."""
     pattern: str
     """Name of a file with its dimensions, such as ``run{run:05d}_{subrun:04d}.fits``."""
     dataset_type: Name
@@ -275,13 +284,40 @@ class Stream(_Model):
     """When a file is complete."""
     list_every_s: Seconds = 5.0
     """Period of the full listing, which finds what no notification told. Lengthened by itself so that listing takes
-    at most a tenth of the time."""
+    at most a tenth of the time. In a bucket: period of looking for keys that sort after the last one."""
+    reconcile_every_s: Seconds = 300.0
+    """Period of the full listing of a bucket, which finds what came late and sorts low. Lengthened as well."""
     notify: bool = True
-    """Whether file-system notifications are used as hints. Switch off where they do not work, such as on NFS."""
+    """Whether notifications are used as hints: those of the file system, which do not work everywhere (such as on
+    NFS), or those that a bucket's server sends to ``/api/notices`` of the station."""
     prescale: Share = 1.0
     """Share of the units that are processed at all."""
     rules: Annotated[list[Rule], Field(min_length=1)]
     """Which pipelines run: the first rule that matches wins."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.directory is None) == (self.bucket is None):
+            raise ValueError(
+                "a stream comes either from a `directory: incoming` or from a `bucket: s3://bucket/prefix`"
+            )
+        if self.bucket is None and (self.endpoint or self.region or self.credentials):
+            raise ValueError(
+                "endpoint, region and credentials are those of a bucket: give `bucket` instead of directory"
+            )
+        return self
+
+    @property
+    def place(self) -> str | BucketPlace:
+        """The directory, relative to the experiment's home, or the bucket."""
+        if self.bucket is None:
+            return str(self.directory)
+        return BucketPlace.named(self.bucket, endpoint=self.endpoint, region=self.region, credentials=self.credentials)
+
+    @property
+    def comes_from(self) -> str:
+        """Directory or bucket, for people."""
+        return str(self.directory or self.bucket)
 
 
 class Store(_Model):

@@ -125,6 +125,7 @@ class Refusal:
     path: str
     size: int
     mtime_ns: int
+    etag: str = ""
     reason: str
 
 

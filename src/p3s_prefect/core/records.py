@@ -17,13 +17,28 @@ from p3s_prefect.core.states import StageState
 # --- arrival ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Identity:
-    """What makes a file the one that arrived: its key with size [bytes] and modification time [ns since 1970]."""
+    """What makes a file the one that arrived: its key with size [bytes] and modification time [ns since 1970].
+
+    An object in a bucket is told by its key and ETag alone, as it may be uploaded again with the same bytes.
+    """
 
     key: str
     size: int
     mtime_ns: int
+    etag: str = ""
+    """Empty for a file in a directory."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Identity) and self._told_by == other._told_by
+
+    def __hash__(self) -> int:
+        return hash(self._told_by)
+
+    @property
+    def _told_by(self) -> tuple[object, ...]:
+        return (self.key, self.etag) if self.etag else (self.key, self.size, self.mtime_ns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +148,8 @@ class InputFile:
     path: str | None = None
     size: int
     mtime_ns: int | None = None
+    etag: str = ""
+    """Of an object that arrived in a bucket, where `path` is its URL."""
     sha256: str | None = None
     dataset_id: int | None = None
     is_gathered: bool = False

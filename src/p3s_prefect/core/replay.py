@@ -185,3 +185,15 @@ def patterns_of(experiment: Experiment, stream: str | None = None) -> tuple[File
         return files, None
     of_group = {dimension: instrument.dimensions[dimension] for dimension in instrument.group}
     return files, FilePattern(instrument.closing.marker, of_group)
+
+
+def directory_of(experiment: Experiment) -> str:
+    """Where files are played: the directory of the first stream.
+
+    Raises:
+        BadName: it comes from a bucket.
+    """
+    stream = next(iter(experiment.streams.values()))
+    if stream.directory is None:
+        raise BadName(f"{stream.comes_from} is a bucket", fix="Files can be played into a stream with a `directory`.")
+    return stream.directory

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from posixpath import normpath
 
+from p3s_prefect.core.bucket_place import BucketPlace
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import BadName
 from p3s_prefect.core.experiment import Experiment, Instrument, Stream
@@ -61,17 +62,34 @@ def marker(instrument: Instrument) -> Iterator[Finding]:
 
 
 def directories(experiment: Experiment) -> Iterator[Finding]:
-    """No watched directory holds another one, or the store: files would be taken twice, or results as arrivals."""
-    places = [(("streams", name, "directory"), stream.directory) for name, stream in experiment.streams.items()]
-    for index, (where, directory) in enumerate(places):
-        store = experiment.store.place
-        if isinstance(store, str) and (_holds(directory, store) or _holds(store, directory)):
-            what = f"{directory!r} and the store's directory {store!r} lie in one another"
+    """No watched place holds another one, or the store: files would be taken twice, or results as arrivals."""
+    store = experiment.store.place
+    streams = list(experiment.streams.items())
+    for index, (name, stream) in enumerate(streams):
+        where: Where = ("streams", name, "directory" if stream.bucket is None else "bucket")
+        kind = "directory" if stream.bucket is None else "prefix"
+        if _overlap(stream.place, store):
+            what = f"{_shown(stream.place)} and the store's {_shown(store)} lie in one another"
             yield Finding(where=where, what=what, fix="Keep arrivals and results apart.")
-        for (_, name, _), other in places[:index]:
-            if _holds(directory, other) or _holds(other, directory):
-                what = f"{directory!r} and the directory {other!r} of stream {name} lie in one another"
-                yield Finding(where=where, what=what, fix="Give each stream a directory of its own.")
+        for other_name, other in streams[:index]:
+            if _overlap(stream.place, other.place):
+                what = f"{_shown(stream.place)} and {_shown(other.place)} of stream {other_name} lie in one another"
+                yield Finding(where=where, what=what, fix=f"Give each stream a {kind} of its own.")
+
+
+def _overlap(one: str | BucketPlace, other: str | BucketPlace) -> bool:
+    if isinstance(one, str) and isinstance(other, str):
+        return _holds(one, other) or _holds(other, one)
+    if isinstance(one, str) or isinstance(other, str):
+        return False
+    first, second = f"{one.prefix}/".lstrip("/"), f"{other.prefix}/".lstrip("/")
+    return (one.bucket, one.endpoint) == (other.bucket, other.endpoint) and (
+        first.startswith(second) or second.startswith(first)
+    )
+
+
+def _shown(place: str | BucketPlace) -> str:
+    return f"directory {place!r}" if isinstance(place, str) else place.address
 
 
 def _holds(outer: str, inner: str) -> bool:

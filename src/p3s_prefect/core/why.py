@@ -62,7 +62,7 @@ def _group_reasons(experiment: Experiment, case: Case) -> Iterator[Reason]:
     group = case.group
     if group is None:
         patterns = "; ".join(
-            f"{stream.pattern} in {stream.directory} (stream {name})" for name, stream in experiment.streams.items()
+            f"{stream.pattern} in {stream.comes_from} (stream {name})" for name, stream in experiment.streams.items()
         )
         yield Reason(
             why=f"nothing of the group {case.data_id} was ever seen",
@@ -116,7 +116,7 @@ def _marker(experiment: Experiment, case: Case) -> str:
 
 
 def _directories(experiment: Experiment) -> str:
-    return " or ".join(dict.fromkeys(stream.directory for stream in experiment.streams.values()))
+    return " or ".join(dict.fromkeys(stream.comes_from for stream in experiment.streams.values()))
 
 
 def _closing_rule(experiment: Experiment, closed_by: str) -> str:

@@ -97,18 +97,18 @@ def _how_it_comes(name: str, stream: Stream, file: str, *, is_there: bool) -> Re
         )
     if is_there and stream.complete.by == "name":
         return Reason(
-            why=f"{file} stands in {stream.directory}, and was not taken yet",
+            why=f"{file} stands in {stream.comes_from}, and was not taken yet",
             rule=rule("streams", name, "list_every_s", stream.list_every_s),
             release="The next listing takes it, if a station runs and can read it.",
         )
     if is_there:
         return Reason(
-            why=f"{file} stands in {stream.directory}, and is not known to be complete",
+            why=f"{file} stands in {stream.comes_from}, and is not known to be complete",
             rule=rule("streams", name, "complete", "by", stream.complete.by),
             release=f"It is taken when it stands there {complete}.",
         )
     return Reason(
         why=f"nothing of this name was ever seen: stream {name} would bring it as {file}",
         rule=rule("streams", name, "pattern", stream.pattern),
-        release=f"It is taken when {file} stands in {stream.directory}, or a directory below it, {complete}.",
+        release=f"It is taken when {file} stands in {stream.comes_from}, or below it, {complete}.",
     )

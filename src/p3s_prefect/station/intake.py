@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -10,10 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from p3s_prefect.adapters.bucket_objects import copy_arrived, is_bucket_path
 from p3s_prefect.adapters.directory_store import file_sha256
 from p3s_prefect.adapters.ledger import arrivals, groups
 from p3s_prefect.core.closing import GroupFact, closes_by_count, quiet_at
 from p3s_prefect.core.data_id import DataId
+from p3s_prefect.core.errors import InputChanged, StoreError
 from p3s_prefect.core.experiment import Closing
 from p3s_prefect.core.ports import ArrivalSource, Clock, MarkerSeen, Refusal
 from p3s_prefect.core.records import Arrival, Verdict
@@ -138,7 +141,7 @@ class Intake:
         """Compares the bytes with those that were taken before; both may be large, so not in this thread."""
         try:
             compared, rival_sha256 = await asyncio.to_thread(checksums, seen, rival)
-        except OSError:
+        except (OSError, InputChanged, StoreError):
             return arrivals.Taken()  # gone or changed again: the next listing tells
         return await self._committer.do(
             lambda connection: arrivals.take(
@@ -174,8 +177,14 @@ def checksums(seen: Arrival, rival: arrivals.Rival) -> tuple[Arrival, str | None
 
     Raises:
         OSError: the arrival's file cannot be read.
+        InputChanged: the object in a bucket is no longer the one that arrived.
+        StoreError: it cannot be read.
     """
-    return replace(seen, sha256=file_sha256(Path(seen.path))), _checksum_if_same(rival)
+    if is_bucket_path(seen.path):
+        sha256 = copy_arrived(seen.path, seen.identity.etag)[1]
+    else:
+        sha256 = file_sha256(Path(seen.path))
+    return replace(seen, sha256=sha256), _checksum_if_same(rival)
 
 
 async def _all_free(room: asyncio.Semaphore) -> None:
@@ -190,6 +199,10 @@ def _checksum_if_same(rival: arrivals.Rival) -> str | None:
     """The checksum of the file that was taken before, if it still is that file."""
     if rival.sha256 is not None:
         return rival.sha256
+    if is_bucket_path(rival.path):
+        with contextlib.suppress(InputChanged):
+            return copy_arrived(rival.path, rival.identity.etag)[1]
+        return None
     try:
         found = os.lstat(rival.path)
         if (found.st_size, found.st_mtime_ns) != (rival.identity.size, rival.identity.mtime_ns):

@@ -37,7 +37,11 @@ def select_files(home: Path, experiment: Experiment, files: Sequence[str]) -> li
     paths = list(dict.fromkeys(_absolute(file) for file in files))
     if not paths:
         raise BadSelection("no files are given", fix="Name at least one.")
-    tried = {name: _examine(home, experiment, name, paths) for name in experiment.streams}
+    watched = [name for name, stream in experiment.streams.items() if stream.directory is not None]
+    if not watched:
+        fix = "Files are named after those of a stream with a `directory`: give the experiment one."
+        raise BadSelection("all of the experiment's streams come from buckets", fix=fix)
+    tried = {name: _examine(home, experiment, name, paths) for name in watched}
     name, (found, wrong) = min(tried.items(), key=lambda entry: len(entry[1][1]))
     if not wrong:
         return found

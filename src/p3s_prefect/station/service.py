@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import uvicorn
 from sqlalchemy import Connection
 from starlette.applications import Starlette
 
 import p3s_prefect
+from p3s_prefect.adapters.bucket_source import BucketSource
 from p3s_prefect.adapters.clock import SystemClock
 from p3s_prefect.adapters.cluster_users import refuse_productions
 from p3s_prefect.adapters.dask_pilots import DaskPilots
@@ -24,6 +26,7 @@ from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import arrivals, execution, groups, reconfigured
 from p3s_prefect.adapters.ledger.commit_records import commit_record
 from p3s_prefect.adapters.ledger.database import Ledger
+from p3s_prefect.adapters.listed_source import ListedSource
 from p3s_prefect.adapters.own_store import make_ready
 from p3s_prefect.adapters.store_owner import owner_of
 from p3s_prefect.adapters.supervision import Services
@@ -31,6 +34,7 @@ from p3s_prefect.core.closing import GroupFact
 from p3s_prefect.core.errors import LeaseLost, StoreTaken
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.health import SourceFacts, StationFacts
+from p3s_prefect.core.notices import Notice
 from p3s_prefect.core.ports import ObjectStore
 from p3s_prefect.core.records import Identity, SubJobFact
 from p3s_prefect.settings import Settings
@@ -95,7 +99,7 @@ class _Station:
         self.feed = Feed()
         self.stop_asked = stop
         self.started_at = self.clock.now()
-        self.sources: list[DirectorySource] = []
+        self.sources: list[ListedSource] = []
         self.store_watch = StoreWatch(self.store)
         await self.store_watch.begin()
         lease_s = self.experiment.station.lease_s
@@ -246,19 +250,21 @@ class _Station:
                 self.sources.append(source)
                 self.following[name] = self.tasks.create_task(self.intake.follow(source))
 
-    def _source(self, name: str) -> DirectorySource:
+    def _source(self, name: str) -> ListedSource:
         async def known(stream: str, keys: Sequence[str]) -> set[Identity]:
             return await upkeep.read_patiently(self.ledger, partial(arrivals.known, stream=stream, keys=keys))
 
-        return DirectorySource(
-            name,
-            self.experiment.streams[name],
-            self.experiment.instrument,
-            self.home.path,
-            clock=self.clock,
-            known=known,
-            is_open=self.intake.is_open,
-        )
+        stream, instrument = self.experiment.streams[name], self.experiment.instrument
+        told: dict[str, Any] = {"clock": self.clock, "known": known, "is_open": self.intake.is_open}
+        place = stream.place
+        if isinstance(place, str):
+            return DirectorySource(name, stream, instrument, self.home.path, **told)
+        return BucketSource(name, stream, instrument, self.home.bucket(place), **told)
+
+    def _hint(self, notices: Sequence[Notice]) -> int:
+        """Hands hints to the streams that watch there; returns how many were any stream's concern."""
+        watching = [source for source in self.sources if isinstance(source, BucketSource)]
+        return sum(source.hint(one) for one in notices for source in watching)
 
     def _app(self, settings: Settings) -> Starlette:
         return create_app(
@@ -267,6 +273,7 @@ class _Station:
             store=self.store,
             facts=self._facts,
             events=self.feed.listen,
+            hint=self._hint,
             token=settings.token.get_secret_value() if settings.token else None,
         )
 
@@ -285,8 +292,8 @@ class _Station:
             sources=tuple(
                 SourceFacts(
                     stream=source.name,
-                    directory=str(source.root),
-                    list_every_s=source.period_s,
+                    directory=source.place,
+                    list_every_s=source.looks_every_s,
                     listed_at=source.listed_at,
                     incomplete=source.incomplete,
                     problem=source.trouble,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.core.errors import P3sError
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.health import StationFacts
+from p3s_prefect.core.notices import Notice
 from p3s_prefect.core.ports import ObjectStore
 from p3s_prefect.web import answers, objects, pages
 from p3s_prefect.web.access import Guard
 from p3s_prefect.web.face import Face
+from p3s_prefect.web.hints import notices
 from p3s_prefect.web.live import events as live_events
 from p3s_prefect.web.messages import on_defect, on_http_error, on_p3s_error
 
@@ -33,19 +35,21 @@ def create_app(
     store: ObjectStore,
     facts: Callable[[], StationFacts],
     events: Callable[[], AsyncIterator[dict[str, Any]]],
+    hint: Callable[[Sequence[Notice]], int],
     token: str | None,
 ) -> Starlette:
     """The ASGI application.
 
     `facts` is called on the event loop, at each request, and must not block. `events` gives each listener an iterator
-    of JSON-ready events, which ends when the station stops. Without a `token` only names of this machine are answered.
+    of JSON-ready events, which ends when the station stops. `hint` takes what a bucket's server has sent, and
+    says how much of it concerns a stream. Without a `token` only names of this machine are answered.
     """
     app = Starlette(
         routes=_routes(),
         middleware=[Middleware(Guard, token=token, name=experiment.experiment)],
         exception_handlers={P3sError: on_p3s_error, HTTPException: on_http_error, Exception: on_defect},
     )
-    app.state.face = Face(experiment=experiment, ledger=ledger, store=store, facts=facts, events=events)
+    app.state.face = Face(experiment=experiment, ledger=ledger, store=store, facts=facts, events=events, hint=hint)
     return app
 
 
@@ -65,6 +69,7 @@ def _routes() -> list[Route | Mount]:
         Route("/api/arrivals", answers.arrivals),
         Route("/api/journal", answers.journal),
         Route("/api/account", answers.account),
+        Route("/api/notices", notices, methods=["POST"]),
         Route("/api/events", live_events),
         Route("/api/products/{product_id}", objects.product),
         Route("/api/logs/{attempt_id}", objects.log),

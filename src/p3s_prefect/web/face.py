@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -22,6 +22,7 @@ from p3s_prefect.adapters.ledger.weighted_rows import group_values
 from p3s_prefect.core.errors import BadName, LedgerAway
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.health import HealthRow, StationFacts, health_rows
+from p3s_prefect.core.notices import Notice
 from p3s_prefect.core.overrides import Controls
 from p3s_prefect.core.ports import ObjectStore
 from p3s_prefect.core.record_health import record
@@ -52,6 +53,7 @@ class Face:
     store: ObjectStore
     facts: Callable[[], StationFacts]
     events: Callable[[], AsyncIterator[dict[str, Any]]]
+    hint: Callable[[Sequence[Notice]], int]
     _readers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(READERS))
     _counting: threading.Lock = field(default_factory=threading.Lock)
     _counted: dict[str, tuple[Any, float]] = field(default_factory=dict)

@@ -147,7 +147,13 @@ class Adoption:
     def _arrival(self, record: CommitRecord, group_id: int) -> int:
         seen = record.arrival
         assert seen is not None  # noqa: S101 -- the caller has looked
-        unique = {"stream": seen.stream, "key": seen.key, "size": seen.size, "mtime_ns": seen.mtime_ns}
+        unique = {
+            "stream": seen.stream,
+            "key": seen.key,
+            "size": seen.size,
+            "mtime_ns": seen.mtime_ns,
+            "etag": seen.etag,
+        }
         if (row := self._find(arrival, unique)) is not None:
             return int(row.id)
         self.connection.execute(

@@ -75,18 +75,18 @@ class Taken:
 
 def known(connection: Connection, stream: str, keys: Sequence[str]) -> set[Identity]:
     """The identities under these keys that were settled before."""
-    columns = select(arrival.c.key, arrival.c.size, arrival.c.mtime_ns)
+    columns = select(arrival.c.key, arrival.c.size, arrival.c.mtime_ns, arrival.c.etag)
     found: set[Identity] = set()
     for start in range(0, len(keys), _MOST_PARAMETERS):
         some = keys[start : start + _MOST_PARAMETERS]
         rows = connection.execute(columns.where(arrival.c.stream == stream, is_among(connection, arrival.c.key, some)))
-        found |= {Identity(key=row.key, size=row.size, mtime_ns=row.mtime_ns) for row in rows}
+        found |= {_identity(row) for row in rows}
     return found
 
 
 def refuse(connection: Connection, refusal: Refusal, now: float) -> bool:
     """Records a file that cannot be a unit; False if that was done before."""
-    identity = Identity(key=refusal.key, size=refusal.size, mtime_ns=refusal.mtime_ns)
+    identity = Identity(key=refusal.key, size=refusal.size, mtime_ns=refusal.mtime_ns, etag=refusal.etag)
     if identity in known(connection, refusal.stream, [refusal.key]):
         return False
     _insert_arrival(connection, refusal.stream, identity, refusal.path, Verdict.REFUSED, refusal.reason, now)
@@ -127,8 +127,11 @@ def _rival(connection: Connection, seen: Arrival) -> Rival | None:
     row = connection.execute(RIVAL, asked).first()
     if row is None:
         return None
-    identity = Identity(key=row.key, size=row.size, mtime_ns=row.mtime_ns)
-    return Rival(path=row.path, identity=identity, sha256=row.sha256)
+    return Rival(path=row.path, identity=_identity(row), sha256=row.sha256)
+
+
+def _identity(row: Any) -> Identity:
+    return Identity(key=row.key, size=row.size, mtime_ns=row.mtime_ns, etag=row.etag)
 
 
 def _compare(connection: Connection, seen: Arrival, rival: Rival, rival_sha256: str | None) -> Taken:
@@ -258,6 +261,7 @@ def _insert_arrival(
         "key": identity.key,
         "size": identity.size,
         "mtime_ns": identity.mtime_ns,
+        "etag": identity.etag,
         "path": path,
         "arrived_at": now,
         "verdict": verdict,

@@ -58,6 +58,7 @@ def _arrived(connection: Connection, opened: Attempt, wire: Wire, raw_format: Fo
             path=row.path,
             size=row.size,
             mtime_ns=row.mtime_ns,
+            etag=row.etag,
             sha256=row.sha256,
         )
         for row in connection.execute(chosen)

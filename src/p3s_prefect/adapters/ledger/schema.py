@@ -95,6 +95,7 @@ arrival = Table(
     Column("key", String(1000), nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("mtime_ns", BigInteger, nullable=False),
+    Column("etag", String(200), nullable=False, server_default=text("''"), comment="of an object in a bucket"),
     Column("path", Text, nullable=False),
     Column("data_id", String(400)),
     Column("dataset_type", String(120)),
@@ -103,7 +104,7 @@ arrival = Table(
     Column("verdict", String(16), nullable=False),
     Column("reason", Text, nullable=False),
     Column("purged_at", Double, comment="when it was removed from the watched place; `path` is then its copy's"),
-    UniqueConstraint("stream", "key", "size", "mtime_ns"),
+    UniqueConstraint("stream", "key", "size", "mtime_ns", "etag"),
     Index("ix_arrival_data_id", "data_id", "dataset_type"),
     Index("ix_arrival_arrived_at", "arrived_at"),
 )

@@ -68,6 +68,7 @@ def verdict(connection: Connection, seen: Arrival) -> tuple[Verdict, str]:
     """What became of an arrival, and why."""
     same = [arrival.c.stream == seen.stream, arrival.c.key == seen.identity.key]
     same += [arrival.c.size == seen.identity.size, arrival.c.mtime_ns == seen.identity.mtime_ns]
+    same += [arrival.c.etag == seen.identity.etag]
     row = connection.execute(select(arrival.c.verdict, arrival.c.reason).where(*same)).one()
     return Verdict(row.verdict), row.reason
 

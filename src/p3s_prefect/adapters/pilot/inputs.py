@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import uuid
+from pathlib import Path, PurePosixPath
 
+from p3s_prefect.adapters.bucket_objects import copy_arrived, is_bucket_path
+from p3s_prefect.adapters.bucket_url import object_place
 from p3s_prefect.adapters.directory_store import file_sha256
 from p3s_prefect.adapters.pilot.execution import Execution, Signature, suffix
 from p3s_prefect.adapters.pilot.step import StepInput
@@ -45,6 +48,8 @@ def _stored(file: InputFile, store: ObjectStore, execution: Execution) -> tuple[
 
 def _arrived(file: InputFile, execution: Execution) -> tuple[Path, str]:
     """A file as it arrived, with its checksum; it must be the one that was taken."""
+    if is_bucket_path(str(file.path)):
+        return _uploaded(file, execution)
     path = Path(str(file.path))
     try:
         seen = _signature(path)
@@ -60,6 +65,18 @@ def _arrived(file: InputFile, execution: Execution) -> tuple[Path, str]:
         raise InputChanged(f"{path.name} no longer has the checksum {file.sha256[:12]}…", fix="Transfer it again.")
     execution.arrived[path] = seen
     return path, sha256
+
+
+def _uploaded(file: InputFile, execution: Execution) -> tuple[Path, str]:
+    """A copy of an object that arrived in a bucket, with its checksum; it must be the one that was taken."""
+    url = str(file.path)
+    target = execution.directory / "arrived" / uuid.uuid4().hex / PurePosixPath(object_place(url)[1]).name
+    target.parent.mkdir(parents=True)
+    size, sha256 = copy_arrived(url, file.etag, target)
+    if size != file.size or file.sha256 not in (None, sha256):
+        raise InputChanged(f"{url} has other bytes than those that arrived", fix="Upload it under a new key.")
+    target.chmod(0o444)
+    return target, sha256
 
 
 def _signature(path: Path) -> Signature:

@@ -1,0 +1,96 @@
+"""Objects as they arrived in a bucket: whoever reads one gets the bytes that were taken, or an error."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from botocore import exceptions as boto
+
+from p3s_prefect.adapters.bucket_url import object_place
+from p3s_prefect.adapters.s3_client import s3_client
+from p3s_prefect.adapters.s3_refusals import asking, code_of
+from p3s_prefect.core.bucket_place import BucketPlace
+from p3s_prefect.core.errors import InputChanged, StoreUnreachable
+
+_T = TypeVar("_T")
+_BLOCK = 1 << 20
+_GONE = {"NoSuchKey", "404", "412", "PreconditionFailed", "NotFound"}
+_KEEP = "Objects must not change in place: upload under a new key."
+# Some servers end the answer when the object is replaced: what is there then will tell.
+_BROKEN_OFF = (boto.ReadTimeoutError, boto.ResponseStreamingError, boto.IncompleteReadError)
+_READS = 3
+
+
+def is_bucket_path(path: str) -> bool:
+    """Whether an arrival's path leads into a bucket."""
+    return path.startswith("s3://")
+
+
+def copy_arrived(url: str, etag: str, target: Path | None = None) -> tuple[int, str]:
+    """Reads an object with this ETag, into `target` if it is given; returns its size [bytes] and SHA-256.
+
+    Raises:
+        InputChanged: it is gone, or another one, or became one while it was read.
+        StoreError: it cannot be read.
+    """
+    place, key = object_place(url)
+    with asking(place, key):
+        for last in range(1, _READS + 1):
+            try:
+                return _copied(place, key, etag, target)
+            except boto.ClientError as error:
+                if code_of(error) in _GONE:
+                    raise InputChanged(f"{url} is no longer the object that arrived", fix=_KEEP) from error
+                raise
+            except _BROKEN_OFF:
+                if last == _READS:
+                    raise
+    raise StoreUnreachable(f"{url} cannot be read", fix="It is tried again.")
+
+
+def first_bytes(place: BucketPlace, key: str, most: int) -> bytes | None:
+    """The beginning of an object; None if there is none."""
+
+    def read(client: Any, named: dict[str, str]) -> bytes:
+        with contextlib.closing(client.get_object(**named)["Body"]) as body:
+            return bytes(body.read(most))
+
+    return _if_there(place, key, read)
+
+
+def head(place: BucketPlace, key: str) -> dict[str, Any] | None:
+    """What the server tells of an object; None if there is none."""
+    return _if_there(place, key, lambda client, named: dict(client.head_object(**named)))
+
+
+def _if_there(place: BucketPlace, key: str, ask: Callable[[Any, dict[str, str]], _T]) -> _T | None:
+    with asking(place, key):
+        try:
+            return ask(s3_client(place), {"Bucket": place.bucket, "Key": key})
+        except boto.ClientError as error:
+            if code_of(error) in _GONE:
+                return None
+            raise
+
+
+def _copied(place: BucketPlace, key: str, etag: str, target: Path | None) -> tuple[int, str]:
+    client, named = s3_client(place), {"Bucket": place.bucket, "Key": key}
+    quoted = f'"{etag}"'
+    answer = client.get_object(**named, IfMatch=quoted)
+    digest, size = hashlib.sha256(), 0
+    with contextlib.ExitStack() as opened:
+        body = opened.enter_context(contextlib.closing(answer["Body"]))
+        file = opened.enter_context(target.open("wb")) if target is not None else None
+        for block in body.iter_chunks(_BLOCK):
+            digest.update(block)
+            size += len(block)
+            if file is not None:
+                file.write(block)
+    # Asked again afterwards, as not every server keeps the old bytes for those who read them.
+    if not quoted == answer["ETag"] == client.head_object(**named)["ETag"] or size != answer["ContentLength"]:
+        raise InputChanged(f"s3://{place.bucket}/{key} changed while it was read", fix=_KEEP)
+    return size, digest.hexdigest()
