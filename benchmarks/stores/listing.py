@@ -28,14 +28,16 @@ from p3s_prefect.core.ports import Seen
 from p3s_prefect.core.records import Arrival, Identity
 
 KEYS = 100_000
+QUICK_KEYS = 10_000
 _WRITERS = 8
 _ROUNDS = 3
 _BUCKET = "incoming"
 INSTRUMENT = Instrument(name="Camera", dimensions={"run": "int", "subrun": "int"}, group=["run"])
 
 
-def rows(keys: int = KEYS) -> list[Row]:
+def run(is_quick: bool) -> list[Row]:
     """Times of listing so many keys, the shortest of a few rounds each, taken in turn; and resident memory."""
+    keys = QUICK_KEYS if is_quick else KEYS
     with tempfile.TemporaryDirectory(prefix="p3s-bench-") as folder, _server(Path(folder)) as place:
         _fill(place, keys)
         with closing(Ledger(f"sqlite:///{folder}/ledger.db")) as ledger:
