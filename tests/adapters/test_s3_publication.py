@@ -15,11 +15,11 @@ from typing import Any, cast
 
 import pytest
 from botocore.httpsession import URLLib3Session
-from builders import NOW, order, python, take_and_start
+from builders import arrival, order, python, take
 from s3_servers import SeaweedServer
 
 from p3s_prefect.adapters import s3_parts
-from p3s_prefect.adapters.ledger import schema
+from p3s_prefect.adapters.ledger import execution, schema
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.adapters.ledger.execution import Attempt
 from p3s_prefect.adapters.pilot.payload_process import PayloadProcesses
@@ -28,7 +28,7 @@ from p3s_prefect.adapters.pilot.step import StepCall
 from p3s_prefect.adapters.s3_store import S3Store
 from p3s_prefect.core.experiment import Format
 from p3s_prefect.core.records import Manifest
-from p3s_prefect.station.recovery import recover
+from p3s_prefect.station.recovery import manifests, recover
 from p3s_prefect.station.sweeper import sweep
 
 pytestmark = pytest.mark.sockets
@@ -114,12 +114,16 @@ def test_a_publisher_killed_at_each_request(
     published = 0
     for number in itertools.count(1):
         with ledger.transaction() as connection:
-            attempt = take_and_start(connection, number)
+            taken = take(connection, arrival(number))
+            # As the pilot's times are real ones.
+            attempt = execution.start(connection, taken.sub_jobs[0].stages[0].id, time.time())
         was_killed = _publish(store, attempt, tmp_path / "scratch", KilledAt(number, answered=answered))
         complete = _look(store, attempt)
         assert complete or was_killed
+        with ledger.reading() as connection:
+            found = manifests(connection, store)
         with ledger.transaction() as connection:
-            assert recover(connection, store, NOW) == ((1, 0) if complete else (0, 1))
+            assert recover(connection, found, time.time()) == ((1, 0) if complete else (0, 1))
         published += complete
         if not was_killed:
             break

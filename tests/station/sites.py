@@ -22,12 +22,12 @@ import typer
 from clusters import die_with_parent
 from sqlalchemy import Connection, Row, func, select
 
-from p3s_prefect.adapters.directory_store import DirectoryStore
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import overrides, schema
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.cli import run
 from p3s_prefect.core.experiment import Experiment
+from p3s_prefect.core.ports import ObjectStore
 from p3s_prefect.settings import Settings
 from p3s_prefect.station import page, service
 
@@ -157,7 +157,7 @@ class Site:
         return self.home.read()
 
     @cached_property
-    def store(self) -> DirectoryStore:
+    def store(self) -> ObjectStore:
         return self.home.store(self.experiment)
 
     @property
