@@ -157,6 +157,8 @@ def test_times_of_objects_are_those_of_writing(any_store: ObjectStore) -> None:
 def test_deleting_what_is_read_and_written_disturbs_nobody(any_store: ObjectStore) -> None:
     """S3, V13."""
     done, failures = threading.Event(), []
+    # rclone loses an object from sight where two writers make its directory at once.
+    any_store.put_bytes("a/b/c/first", b"some")
 
     def sweep() -> None:
         while not done.is_set():
@@ -180,7 +182,7 @@ def test_deleting_what_is_read_and_written_disturbs_nobody(any_store: ObjectStor
     done.set()
     sweeper.join()
     assert failures == []
-    assert _keys(any_store) == []
+    assert _keys(any_store) == ["a/b/c/first"]
 
 
 def test_a_store_is_found_again_by_its_url(any_store: DirectoryStore | S3Store) -> None:
