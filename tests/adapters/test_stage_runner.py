@@ -736,8 +736,8 @@ def test_a_store_that_cannot_be_opened_and_a_scratch_that_is_no_directory_are_re
     bench: Bench, processes: PayloadProcesses, tmp_path: Path
 ) -> None:
     """S8: whatever goes wrong stands in the report."""
-    report = bench.runner.run(order("s3://bucket", command("true")))
-    assert (report.failure, report.reason) == (Failure.STORE, "no store is known for s3:// URLs")
+    report = bench.runner.run(order("tape://vault", command("true")))
+    assert (report.failure, report.reason) == (Failure.STORE, "no store is known for tape:// URLs")
     (tmp_path / "file").write_text("")
     report = StageRunner(processes, tmp_path / "file").run(bench.order(command("true")))
     assert report.failure is Failure.STORE
