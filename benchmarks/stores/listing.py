@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import closing
 
 import psutil
-from botocore.exceptions import BotoCoreError, ClientError
 from sqlalchemy import insert
 
+from benchmarks.stores.server import seaweed
 from benchmarks.table import Row
-from p3s_prefect.adapters import s3_server
 from p3s_prefect.adapters.bucket_source import BucketSource
 from p3s_prefect.adapters.clock import SystemClock
 from p3s_prefect.adapters.ledger import arrivals, schema
@@ -31,14 +28,13 @@ KEYS = 100_000
 QUICK_KEYS = 10_000
 _WRITERS = 8
 _ROUNDS = 3
-_BUCKET = "incoming"
 INSTRUMENT = Instrument(name="Camera", dimensions={"run": "int", "subrun": "int"}, group=["run"])
 
 
 def run(is_quick: bool) -> list[Row]:
     """Times of listing so many keys, the shortest of a few rounds each, taken in turn; and resident memory."""
     keys = QUICK_KEYS if is_quick else KEYS
-    with tempfile.TemporaryDirectory(prefix="p3s-bench-") as folder, _server(Path(folder)) as place:
+    with tempfile.TemporaryDirectory(prefix="p3s-bench-") as folder, seaweed() as place:
         _fill(place, keys)
         with closing(Ledger(f"sqlite:///{folder}/ledger.db")) as ledger:
             ledger.migrate()
@@ -56,39 +52,6 @@ def run(is_quick: bool) -> list[Row]:
 
 
 # --- inside ---------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _server(folder: Path) -> Iterator[BucketPlace]:
-    keys, data = s3_server.new_keys(), folder / "data"
-    data.mkdir()
-    s3_server.write_credentials(folder / "credentials", keys)
-    s3_server.write_identities(data, keys)
-    (port,) = s3_server._free_ports(1)
-    endpoint = f"http://{s3_server.HOST}:{port}"
-    place = BucketPlace(bucket=_BUCKET, prefix="night", endpoint=endpoint, credentials=str(folder / "credentials"))
-    command = s3_server.command(data, port)
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        until = time.monotonic() + 60
-        while not _made(place):
-            if time.monotonic() > until:
-                raise TimeoutError("the server does not come up")
-            time.sleep(0.2)
-        yield place
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _made(place: BucketPlace) -> bool:
-    try:
-        s3_client(place).create_bucket(Bucket=place.bucket)
-    except ClientError as error:
-        return str(error.response["Error"]["Code"]).startswith("BucketAlready")
-    except BotoCoreError:
-        return False
-    return True
 
 
 def _fill(place: BucketPlace, keys: int) -> None:
