@@ -16,7 +16,7 @@ from ledger_rows import Rows, StoredBytes
 from thinned_rows import MEAN, thinned_run
 from typer.testing import CliRunner
 
-from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.home import Complaint, Home
 from p3s_prefect.adapters.supervision import Services
 from p3s_prefect.cli import look
 from p3s_prefect.core.errors import BadName, ExperimentFileErrors, NoSuchRecord
@@ -89,10 +89,16 @@ def test_status_while_the_station_is_started_again(home: Home, monkeypatch: pyte
 def test_status_of_a_station_that_cannot_start(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """P19: it has complained, and is not started again; when it has started, the complaint is forgotten."""
     monkeypatch.setattr(Services, "pid", lambda _: os.getpid())
-    home.complain("the page cannot be served on port 80: Permission denied\n  Set station.port.")
+    told = "the page cannot be served on port 80: Permission denied\n  Set station.port."
+    home.complain(Complaint(text=told, is_tried_again=False))
     text = _run(home, "status")
     assert "the station cannot start, and is not started again: the page cannot be served on port 80" in text
     assert "Set station.port. Then `p3s down` and `p3s up`." in text
+    home.complain(Complaint(text="the ledger cannot be read: gone\n  Start it.", is_tried_again=True))
+    text = _run(home, "status")
+    assert "the station cannot start, and is tried again: the ledger cannot be read: gone" in text
+    assert "Start it." in text
+    assert "p3s up" not in text
     home.announce_station("http://127.0.0.1:1")
     home.forget_station()
     assert "the station is being started again" in _run(home, "status")

@@ -269,6 +269,17 @@ async def _two_stations(one: Site, other: Site) -> tuple[StationProcess, Station
     return first, second
 
 
+def test_a_station_whose_server_is_away_at_its_start_is_tried_again(new_site: NewSite) -> None:
+    """V20: nobody has to start it when the server is back; what is wrong is told meanwhile."""
+    nobody = f"postgresql+psycopg://p3s@127.0.0.1:{supervision._free_port()}/p3s"
+    site = new_site(declare(ledger={"url": nobody}))
+    assert site.spawn().join() == 1
+    complaint = site.home.complaint()
+    assert complaint is not None
+    assert complaint.is_tried_again
+    assert "pg_isready" in complaint.text
+
+
 @pytest.mark.parametrize("how", ["killed", "paused", "cut off"])
 async def test_the_next_station_takes_over(site_on: NewBooks, proxy: TcpProxy, how: str, tmp_path: Path) -> None:
     """V20, B7, B10: whatever became of the first, all is processed once, and no two stations' writes are accepted."""

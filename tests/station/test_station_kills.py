@@ -207,7 +207,7 @@ async def test_a_station_that_was_replaced_stops(new_site: NewSite) -> None:
     first.signal(signal.SIGCONT)
     # Not as after a complaint, with which it would be left alone: started anew, it is a spare.
     assert first.join() == 1
-    assert not (site.home.run / "complaint.txt").exists()
+    assert not (site.home.run / "complaint.json").exists()
     said = site.log.read_text()
     assert "no longer holds the lease on 'test'" in said
     assert "Another station has taken over" in said

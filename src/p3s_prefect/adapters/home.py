@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -28,6 +28,15 @@ class StationAddress:
 
     url: str
     pid: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Complaint:
+    """Why the station did not start the last time."""
+
+    text: str
+    is_tried_again: bool
+    """Whether it is started again by itself, as what it waits for may come back."""
 
 
 @dataclass(frozen=True)
@@ -109,16 +118,18 @@ class Home:
                 return StationAddress(url=str(found["url"]), pid=int(found["pid"]))
         return None
 
-    def complain(self, text: str) -> None:
+    def complain(self, complaint: Complaint) -> None:
         """Leaves word of why the station cannot start, for whoever waits for it."""
         self.run.mkdir(parents=True, exist_ok=True)
-        self._complaint.write_text(text)
+        hidden = self.run / ".complaint.json"
+        hidden.write_text(json.dumps(asdict(complaint)))
+        hidden.replace(self._complaint)
 
-    def complaint(self) -> str:
-        """Why the station did not start the last time; empty if it did."""
-        with contextlib.suppress(FileNotFoundError):
-            return self._complaint.read_text().strip()
-        return ""
+    def complaint(self) -> Complaint | None:
+        """Why the station did not start the last time; None if it did."""
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return Complaint(**json.loads(self._complaint.read_text()))
+        return None
 
     def forget_complaint(self) -> None:
         """Takes the word away."""
@@ -126,4 +137,4 @@ class Home:
 
     @property
     def _complaint(self) -> Path:
-        return self.run / "complaint.txt"
+        return self.run / "complaint.json"

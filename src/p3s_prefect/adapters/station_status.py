@@ -46,10 +46,13 @@ def _absent(home: Home) -> ServiceError:
     services = Services(home)
     if services.pid() is not None:
         if complaint := home.complaint():
-            why, *todo = [line.strip() for line in complaint.splitlines()]
+            why, *todo = [line.strip() for line in complaint.text.splitlines()]
+            fix = "\n  ".join(todo)
+            if complaint.is_tried_again:
+                return ServiceError(f"the station cannot start, and is tried again: {why}", fix=fix)
             return ServiceError(
                 f"the station cannot start, and is not started again: {why}",
-                fix="\n  ".join(todo) + " Then `p3s down` and `p3s up`.",
+                fix=f"{fix} Then `p3s down` and `p3s up`.",
             )
         return ServiceError("the station is being started again", fix="See run/logs/station.log: it says why it ended.")
     if left := services.processes():

@@ -88,7 +88,7 @@ class Services:
         until = time.monotonic() + timeout_s
         while time.monotonic() < until:
             if complaint := self._home.complaint():
-                raise ServiceError(complaint)
+                raise ServiceError(complaint.text)
             station = self._home.station()
             if station is not None:
                 return station

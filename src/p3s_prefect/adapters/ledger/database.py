@@ -69,7 +69,8 @@ class Ledger:
 
         Raises:
             LedgerTooNew: a newer version of this package has written it.
-            LedgerError: the database cannot be opened.
+            LedgerAway: it cannot be opened now.
+            LedgerError: it is no ledger.
         """
         config = _alembic_config()
         # One exclusive transaction, so that two processes that start together do not both migrate.
@@ -90,13 +91,14 @@ class Ledger:
             cause = error.__cause__ if isinstance(error, LedgerAway) else error
             reason = cause.orig if isinstance(cause, DBAPIError) else cause
             if self.is_server:
-                what, fix = f"the ledger {self.url} cannot be opened", postgresql.what_to_do(reason)
+                fix = postgresql.what_to_do(reason)
             elif isinstance(cause, sqlalchemy.exc.OperationalError):
-                what = f"the ledger {self.url} cannot be opened"
                 fix = "Check that its directory exists and can be written, and that no other program locks it."
             else:
                 what, fix = f"{self.url} is not a ledger", "Give another file, or restore it from a backup."
-            raise LedgerError(f"{what}: {_line(reason)}", fix=fix) from error
+                raise LedgerError(f"{what}: {_line(reason)}", fix=fix) from error
+            kind = LedgerAway if isinstance(error, LedgerAway) or self.is_away(error) else LedgerError
+            raise kind(f"the ledger {self.url} cannot be opened: {_line(reason)}", fix=fix) from error
 
     def _refuse_newer(self, connection: Connection, config: alembic.config.Config) -> None:
         revision = MigrationContext.configure(connection).get_current_revision()
