@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from builders import NOW, manifest, sha256, take_and_start
@@ -13,9 +13,33 @@ from p3s_prefect.adapters.ledger import execution
 from p3s_prefect.adapters.ledger.commit_records import commit_record
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.core.experiment import Format
-from p3s_prefect.core.ports import ObjectStore
+from p3s_prefect.core.ports import ObjectInfo, ObjectStore
 from p3s_prefect.core.records import OutputObject, ProductObject
 from p3s_prefect.station.recorder import RecordWriter
+
+
+class BusyStore(DirectoryStore):
+    """While it is read, somebody else writes to the ledger: who reads it within a transaction keeps them waiting."""
+
+    def __init__(self, root: Path, ledger: Ledger) -> None:
+        super().__init__(root)
+        self._ledger = ledger
+
+    def read_bytes(self, key: str) -> bytes:
+        self._somebody_writes()
+        return super().read_bytes(key)
+
+    def fetch(self, key: str, scratch: Path, sha256: str) -> Path:
+        self._somebody_writes()
+        return super().fetch(key, scratch, sha256)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        self._somebody_writes()
+        return super().list(prefix)
+
+    def _somebody_writes(self) -> None:
+        with self._ledger.transaction():
+            pass
 
 
 def publish(ledger: Ledger, store: ObjectStore, subruns: Iterable[int], content: str = "made of {}") -> None:

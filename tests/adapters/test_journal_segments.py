@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from builders import NOW
-from published import overwrite
+from published import BusyStore, overwrite
 from sqlalchemy import select
 
 from p3s_prefect.adapters import journal_segments
@@ -63,9 +64,8 @@ def test_a_ledger_that_lacks_lines_gets_them_with_their_numbers(
         # On a server it is the same one, emptied.
         ledger = new_ledger()
         _write(ledger, known)
-        with ledger.transaction() as connection:
-            assert import_missing(connection, store) == 32 - known
-            assert import_missing(connection, store) == 0
+        assert import_missing(ledger, BusyStore(store.root, ledger)) == 32 - known
+        assert import_missing(ledger, store) == 0
         assert _lines(ledger) == lines
         _write(ledger, 1)
         assert _lines(ledger)[-1][0] == 33
@@ -77,8 +77,23 @@ def test_a_damaged_segment_is_named(ledger: Ledger, store: DirectoryStore, new_l
     export(ledger, store)
     (one,) = segments(store)
     overwrite(store.root / one.key, b"\x1f\x8b rubbish")
-    with (
-        pytest.raises(RecordUnreadable, match="journal/000000000001-000000000003"),
-        new_ledger().transaction() as again,
-    ):
-        import_missing(again, store)
+    with pytest.raises(RecordUnreadable, match="journal/000000000001-000000000003"):
+        import_missing(new_ledger(), store)
+
+
+def test_lines_that_two_have_exported_are_taken_once(
+    ledger: Ledger, store: DirectoryStore, new_ledger: Callable[[], Ledger], tmp_path: Path
+) -> None:
+    """S10: of two that export at once, each may write a segment with lines that are in the other's."""
+    other = DirectoryStore(tmp_path / "other")
+    _write(ledger, 3)
+    export(ledger, store)
+    _write(ledger, 2)
+    export(ledger, other)
+    lines = _lines(ledger)
+    for one in other.list("journal/"):
+        store.put_bytes(one.key, other.read_bytes(one.key))
+    assert [(one.first, one.last) for one in segments(store)] == [(1, 3), (1, 5)]
+    again = new_ledger()
+    assert import_missing(again, store) == 5
+    assert _lines(again) == lines

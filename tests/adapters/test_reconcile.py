@@ -10,7 +10,7 @@ import pytest
 from builders import contents, sha256
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from published import age, good_bytes, overwrite, publish
+from published import BusyStore, age, good_bytes, overwrite, publish
 from sqlalchemy import delete, select, update
 
 from p3s_prefect.adapters.clock import SystemClock
@@ -259,6 +259,17 @@ def test_while_somebody_else_holds_the_lease_nothing_is_taken_over(pair: Pair) -
     assert found[Trouble.NO_MANIFEST].done is Done.MENDED
     assert found[Trouble.UNKNOWN].done is Done.LEFT
     assert "p3s down" in found[Trouble.UNKNOWN].told
+
+
+def test_while_the_store_is_read_others_write_to_the_ledger(
+    new_ledger: Callable[[], Ledger], store: DirectoryStore
+) -> None:
+    """B11, S10: a store may be slow; a station goes on, the lease is renewed, and a server ends no idle writer."""
+    publish(new_ledger(), store, range(UNITS))
+    lost = new_ledger()
+    busy = BusyStore(store.root, lost)
+    assert take_over(lost, busy, 1.0).publications == UNITS
+    assert reconcile(lost, busy) == []
 
 
 @pytest.mark.sockets

@@ -20,9 +20,9 @@ from tcp_proxy import TcpProxy
 from p3s_prefect.adapters import supervision
 from p3s_prefect.adapters.ledger import journal, postgresql, schema
 from p3s_prefect.adapters.ledger.database import Lease, Ledger, acquire
-from p3s_prefect.core.errors import LeaseLost, LedgerAway
+from p3s_prefect.core.errors import LeaseLost, LedgerAway, LedgerError
 from p3s_prefect.station import committer as committing
-from p3s_prefect.station import upkeep
+from p3s_prefect.station import replacing, upkeep
 from p3s_prefect.station.committer import Committer
 
 pytestmark = pytest.mark.sockets
@@ -247,6 +247,28 @@ async def test_a_station_runs_on_a_server_that_dies(site_on: NewBooks, reached: 
         assert running.station.committer.trouble == ""
         assert (await running.get("/api/status"))["account"][0]["done"] == 8
     _check_books(site, 8)
+
+
+async def test_a_ledger_on_a_server_is_filled_again_from_the_store(
+    site_on: NewBooks, ledgers: Ledgers, name: str
+) -> None:
+    """S10, S4: an emptied database has the same datasets again, and is free for the next station."""
+    site = site_on()
+    async with site.running():
+        for subrun in range(3):
+            site.arrive(subrun)
+        await site.until_done(3)
+        await site.until(lambda: site.count(schema.attempt, is_recorded=False) == 0, "all are recorded")
+    before = site.rows(schema.dataset)
+    with pytest.raises(LedgerError, match="not empty"):
+        replacing.rebuild(site.home, replace=False, progress=lambda *_: None)
+    ledgers.empty(name)
+    done = replacing.rebuild(site.home, replace=False, progress=lambda *_: None)
+    assert (done.taken.publications, done.taken.findings) == (3, [])
+    assert site.rows(schema.dataset) == before
+    async with site.running():
+        site.arrive(3)
+        await site.until(lambda: site.units().get("run=1 subrun=3") == "done", "the next unit is done")
 
 
 def _check_books(site: Site, units: int) -> None:

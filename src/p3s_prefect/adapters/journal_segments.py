@@ -11,12 +11,12 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import select
 
-from p3s_prefect.adapters.ledger.database import Ledger
+from p3s_prefect.adapters.ledger.agent_cursor import newest_number
+from p3s_prefect.adapters.ledger.database import Lease, Ledger
 from p3s_prefect.adapters.ledger.rows import add_all
 from p3s_prefect.adapters.ledger.schema import journal
 from p3s_prefect.core.errors import RecordUnreadable
@@ -63,9 +63,7 @@ def segments(store: ObjectStore) -> list[Segment]:
 def exported(ledger: Ledger, store: ObjectStore) -> Exported:
     """How far it is."""
     there = segments(store)
-    with ledger.reading() as connection:
-        newest = connection.scalar(select(func.coalesce(func.max(journal.c.number), 0))) or 0
-    return Exported(number=max((one.last for one in there), default=0), newest=newest, segments=len(there))
+    return Exported(number=max((one.last for one in there), default=0), newest=_newest(ledger), segments=len(there))
 
 
 def export(
@@ -95,21 +93,27 @@ def export(
     return Exported(number=number, newest=max(number, state.newest), segments=count)
 
 
-def import_missing(connection: Connection, store: ObjectStore) -> int:
+def import_missing(ledger: Ledger, store: ObjectStore, lease: Lease | None = None) -> int:
     """Adds the lines of the store that are newer than the ledger's, with their numbers; returns how many.
 
     Raises:
-        RecordUnreadable: a segment is damaged.
+        RecordUnreadable: a segment is damaged; those before it are there.
     """
-    newest = connection.scalar(select(func.coalesce(func.max(journal.c.number), 0))) or 0
-    added = 0
+    newest, added = _newest(ledger), 0
     for segment in segments(store):
         if segment.last > newest:
-            lines = (row for row in _read(store, segment) if row["number"] > newest)
-            while some := list(islice(lines, _AT_ONCE)):
-                add_all(connection, journal, some)
-                added += len(some)
+            # Read before anything is written: a store may be slow, and writers of the ledger come one at a time.
+            lines = [row for row in _read(store, segment) if row["number"] > newest]
+            with ledger.transaction(lease) as connection:
+                for start in range(0, len(lines), _AT_ONCE):
+                    add_all(connection, journal, lines[start : start + _AT_ONCE])
+            newest, added = segment.last, added + len(lines)
     return added
+
+
+def _newest(ledger: Ledger) -> int:
+    with ledger.reading() as connection:
+        return newest_number(connection)
 
 
 def _lines(ledger: Ledger, after: int) -> list[dict[str, Any]]:

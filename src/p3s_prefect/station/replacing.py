@@ -33,11 +33,12 @@ from p3s_prefect.core.errors import LeaseLost, LedgerError, ServiceError
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.ports import ObjectStore
 from p3s_prefect.station.taking_over import Prefer, Progress, TakenOver, is_empty, take_over
-from p3s_prefect.station.upkeep import claim_lease
+from p3s_prefect.station.upkeep import claim_lease, kept_lease
 
 _T = TypeVar("_T")
 
 _FOR_GOOD_S = 1e10
+_REBUILT = "ledger.rebuilt"
 _KEEP = "It stays as it is. With --replace it is put aside, and the new one takes its place."
 
 
@@ -73,18 +74,14 @@ def restore(
         StoreTaken: the store belongs to another ledger than that of the backup.
     """
     found, experiment = verified(file), home.read()
-    store = home.store(experiment)
+    filling = _Filling(home=home, experiment=experiment, prefer=prefer, quick=quick, progress=progress)
 
     def fill(place: Path, token: int) -> TakenOver:
         back_up(file, place, copied)
         with _ledger_at(place) as ledger:
             ledger.migrate()
             _release(ledger, token)
-            claim_again(store, ledger, home, experiment, time.time())
-            lines = _journal_of(ledger, store)
-            taken = take_over(ledger, store, time.time(), prefer=prefer, quick=quick, progress=progress)
-            _journal(ledger, "ledger.restored", file=file.name, publications=taken.publications, lines=lines)
-        return taken
+            return filling.fill(ledger, "ledger.restored", file=file.name)
 
     taken, aside = _replace(home, fill, replace=replace)
     return Replaced(taken=taken, backup=found, aside=aside)
@@ -93,39 +90,54 @@ def restore(
 def rebuild(home: Home, *, replace: bool, prefer: Prefer = "", quick: bool = False, progress: Progress) -> Replaced:
     """Fills a new ledger from the store alone; raises as `restore`."""
     experiment = home.read()
-    store = home.store(experiment)
+    filling = _Filling(home=home, experiment=experiment, prefer=prefer, quick=quick, progress=progress)
 
     def fill(place: Path, token: int) -> TakenOver:
         with _ledger_at(place) as ledger:
             ledger.migrate()
             _release(ledger, token)
-            claim_again(store, ledger, home, experiment, time.time())
-            lines = _journal_of(ledger, store)
-            taken = take_over(ledger, store, time.time(), prefer=prefer, quick=quick, progress=progress)
-            _journal(ledger, "ledger.rebuilt", publications=taken.publications, lines=lines)
-        return taken
+            return filling.fill(ledger, _REBUILT)
 
     if make_url(experiment.ledger.url).get_backend_name() != "sqlite":
-        return Replaced(taken=_rebuild_there(home, experiment, prefer, quick, progress), backup=None, aside=None)
+        return Replaced(taken=_rebuild_there(filling), backup=None, aside=None)
     taken, aside = _replace(home, fill, replace=replace)
     return Replaced(taken=taken, backup=None, aside=aside)
 
 
-def _rebuild_there(home: Home, experiment: Experiment, prefer: Prefer, quick: bool, progress: Progress) -> TakenOver:
+@dataclass(frozen=True, kw_only=True)
+class _Filling:
+    """From the store of a home, as somebody has asked for it."""
+
+    home: Home
+    experiment: Experiment
+    prefer: Prefer
+    quick: bool
+    progress: Progress
+
+    def fill(self, ledger: Ledger, kind: str, lease: Lease | None = None, **detail: object) -> TakenOver:
+        """Claims the store, and takes over its journal and what was published there; told in the journal as `kind`."""
+        store, now = self.home.store(self.experiment), time.time()
+        claim_again(store, ledger, self.home, self.experiment, now)
+        lines = _journal_of(ledger, store, lease)
+        taken = take_over(ledger, store, now, lease=lease, prefer=self.prefer, quick=self.quick, progress=self.progress)
+        with ledger.transaction(lease) as connection:
+            told = {"publications": taken.publications, "lines": lines, **detail}
+            journal.write(connection, time.time(), kind, "ledger", **told)
+        return taken
+
+
+def _rebuild_there(filling: _Filling) -> TakenOver:
     """In a database that is not ours to move: it must be empty."""
-    with closing(home.ledger(experiment)) as ledger:
+    experiment = filling.experiment
+    with closing(filling.home.ledger(experiment)) as ledger:
         ledger.migrate()
         with ledger.reading() as connection:
             if not is_empty(connection):
                 raise LedgerError("this ledger is not empty", fix="Give an empty database, or run `p3s reconcile`.")
-        lease = claim_lease(ledger, experiment.experiment, 3600)
-        store = home.store(experiment)
-        claim_again(store, ledger, home, experiment, time.time())
-        lines = _journal_of(ledger, store)
-        taken = take_over(ledger, store, time.time(), lease=lease, prefer=prefer, quick=quick, progress=progress)
-        _journal(ledger, "ledger.rebuilt", publications=taken.publications, lines=lines)
-        _release(ledger, lease.token)
-    return taken
+        lease_s = experiment.station.lease_s
+        lease = claim_lease(ledger, experiment.experiment, lease_s)
+        with kept_lease(ledger, lease, lease_s):
+            return filling.fill(ledger, _REBUILT, lease)
 
 
 def _replace(home: Home, fill: Callable[[Path, int], _T], *, replace: bool) -> tuple[_T, Path | None]:
@@ -189,17 +201,12 @@ def _release(ledger: Ledger, token: int) -> None:
             connection.execute(update(schema.lease).where(schema.lease.c.namespace == row.namespace).values(values))
 
 
-def _journal_of(ledger: Ledger, store: ObjectStore) -> int:
+def _journal_of(ledger: Ledger, store: ObjectStore, lease: Lease | None = None) -> int:
     """Takes over the journal as far as the store has it, and the ledger does not; returns the number of lines.
 
     Numbers go on after them, as what is in the store was told under its number.
     """
-    with ledger.transaction() as connection:
-        lines = import_missing(connection, store)
+    lines = import_missing(ledger, store, lease)
+    with ledger.transaction(lease) as connection:
         continue_numbers(connection)
     return lines
-
-
-def _journal(ledger: Ledger, kind: str, **detail: object) -> None:
-    with ledger.transaction() as connection:
-        journal.write(connection, time.time(), kind, "ledger", **detail)

@@ -48,6 +48,17 @@ class _Published(NamedTuple):
     place: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """A publication as the store has it."""
+
+    record: CommitRecord
+    manifest: Manifest
+    configuration: Mapping[str, Any]
+    damage: Mapping[str, str]
+    """What is wrong with which of its objects, by key."""
+
+
 @dataclass(kw_only=True)
 class TakenOver:
     """What came of it."""
@@ -85,10 +96,13 @@ def take_over(
     configurations: dict[str, Mapping[str, Any]] = {}
     done = 0
     while page := list(islice(pages, _AT_ONCE)):
+        # Read before anything is written: a store may be slow, and writers of the ledger come one at a time.
+        records = _unknown(ledger, [read_record(store, one.place) for one in page], taken)
+        read = [one for record in records if (one := _read(store, record, configurations, taken, quick=quick))]
         with ledger.transaction(lease) as connection:
             adoption = Adoption(connection)
-            for one in page:
-                _one(adoption, store, one, configurations, taken, quick=quick, now=now)
+            for one in read:
+                _adopt(adoption, one, taken, now)
             continue_numbers(connection)
         done += len(page)
         progress("taking over", done, len(found))
@@ -152,43 +166,51 @@ def _chosen(rivals: list[_Published], taken: TakenOver, prefer: Prefer) -> list[
     return chosen
 
 
-def _one(
-    adoption: Adoption,
+def _unknown(ledger: Ledger, records: list[CommitRecord], taken: TakenOver) -> list[CommitRecord]:
+    with ledger.reading() as connection:
+        adoption = Adoption(connection)
+        unknown = [record for record in records if not adoption.is_known(record)]
+    taken.known += len(records) - len(unknown)
+    return unknown
+
+
+def _read(
     store: ObjectStore,
-    one: _Published,
+    record: CommitRecord,
     configurations: dict[str, Mapping[str, Any]],
     taken: TakenOver,
     *,
     quick: bool,
-    now: float,
-) -> None:
-    record = read_record(store, one.place)
-    if adoption.is_known(record):
-        taken.known += 1
-        return
-    data_id = record.sub_job.data_id
+) -> _Read | None:
+    """The publication of a record; None if what it published is not known."""
+    number = record.collection.configuration_id
     try:
-        manifest = read_manifest(store, one.place)
-        number = record.collection.configuration_id
+        manifest = read_manifest(store, record.place)
         if number not in configurations:
             configurations[number] = read_configuration(store, number)
     except StoreError as error:
         trouble = Trouble.UNREADABLE if not isinstance(error, ObjectMissing) else Trouble.NO_MANIFEST
-        _note(taken, trouble, one.place, data_id, f"what it published is not known: {error.what}", error.fix)
-        return
+        what = f"what it published is not known: {error.what}"
+        _note(taken, trouble, record.place, record.sub_job.data_id, what, error.fix)
+        return None
     damage = _damage(store, record, manifest, taken, quick=quick)
+    return _Read(record=record, manifest=manifest, configuration=configurations[number], damage=damage)
+
+
+def _adopt(adoption: Adoption, one: _Read, taken: TakenOver, now: float) -> None:
+    place, data_id = one.record.place, one.record.sub_job.data_id
     savepoint = adoption.connection.begin_nested()
     try:
-        adoption.adopt(record, manifest, configurations[number], damage, now)
+        adoption.adopt(one.record, one.manifest, one.configuration, one.damage, now)
     except Conflict as conflict:
         savepoint.rollback()
-        _note(taken, Trouble.TWICE, one.place, data_id, conflict.what, conflict.fix)
+        _note(taken, Trouble.TWICE, place, data_id, conflict.what, conflict.fix)
         return
     savepoint.commit()
     taken.publications += 1
-    taken.datasets += len(manifest.outputs)
+    taken.datasets += len(one.manifest.outputs)
     for remark in adoption.remarks:
-        _note(taken, Trouble.FOREIGN, one.place, data_id, remark, "Its lineage has the checksum, and names no dataset.")
+        _note(taken, Trouble.FOREIGN, place, data_id, remark, "Its lineage has the checksum, and names no dataset.")
 
 
 def _damage(
