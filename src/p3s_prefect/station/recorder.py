@@ -12,7 +12,7 @@ from p3s_prefect.adapters.ledger import execution
 from p3s_prefect.adapters.ledger.commit_records import configuration_content
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.core.commit_record import CommitRecord, configuration_key, read_commit_record
-from p3s_prefect.core.errors import ObjectExists, RecordUnreadable, StoreError
+from p3s_prefect.core.errors import LedgerAway, ObjectExists, RecordUnreadable, StoreError
 from p3s_prefect.core.ports import ObjectStore
 
 if TYPE_CHECKING:
@@ -102,8 +102,9 @@ class Recorder:
         while True:
             try:
                 await asyncio.to_thread(self._writer.write, record)
-            except StoreError as error:
-                self.trouble = error.what
+            except (StoreError, LedgerAway) as error:
+                # Of the ledger the committer tells.
+                self.trouble = error.what if isinstance(error, StoreError) else ""
                 log.error("%s; trying again", error)
                 await asyncio.sleep(_RETRY_S)
             else:
