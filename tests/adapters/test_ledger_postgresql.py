@@ -11,10 +11,11 @@ from contextlib import closing
 import pytest
 from builders import NOW, arrival, contents, take
 from postgresql import Ledgers, Server, server
-from sqlalchemy import TextClause, select, text
+from sqlalchemy import TextClause, make_url, select, text
 
 from p3s_prefect.adapters import supervision
 from p3s_prefect.adapters.ledger import journal, schema
+from p3s_prefect.adapters.ledger import postgresql as postgresql_ledger
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.core.addresses import without_secrets
 from p3s_prefect.core.errors import LedgerAway, LedgerError, LedgerTooNew
@@ -96,6 +97,14 @@ def test_who_listens_hears_of_new_lines(ledger: Ledger) -> None:
         assert heard.wait(10)
 
 
+def test_who_listens_connects_as_the_url_says(ledger_url: str) -> None:
+    """S4: also where it says otherwise than we would."""
+    heard = threading.Event()
+    url = make_url(ledger_url).update_query_dict({"connect_timeout": "9"})
+    with closing(Ledger(url.render_as_string(hide_password=False))) as ledger, ledger.listening(heard.set):
+        assert heard.wait(10)
+
+
 # --- opening --------------------------------------------------------------------------------------------------------
 
 
@@ -106,6 +115,8 @@ def guarded() -> Iterator[Server]:
         with found.connect() as connection:
             connection.execute("CREATE ROLE guest LOGIN PASSWORD 'tulip'")
             connection.execute("CREATE DATABASE books OWNER guest")
+            connection.execute("CREATE DATABASE closed")
+            connection.execute("REVOKE CONNECT ON DATABASE closed FROM PUBLIC")
         (found.data / "pg_hba.conf").write_text("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
         with found.connect() as connection:
             connection.execute("SELECT pg_reload_conf()")
@@ -118,6 +129,7 @@ def guarded() -> Iterator[Server]:
         ("guest:daffodil", "books", "password authentication failed", "Set the right password"),
         ("guest", "books", "no password supplied", "PGPASSWORD"),
         ("guest:tulip", "absent", 'database "absent" does not exist', "createdb"),
+        ("guest:tulip", "closed", 'permission denied for database "closed"', "GRANT CONNECT"),
     ],
 )
 def test_what_a_server_refuses_is_told_with_the_way_out(
@@ -140,6 +152,11 @@ def test_a_password_comes_from_the_environment(guarded: Server, monkeypatch: pyt
         assert not ledger.exists()
         ledger.migrate()
         assert ledger.exists()
+
+
+def test_a_server_that_is_starting_has_its_database() -> None:
+    """S8: nobody is sent to make what is there."""
+    assert "pg_isready" in postgresql_ledger.what_to_do(Exception("FATAL:  the database system is starting up"))
 
 
 def test_a_server_that_is_not_there_is_named() -> None:

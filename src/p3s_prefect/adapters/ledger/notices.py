@@ -9,6 +9,8 @@ from collections.abc import Callable
 import psycopg
 from sqlalchemy.engine import Engine
 
+from p3s_prefect.adapters.ledger.postgresql import connection_options
+
 log = logging.getLogger(__name__)
 
 _CHANNEL = "p3s_journal"
@@ -40,8 +42,10 @@ class Listener:
                 self._ended.wait(_LOOK_UP_S)
 
     def _listen(self) -> None:
-        arguments, options = self._engine.dialect.create_connect_args(self._engine.url)
-        with psycopg.connect(*arguments, **options, autocommit=True, connect_timeout=5) as connection:
+        url = self._engine.url
+        arguments, options = self._engine.dialect.create_connect_args(url)
+        told = {**connection_options(url), **options}
+        with psycopg.connect(*arguments, **told, autocommit=True) as connection:
             connection.execute(f"LISTEN {_CHANNEL}")
             # What was written before may have been seen by nobody.
             self._heard()

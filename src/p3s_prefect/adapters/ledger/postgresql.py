@@ -52,11 +52,16 @@ _AWAY_CLASSES = ("08", "40", "53", "55", "57", "58")
 _AWAY = ("25006", "25P03")
 
 
+def connection_options(url: URL) -> dict[str, Any]:
+    """How to connect; what the URL's options say takes the place of what is set here."""
+    return {name: value for name, value in _CONNECTION.items() if name not in url.query}
+
+
 def make_engine(url: URL) -> Engine:
-    """Connections to the server; what the URL's options say takes the place of what is set here."""
+    """Connections to the server."""
     engine = sqlalchemy.create_engine(
         url,
-        connect_args={name: value for name, value in _CONNECTION.items() if name not in url.query},
+        connect_args=connection_options(url),
         isolation_level="READ COMMITTED",
         # Costs 0.1 ms, and readers do not notice that the server was restarted.
         pool_pre_ping=True,
@@ -119,8 +124,10 @@ def what_to_do(error: BaseException | None) -> str:
 _FIXES = (
     ("password authentication failed", "Set the right password: in PGPASSWORD, ~/.pgpass, or ${NAME} in ledger.url."),
     ("no password supplied", "Give a password: in PGPASSWORD, ~/.pgpass, or ${NAME} in ledger.url."),
-    ("role ", "Make it with `createuser`, or correct the user in ledger.url."),
-    ("database ", "Make it with `createdb --encoding=UTF8 --template=template0 NAME`, or correct ledger.url."),
+    ("permission denied for database", "Give the user the right to connect: `GRANT CONNECT ON DATABASE NAME TO USER`."),
+    ('role "', "Make it with `createuser`, or correct the user in ledger.url."),
+    # Not what a server says that is starting: "the database system is starting up".
+    ('database "', "Make it with `createdb --encoding=UTF8 --template=template0 NAME`, or correct ledger.url."),
     ("permission denied", "Give the user the right to make tables: `GRANT CREATE, USAGE ON SCHEMA public TO NAME`."),
     ("read-only", "Name the primary server in ledger.url; this one only follows it."),
 )
