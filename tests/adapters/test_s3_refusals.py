@@ -217,6 +217,17 @@ def test_each_refusal_has_its_reason_and_its_fix(
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("code", ["PreconditionFailed", "NoSuchUpload", "ConditionalRequestConflict"])
+def test_a_key_that_is_called_taken_and_is_not_there(tmp_path: Path, impatient: None, code: str) -> None:
+    """S8: nobody is told that another object is there; the attempt may be tried again."""
+
+    def answer(asked: BaseHTTPRequestHandler) -> None:
+        (says(412, code) if asked.command == "PUT" else says(404, "NoSuchKey"))(asked)
+
+    with scripted(tmp_path, answer) as script, pytest.raises(StoreUnreachable, match="is not there"):
+        S3Store(script.place).put_bytes("a/b", b"some")
+
+
 @pytest.mark.parametrize("status", [200, 404])
 def test_what_does_not_speak_s3_is_told(tmp_path: Path, status: int) -> None:
     """S8: an endpoint that is somebody's web page."""

@@ -18,7 +18,7 @@ from p3s_prefect.adapters.s3_client import s3_client
 from p3s_prefect.adapters.s3_parts import checksum_of, complete, give_up, part_bytes, send_parts, upload
 from p3s_prefect.adapters.s3_refusals import asking, code_of, store_error
 from p3s_prefect.core.bucket_place import BucketPlace
-from p3s_prefect.core.errors import ChecksumMismatch, ObjectExists, StoreError
+from p3s_prefect.core.errors import ChecksumMismatch, ObjectExists, StoreError, StoreUnreachable
 from p3s_prefect.core.object_keys import key_parts
 from p3s_prefect.core.ports import ObjectInfo
 from p3s_prefect.core.records import PublishedObject
@@ -198,8 +198,14 @@ class S3Store:
 
         Raises:
             ObjectExists: others are.
+            StoreUnreachable: none are, though the server said so.
         """
-        if self._size(ours.key) != ours.size or self._sha256(ours.key) != ours.sha256:
+        if (size := self._size(ours.key)) is None:
+            raise StoreUnreachable(
+                f"the server refused {ours.key} as taken, and it is not there",
+                fix="Another writer may have been at it, or its upload was given up; it is tried again.",
+            )
+        if size != ours.size or self._sha256(ours.key) != ours.sha256:
             raise ObjectExists(
                 f"another object is already under {ours.key}", fix="Objects never change: publish under another key."
             )
