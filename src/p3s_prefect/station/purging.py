@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
@@ -18,6 +19,8 @@ from p3s_prefect.adapters.stored_executions import damage_of
 from p3s_prefect.core.errors import StoreError
 from p3s_prefect.core.ports import Clock, ObjectStore
 from p3s_prefect.core.purging import PurgeFacts, PurgeRow, why_kept
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +39,11 @@ class Purge:
 
     def plan(self) -> Iterator[PurgeRow]:
         """Every file that was taken and is still there, and what would become of it. Nothing is changed."""
-        with self.ledger.reading() as connection:
-            for stream, root in self.roots.items():
-                for row in purged.taken_files(connection, stream):
-                    yield self._judge(connection, row, root)
+        for stream, root in self.roots.items():
+            after = 0
+            while rows := self._read(partial(purged.taken_files, stream=stream, after=after)):
+                yield from (self._judge(row, root) for row in rows)
+                after = rows[-1].id
 
     def remove(self, row: PurgeRow) -> PurgeRow:
         """Removes a file of the plan, and notes it; what has changed meanwhile stays."""
@@ -58,18 +62,23 @@ class Purge:
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    def _judge(self, connection: Connection, row: Any, root: Path) -> PurgeRow:
-        states, is_open = purged.made_from(connection, row.id)
+    def _read(self, query: Callable[[Connection], _T]) -> _T:
+        """An answer of the ledger, which is not kept open while files are read: that may take hours."""
+        with self.ledger.reading() as connection:
+            return query(connection)
+
+    def _judge(self, row: Any, root: Path) -> PurgeRow:
+        states, is_open = self._read(partial(purged.made_from, arrival_id=row.id))
         facts = PurgeFacts(
             arrived_at=row.arrived_at,
             sha256=row.sha256,
             states=states,
             is_group_open=is_open,
-            has_damage=purged.has_damage(connection, row.id),
+            has_damage=self._read(partial(purged.has_damage, arrival_id=row.id)),
             trouble=_trouble(row, root),
         )
         why = why_kept(facts, now=self.clock.now(), older_than_s=self.older_than_s)
-        copy, is_file = ("", False) if why else self._copy(connection, row, root)
+        copy, is_file = ("", False) if why else self._copy(row, root)
         if not why and not copy:
             why = "no copy of it was found"
         return PurgeRow(
@@ -85,7 +94,7 @@ class Purge:
             is_file_copy=is_file,
         )
 
-    def _copy(self, connection: Connection, row: Any, root: Path) -> tuple[str, bool]:
+    def _copy(self, row: Any, root: Path) -> tuple[str, bool]:
         """Where the same bytes are, read to the last one; and whether that is a file."""
         path = Path(row.path)
         for directory in self.copied_to:
@@ -95,7 +104,7 @@ class Purge:
                     is_other = not path.exists() or not copy.samefile(path)
                     if is_other and copy.stat().st_size == row.size and file_sha256(copy) == row.sha256:
                         return str(copy.resolve()), True
-        for key in purged.objects_with(connection, row.sha256, row.size):
+        for key in self._read(partial(purged.objects_with, sha256=row.sha256, size=row.size)):
             with suppress(StoreError):
                 seen = next((one for one in self.store.list(key) if one.key == key), None)
                 if damage_of(self.store, key, row.size, row.sha256, seen) is None:

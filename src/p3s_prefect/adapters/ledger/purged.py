@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, exists, func, select, update
@@ -23,15 +23,15 @@ from p3s_prefect.core.records import Verdict
 _PAGE = 500
 
 
-def taken_files(connection: Connection, stream: str) -> Iterator[Row[Any]]:
-    """Every file of a stream that was taken and not removed, the oldest first."""
-    last = 0
+def taken_files(connection: Connection, stream: str, after: int = 0) -> Sequence[Row[Any]]:
+    """The next files of a stream that were taken and not removed, in the order in which they came."""
     query = select(arrival).where(
-        arrival.c.stream == stream, arrival.c.verdict == Verdict.TAKEN, arrival.c.purged_at.is_(None)
+        arrival.c.stream == stream,
+        arrival.c.verdict == Verdict.TAKEN,
+        arrival.c.purged_at.is_(None),
+        arrival.c.id > after,
     )
-    while rows := connection.execute(query.where(arrival.c.id > last).order_by(arrival.c.id).limit(_PAGE)).all():
-        yield from rows
-        last = rows[-1].id
+    return connection.execute(query.order_by(arrival.c.id).limit(_PAGE)).all()
 
 
 def made_from(connection: Connection, arrival_id: int) -> tuple[tuple[str, ...], bool]:
