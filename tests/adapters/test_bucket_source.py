@@ -267,6 +267,45 @@ async def test_a_server_that_is_away_is_told_and_then_forgotten(bucket: Bucket) 
 # --- P3 -------------------------------------------------------------------------------------------------------------
 
 
+async def test_one_object_that_cannot_be_looked_at_does_not_make_all_be_listed(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P2: it is told, looked at again with the tail, and taken when it can be; others are taken meanwhile."""
+    forbidden = bucket.put(1)
+    bucket.put_as(f"{forbidden}.done", "")
+    looked, listed, may = bucket_source.head, [0], [False]
+
+    def head(place: BucketPlace, key: str) -> Any:
+        if forbidden in key and not may[0]:
+            raise StoreError("it may not be looked at", fix="Give the right.")
+        return looked(place, key)
+
+    monkeypatch.setattr(bucket_source, "head", head)
+    found = bucket.source(complete=Complete(by="marker", suffix=".done"))
+    whole = found._list
+
+    def list_all(markers: set[DataId]) -> AsyncIterator[Seen]:
+        listed[0] += 1
+        return whole(markers)
+
+    monkeypatch.setattr(found, "_list", list_all)
+
+    async def later() -> None:
+        while found.trouble != "it may not be looked at":
+            await asyncio.sleep(0.01)
+        for subrun in (2, 3):
+            bucket.put_as(f"{bucket.put(subrun)}.done", "")
+            while len(bucket.settled) < subrun - 1:
+                await asyncio.sleep(0.01)
+        may[0] = True
+
+    writer = asyncio.create_task(later())
+    seen = await bucket.told(found, lambda seen: len(seen) == 3)
+    await writer
+    assert [one.identity.key for one in seen if isinstance(one, Arrival)][-1] == forbidden
+    assert listed == [1]
+
+
 @pytest.mark.parametrize("by", ["marker", "manifest"])
 async def test_a_companion_makes_an_object_complete(bucket: Bucket, by: str) -> None:
     """P3: until then it waits, and the tail begins before it; other bytes than the manifest's wait too."""

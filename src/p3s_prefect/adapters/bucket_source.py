@@ -72,6 +72,8 @@ class BucketSource(ListedSource):
         self._tail_from = ""
         """The key after which the next look at the tail begins."""
         self._tail_every_s = stream.list_every_s
+        self._was_away = False
+        """Whether the server did not answer since the last listing of everything."""
 
     @property
     def looks_every_s(self) -> float:
@@ -94,9 +96,12 @@ class BucketSource(ListedSource):
             self._tail_from = ""
             async for seen in self._pages(markers, tally):
                 yield seen
-            self.listed_at = self._clock.now()
         except StoreError as error:
+            self._was_away = True
             tally.complain(error.what)
+        else:
+            self._was_away = False
+            self.listed_at = self._clock.now()
         self._listed(begun, tally)
 
     async def _meanwhile(self, moment: float) -> AsyncIterator[Seen]:
@@ -112,11 +117,11 @@ class BucketSource(ListedSource):
                 async for seen in self._pages(markers, Tally()):
                     yield seen
             except StoreError as error:
-                self.trouble = error.what
+                self._was_away, self.trouble = True, error.what
             else:
                 self._tailed(begun)
                 # Whatever came while nobody could look may sort anywhere.
-                if self.trouble or any(self._is_open(group) for group in markers):
+                if self._was_away or any(self._is_open(group) for group in markers):
                     return
 
     def _tailed(self, begun: float) -> None:
@@ -124,7 +129,7 @@ class BucketSource(ListedSource):
         self._tail_every_s = max(self._stream.list_every_s, (time.monotonic() - begun) / LISTING_SHARE)
 
     async def _pages(self, markers: set[DataId], tally: Tally) -> AsyncIterator[Seen]:
-        """What comes after the tail's beginning, which moves on as far as everything is complete."""
+        """What comes after the tail's beginning, which moves on as far as everything could be told."""
         waits = False
         following: asyncio.Task[dict[str, Any]] | None
         following = self._ask({"StartAfter": self._tail_from} if self._tail_from else {})
@@ -135,10 +140,10 @@ class BucketSource(ListedSource):
                 more = bool(page.get("IsTruncated"))
                 following = self._ask({"ContinuationToken": page["NextContinuationToken"]}) if more else None
                 for one in await self._unknown(page, markers):
-                    before = tally.incomplete
                     seen = await asyncio.to_thread(self._examine, one, tally)
-                    waits = waits or tally.incomplete > before
-                    if seen is not None:
+                    if seen is None:
+                        waits = True
+                    else:
                         yield seen
                 if page.get("Contents") and not waits:
                     self._tail_from = page["Contents"][-1]["Key"]
