@@ -59,7 +59,7 @@ def show_ends(work: Sequence[StageWork], runs: Runs, lost: Mapping[int, State[An
             client.request("POST", "/events", json=some)
         left = _not_ended(client, missing, _TOLD_S)
     if left:
-        names = ", ".join(sorted(_name(submitted[task_run_id]) for task_run_id in left)[:10])
+        names = ", ".join(sorted(_name(submitted[task_run_id]) for task_run_id in left)[:_MOST_NAMES])
         get_run_logger().warning(
             "Prefect does not record the ends of %d tasks; the ledger has them: %s", len(left), names
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections import deque
 
 # The mean of 64 service times has an error of an eighth where they spread as an exponential does, of a fifth where
@@ -62,10 +62,6 @@ class ServiceTimes:
     def quantile_s(self, share: float) -> float:
         """What a share of them did not exceed; 0 before the first."""
         return self._sorted[int(share * (len(self._sorted) - 1))] if self._sorted else 0.0
-
-    def share_within(self, seconds: float) -> float:
-        """The share that took no longer; 1 before the first."""
-        return bisect_right(self._sorted, seconds) / len(self._sorted) if self._sorted else 1.0
 
 
 class Rate:
