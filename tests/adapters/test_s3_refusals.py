@@ -83,7 +83,7 @@ def test_a_wrong_secret_is_told_and_not_repeated(seaweed: SeaweedServer, tmp_pat
 
 def test_a_bucket_that_is_not_there_is_told(seaweed: SeaweedServer, tmp_path: Path) -> None:
     """S8."""
-    words = ("there is no bucket absent", seaweed.endpoint, "store.url")
+    words = ("there is no bucket absent", seaweed.endpoint, "`url` of the store", "`bucket` of the stream")
     for use in EVERYTHING[:4] + EVERYTHING[-1:]:
         with pytest.raises(StoreError) as told:
             use(S3Store(seaweed.place(bucket="absent")), tmp_path)
@@ -162,7 +162,7 @@ def test_a_server_that_is_not_there_is_unreachable(tmp_path: Path) -> None:
         endpoint = f"http://{s3_server.HOST}:{taken.getsockname()[1]}"
     credentials = _credentials(tmp_path / "keys", "key", "secret")
     place = BucketPlace(bucket="central", endpoint=endpoint, credentials=credentials)
-    _all_say(place, tmp_path, StoreUnreachable, "does not answer", endpoint, "store.endpoint")
+    _all_say(place, tmp_path, StoreUnreachable, "does not answer", endpoint, "`endpoint` of the store or stream")
 
 
 @pytest.mark.usefixtures("impatient")
@@ -192,7 +192,7 @@ SAYS = [
     (403, "SignatureDoesNotMatch", StoreError, "AWS_SECRET_ACCESS_KEY"),
     (403, "AccessDenied", StoreError, "rights to list the bucket"),
     (400, "ExpiredToken", StoreError, "AWS_SESSION_TOKEN"),
-    (400, "AuthorizationHeaderMalformed", StoreError, "store.region"),
+    (400, "AuthorizationHeaderMalformed", StoreError, "`region` of the store or stream"),
     (403, "RequestTimeTooSkewed", StoreError, "Set this machine's clock"),
     (507, "InsufficientStorage", StoreError, "no room left"),
     (403, "QuotaExceeded", StoreError, "raise its quota"),

@@ -14,7 +14,9 @@ from p3s_prefect.core.errors import ChecksumMismatch, ObjectMissing, StoreError,
 _GIVE_KEYS = (
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, for the station, its pilots and whoever reads."
 )
-_CORRECT_ENDPOINT = "Start the server, or correct `store.endpoint`; what was asked for is tried again."
+_CORRECT_ENDPOINT = (
+    "Start the server, or correct the `endpoint` of the store or stream; what was asked for is tried again."
+)
 _DAMAGED = "The object was damaged after it was published; reprocess what it was made from in a new pass."
 _RIGHTS = "The key needs the rights to list the bucket, and to read, write and delete its objects."
 _NO_ANSWER = (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError)
@@ -27,12 +29,24 @@ _NO_KEYS = (
     boto.TokenRetrievalError,
     boto.MetadataRetrievalError,
 )
-_NO_BUCKET = ("there is no bucket {place.bucket} at {place.server}", "Make the bucket, or correct `store.url`.")
-_WRONG_KEY = ("{place.server} does not know the access key", "Correct AWS_ACCESS_KEY_ID.")
-_WRONG_SECRET = ("{place.server} does not accept the secret key", "Correct AWS_SECRET_ACCESS_KEY.")
+_NO_BUCKET = (
+    "there is no bucket {place.bucket} at {place.server}",
+    "Make the bucket, or correct the `url` of the store, or the `bucket` of the stream.",
+)
+_WRONG_KEY = (
+    "{place.server} does not know the access key",
+    "Correct AWS_ACCESS_KEY_ID, or the file that `credentials` names.",
+)
+_WRONG_SECRET = (
+    "{place.server} does not accept the secret key",
+    "Correct AWS_SECRET_ACCESS_KEY, or the file that `credentials` names.",
+)
 _EXPIRED = ("the session at {place.server} has ended", "Renew the token (AWS_SESSION_TOKEN).")
 _FORBIDDEN = ("{where} may not be used with this key", _RIGHTS)
-_REGION = ("{place.server} has {place.bucket} in another region", "Write the bucket's region into `store.region`.")
+_REGION = (
+    "{place.server} has {place.bucket} in another region",
+    "Write the bucket's region into the `region` of the store or stream.",
+)
 _CLOCK = ("{place.server} and this machine have different times", "Set this machine's clock.")
 _FULL = ("{place.server} has no room left for {where}", "Make room, or raise its quota.")
 _SENT_WRONG = (
@@ -91,7 +105,9 @@ def store_error(error: Exception, place: BucketPlace, key: str | None = None) ->
         return StoreError(f"what answers at {place.server} does not speak S3", fix=_CORRECT_ENDPOINT)
     if isinstance(error, _NO_ANSWER):
         return StoreUnreachable(f"the store does not answer ({where}): {_short(error)}", fix=_CORRECT_ENDPOINT)
-    return StoreError(f"{where} cannot be asked for: {_short(error)}", fix="Correct `store` in the experiment file.")
+    return StoreError(
+        f"{where} cannot be asked for: {_short(error)}", fix="Correct the store or the stream in the experiment file."
+    )
 
 
 # --- inside ---------------------------------------------------------------------------------------------------------
