@@ -165,14 +165,18 @@ class Ledgers:
         self.template = server.create()
         with closing(Ledger(server.url(self.template))) as ledger:
             ledger.migrate()
+        self._revision = self._revision_of(self.template)
 
     @contextmanager
     def new(self) -> Iterator[str]:
         """The name of its database."""
         name = self._clean.pop() if self._clean else self.server.create(self.template)
         yield name
-        self.empty(name)
-        self._clean.append(name)
+        if self._revision_of(name) == self._revision:
+            self.empty(name)
+            self._clean.append(name)
+        else:
+            self.server.drop(name)
 
     def empty(self, name: str) -> None:
         with self.server.connect(name) as connection:
@@ -180,6 +184,13 @@ class Ledgers:
             for table in schema.metadata.tables:
                 connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
             connection.execute("SELECT setval(oid::regclass, 1, false) FROM pg_class WHERE relkind = 'S'")
+
+    def _revision_of(self, name: str) -> object:
+        """Which tables it has; None if it has none."""
+        with self.server.connect(name) as connection:
+            if connection.execute("SELECT to_regclass('alembic_version')").fetchone() == (None,):
+                return None
+            return connection.execute("SELECT version_num FROM alembic_version").fetchone()
 
 
 @pytest.fixture(scope="session")

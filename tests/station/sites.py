@@ -137,6 +137,7 @@ class Site:
     declared: Declared
     _ledger: Ledger | None = None
     _names: Iterator[int] = field(default_factory=itertools.count)
+    _spawned: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -178,6 +179,10 @@ class Site:
         return self._ledger
 
     def close(self) -> None:
+        # What a failed test leaves would keep all from ending: it may be frozen, or wait for a ledger that is gone.
+        for process in self._spawned:
+            process.kill()
+            process.join()
         if self._ledger is not None:
             self._ledger.close()
 
@@ -290,6 +295,7 @@ class Site:
         """A station as a process of its own, to be killed, with the command of `p3s up`; it prints to `log`."""
         process = _FORKS.Process(target=_serve, args=(self.path, self.scheduler, self.log), daemon=True)
         process.start()
+        self._spawned.append(process)
         return StationProcess(site=self, process=process)
 
 

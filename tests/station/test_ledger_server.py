@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from postgresql import Ledgers, Server, server
-from sites import Declared, NewSite, Site, StationProcess, declare
+from sites import Declared, NewSite, Site, StationProcess, declare, obey
 from sqlalchemy import Connection, select
 from tcp_proxy import TcpProxy
 
@@ -300,6 +300,21 @@ def test_a_station_whose_server_is_away_at_its_start_is_tried_again(new_site: Ne
     assert complaint is not None
     assert complaint.is_tried_again
     assert "pg_isready" in complaint.text
+
+
+async def test_a_station_is_stopped_while_its_server_is_away(site_on: NewBooks, reached: Server) -> None:
+    """V22, V20: nobody has to kill it; what ran is settled by the next station, and nothing is lost."""
+    site = site_on(stream={"list_every_s": 0.3}, stages={"quick": {"steps": [obey()]}})
+    first = site.spawn()
+    first.until_up()
+    site.arrive(0, "sleep 0.5")
+    await site.until(lambda: site.stages().get(("run=1 subrun=0", "quick")) == "running")
+    reached.stop()
+    assert await asyncio.to_thread(first.end, signal.SIGTERM) == 0
+    reached.start()
+    async with site.running():
+        await site.until_done(1)
+    _check_books(site, 1)
 
 
 @pytest.mark.parametrize("how", ["killed", "paused", "cut off"])

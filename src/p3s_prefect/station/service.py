@@ -58,6 +58,10 @@ from p3s_prefect.web.face import Face
 
 log = logging.getLogger(__name__)
 
+# Closing the books takes well under a second, and the store may keep the recorder waiting for 5 s; a ledger that is
+# away would keep a station from ending until it is killed.
+_BOOKS_S = 7.0
+
 
 async def serve(home: Home, settings: Settings, scheduler: str) -> None:
     """Runs a station until SIGTERM or SIGINT; `scheduler` is the address of the pilots' Dask scheduler.
@@ -139,7 +143,8 @@ class _Station:
             app = self._app(settings)
             self.face: Face = app.state.face
             await self._until_stopped(page_server(app), listener)
-            await self.committer.do(partial(upkeep.release, lease=lease))
+            if not self.committer.trouble:
+                await self.committer.do(partial(upkeep.release, lease=lease))
 
     # --- inside -------------------------------------------------------------------------------------------------
 
@@ -198,9 +203,13 @@ class _Station:
             # Together: a reload would begin to follow again what is followed no more.
             await _cancel([reloading, asked_for, closing, *self.following.values()])
             await self.handout.stop(self.experiment.station.grace_s)
-            await working
-            await self.recorder.drain()
-            await _cancel(other)
+            try:
+                async with asyncio.timeout(_BOOKS_S):
+                    await working
+                    await self.recorder.drain()
+            except TimeoutError:
+                log.error("the ledger cannot be written: what ran is settled by the next station")
+            await _cancel([working, *other])
             self.feed.end()
             server.should_exit = True
             await serving
