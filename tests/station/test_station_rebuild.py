@@ -131,7 +131,7 @@ async def test_what_cannot_be_told_is_reported_and_not_guessed(new_site: NewSite
     (file[places[1]] / "manifest.json").unlink()  # a commit record without manifest
     made[attempts[2].id].unlink()  # a commit record without its objects
     _overwrite(made[attempts[3].id], made[attempts[3].id].read_bytes().swapcase())  # another checksum
-    _overwrite(file[places[4]] / "commit.json", b'{"version": 3}')
+    _overwrite(file[places[4]] / "commit.json", b'{"version": 2}')
     _publish_again(site, places[5])  # two attempts both committed
     taken = take_over(new_ledger, site.store, NOW)
     assert _troubles(taken) == {

@@ -69,7 +69,7 @@ def read_record(store: ObjectStore, place: str) -> CommitRecord:
 
     Raises:
         ObjectMissing: there is none.
-        RecordUnreadable: it is damaged, of another version, or of another execution.
+        RecordUnreadable: it is damaged, of a newer version, or of another execution.
     """
     record = read_commit_record(store.read_bytes(f"{place}/{RECORD_FILE}"))
     if record.place != place:

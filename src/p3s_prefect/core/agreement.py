@@ -24,7 +24,7 @@ class Trouble(StrEnum):
     NO_MANIFEST = "no manifest"
     """It is missing or damaged, and the ledger knows what stands in it."""
     NO_RECORD = "no commit record"
-    """It is missing, damaged or of an earlier version, and the ledger knows what stands in it."""
+    """It is missing or damaged, and the ledger knows what stands in it."""
     NO_CONFIGURATION = "no configuration"
     """The content behind the number of a configuration is not in the store."""
     LOG = "missing log"

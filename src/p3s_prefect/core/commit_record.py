@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from p3s_prefect.core.errors import RecordUnreadable
 from p3s_prefect.core.states import StageState
 
-VERSION = 2
-"""Version 1 named the attempt, and not what it belongs to."""
+VERSION: Final = 1
 
 RECORD_FILE = "commit.json"
 MANIFEST_FILE = "manifest.json"
@@ -123,7 +122,7 @@ class RecordedStage(_Row):
 class CommitRecord(_Row):
     """All of it."""
 
-    version: int = VERSION
+    version: Literal[1] = VERSION
     attempt: RecordedAttempt
     stage_run_id: int
     """Which of `stages` the attempt belongs to."""
@@ -162,27 +161,18 @@ def read_commit_record(content: bytes) -> CommitRecord:
     """A commit record from the store.
 
     Raises:
-        RecordUnreadable: it is damaged, or of another version.
+        RecordUnreadable: it is damaged, or of a newer version.
     """
     try:
         found = json.loads(content)
-        version = found.get("version", 1)
-        if version == VERSION:
+        version = found.get("version")
+        if not (isinstance(version, int) and version > VERSION):
             return CommitRecord.model_validate(found)
     except (ValueError, ValidationError, AttributeError, RecursionError) as error:
         raise RecordUnreadable(
             "it is damaged", fix="`p3s reconcile` writes it again where the ledger knows it."
         ) from error
-    raise _other_version(version)
-
-
-def _other_version(version: Any) -> RecordUnreadable:
-    if isinstance(version, int) and version > VERSION:
-        return RecordUnreadable(f"it is of version {version}, which is newer", fix="Install a newer p3s-prefect.")
-    return RecordUnreadable(
-        f"it is of version {str(version)[:20]}, which does not say what the attempt belongs to",
-        fix="`p3s reconcile` writes it anew while the ledger is there.",
-    )
+    raise RecordUnreadable(f"it is of version {version}, which is newer", fix="Install a newer p3s-prefect.")
 
 
 def configuration_key(configuration_id: str) -> str:

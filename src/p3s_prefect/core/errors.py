@@ -18,7 +18,7 @@
     │   ├── ChecksumMismatch    the bytes are not those that were recorded
     │   ├── StoreUnreachable    it does not answer, or cannot now; later it may
     │   ├── StoreTaken          it belongs to another ledger
-    │   └── RecordUnreadable    a commit record is damaged, or of another version
+    │   └── RecordUnreadable    a commit record is damaged, or of a newer version
     ├── InputMissing            a stage reads what was never made
     ├── InputChanged            a file is no longer the one that arrived
     ├── PayloadError            a step's own code
@@ -134,7 +134,7 @@ class StoreTaken(StoreError):
 
 
 class RecordUnreadable(StoreError):
-    """A commit record is damaged, or of another version of this package."""
+    """A commit record is damaged, or of a newer version of this package."""
 
 
 class InputMissing(P3sError):
