@@ -29,6 +29,8 @@ from sqlalchemy import Connection
 
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import reports, result_views, views
+from p3s_prefect.adapters.ledger.archived import reading_about
+from p3s_prefect.adapters.ledger.archiving import archives_of
 from p3s_prefect.adapters.ledger.damaged import count_damaged
 from p3s_prefect.adapters.ledger.weighted_rows import group_values
 from p3s_prefect.adapters.ledger.why import case_of
@@ -107,6 +109,17 @@ class Bookkeeping:
         """The records of one of the views in `adapters.ledger`."""
         with self._ledger.reading() as connection:
             return view(connection, *args, **keywords)
+
+    def read_about(
+        self, data_id: str, view: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **keywords: _P.kwargs
+    ) -> _T:
+        """The same of a view about one group or unit, with what of it is archived (S10)."""
+        with reading_about(self._ledger, self.store, data_id) as connection:
+            return view(connection, *args, **keywords)
+
+    def archives(self, data_id: str | DataId) -> tuple[str, ...]:
+        """The archives in the store that hold something of a group or unit, which is read from there."""
+        return self.read(archives_of, self.named(data_id))
 
     def status(self) -> dict[str, Any]:
         """The health rows and the account, from the station if it answers, else from the ledger."""
@@ -260,7 +273,9 @@ class Bookkeeping:
 
         The error is that of leaving units out at random, NaN where it cannot be told; see `core.weighting`.
         """
-        return _frame(_flat_value(value) for value in self.read(group_values, self.named(group)))
+        return _frame(
+            _flat_value(value) for value in self.read_about(self.named(group), group_values, self.named(group))
+        )
 
     def unit(self, data_id: str | DataId, *, pipeline: str | None = None, pass_number: int | None = None) -> UnitDetail:
         """All about one unit; in its newest pass, where none is given.
@@ -268,7 +283,8 @@ class Bookkeeping:
         Raises:
             NoSuchRecord: there is no such unit.
         """
-        return self.read(result_views.unit, self.named(data_id), pipeline=pipeline, pass_number=pass_number)
+        name = self.named(data_id)
+        return self.read_about(name, result_views.unit, name, pipeline=pipeline, pass_number=pass_number)
 
     def why(self, target: str | DataId, *, pass_number: int | None = None) -> Explanation:
         """Why a unit or group waits, and what would release it; or why it was dropped (B12).

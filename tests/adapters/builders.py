@@ -100,7 +100,8 @@ def collections(*names: str) -> dict[str, Collection]:
         def name_of(day: date, number: int) -> str:
             return f"test/{name}/{day:%Y%m%d}/c0ffee" + (f"/pass{number}" if number else "")
 
-        return Collection(configuration_id=content_id({"pipeline": name}), content={"pipeline": name}, name=name_of)
+        content = {"pipeline": {"name": name, "stages": {}}}
+        return Collection(configuration_id=content_id(content), content=content, name=name_of)
 
     return {name: of(name) for name in names}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from builders import NOW, manifest, sha256, take_and_start
 
@@ -42,12 +43,14 @@ class BusyStore(DirectoryStore):
             pass
 
 
-def publish(ledger: Ledger, store: ObjectStore, subruns: Iterable[int], content: str = "made of {}") -> None:
+def publish(
+    ledger: Ledger, store: ObjectStore, subruns: Iterable[int], content: str = "made of {}", **fields: Any
+) -> None:
     """A unit each, with one output, one product and a log; all of it recorded."""
     writer = RecordWriter(store, ledger)
     for subrun in subruns:
         with ledger.transaction() as connection:
-            opened = take_and_start(connection, subrun)
+            opened = take_and_start(connection, subrun, **fields)
             place = f"{opened.prefix}/e1"
             made = store.put_bytes(f"{place}/work/quick.json", content.format(subrun).encode())
             shown = store.put_bytes(f"{place}/work/a.png", f"png {subrun}".encode())

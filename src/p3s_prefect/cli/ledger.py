@@ -11,10 +11,12 @@ import typer
 
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.journal_segments import Exported, export, exported
+from p3s_prefect.adapters.ledger.archiving import count_archived
 from p3s_prefect.adapters.ledger.backups import back_up, sqlite_file
 from p3s_prefect.adapters.ledger.damaged import count_damaged
 from p3s_prefect.adapters.ledger.purged import count_purged
 from p3s_prefect.adapters.store_owner import claim, owner_of
+from p3s_prefect.cli.archive import archive
 from p3s_prefect.cli.findings import findings_table
 from p3s_prefect.cli.options import HomeOption, JsonOption
 from p3s_prefect.cli.output import console, plain_text, print_json, table
@@ -27,8 +29,10 @@ from p3s_prefect.station.replacing import Replaced
 from p3s_prefect.station.taking_over import Prefer, rows_by_table
 
 ledger = typer.Typer(
-    help="Keep the ledger: back it up, restore it, fill it again from the store.", no_args_is_help=True
+    help="Keep the ledger: back it up, restore it, fill it again from the store, archive what is over.",
+    no_args_is_help=True,
 )
+ledger.command()(archive)
 
 ReplaceOption = Annotated[
     bool, typer.Option("--replace", help="A ledger with content is put aside, under a name with the time in it.")
@@ -128,7 +132,7 @@ def export_journal(home: HomeOption = Path(), as_json: JsonOption = False) -> No
 
 @ledger.command()
 def status(home: HomeOption = Path(), as_json: JsonOption = False) -> None:
-    """How much is in the ledger, how far its journal is in the store, and what is damaged or purged."""
+    """How much is in the ledger, how far its journal is in the store, and what is damaged, purged or archived."""
     place = Home(home)
     experiment = place.read()
     with closing(place.ledger(experiment)) as live:
@@ -136,16 +140,20 @@ def status(home: HomeOption = Path(), as_json: JsonOption = False) -> None:
         with live.reading() as connection:
             rows = dict(rows_by_table(connection))
             damaged, gone = count_damaged(connection), count_purged(connection)
+            archives, groups, archived = count_archived(connection)
         journal = exported(live, place.store(experiment))
     backups = sorted(file.name for file in (place.path / "backups").glob("*.db"))
     if as_json:
         numbers = {"number": journal.number, "newest": journal.newest, "segments": journal.segments}
-        print_json({"rows": rows, "damaged": damaged, "purged": gone, "journal": numbers, "backups": backups})
+        told = {"rows": rows, "damaged": damaged, "purged": gone, "journal": numbers, "backups": backups}
+        print_json(told | {"archives": {"number": archives, "groups": groups, "rows": archived}})
         return
     out = console()
     out.print(table(["table", "rows>"], [(name, number) for name, number in rows.items() if number]), "", sep="\n")
     _tell_exported(journal, False)
     out.print(f"{damaged} datasets are damaged, {gone} arrived files were purged.")
+    if archives:
+        out.print(f"{archived} rows of {groups} groups are in {archives} archives in the store.")
     out.print(plain_text(f"Newest backup here: {backups[-1] if backups else 'none; `p3s ledger backup` takes one'}."))
 
 

@@ -106,7 +106,7 @@ def list_(
             case What.ARRIVALS:
                 rows = books.read(views.arrivals, verdicts=views.KEPT_OUT if kept_out else None, **page)
             case What.JOURNAL:
-                rows = books.read(views.journal_rows, subject=subject, **page)
+                rows = books.read_about(subject or "", views.journal_rows, subject=subject, **page)
             case What.PRODUCTS:
                 rows = books.read(result_views.latest_products)[:limit]
             case What.TRENDS:
@@ -128,13 +128,16 @@ def show(
     """Show all about one unit or group: states, attempts and their reasons, times, results, journal."""
     with open_experiment(home) as books:
         name = books.named(" ".join(data_id))
-        group, unit = books.read(result_views.group_or_unit, name, pipeline=pipeline, pass_number=pass_number)
-        values = books.read(group_values, name) if group is not None else ()
+        group, unit = books.read_about(
+            name, result_views.group_or_unit, name, pipeline=pipeline, pass_number=pass_number
+        )
+        values = books.read_about(name, group_values, name) if group is not None else ()
+        archives = books.archives(name)
         controls = books.steer.controls()
         acting = [one.shown() for one in acting_on(unit.unit, books.experiment, controls)] if unit else []
     if as_json:
         found = {"group": plain(group) if group else None, "unit": plain(unit) if unit else None}
-        print_json(found | {"values": [plain(value) for value in values], "overrides": acting})
+        print_json(found | {"values": [plain(value) for value in values], "overrides": acting, "archives": archives})
         return
     out = console()
     if group is not None:
@@ -145,6 +148,10 @@ def show(
         _print_unit(out, unit, time.time())
     if acting:
         out.print("", in_force_table(acting, time.time()), sep="\n")
+    if archives:
+        out.print(
+            "", plain_text(f"Products, summary values, lineage and journal are from {', '.join(archives)}."), sep="\n"
+        )
 
 
 def _add_pools(found: dict[str, Any], api_url: str) -> None:

@@ -27,6 +27,8 @@ class Trouble(StrEnum):
     """It is missing or damaged, and the ledger knows what stands in it."""
     NO_CONFIGURATION = "no configuration"
     """The content behind the number of a configuration is not in the store."""
+    ARCHIVE = "damaged archive"
+    """A file with rows of the ledger is missing or not as it was written."""
     LOG = "missing log"
     ORPHAN = "orphan"
     UNKNOWN = "unknown publication"

@@ -35,7 +35,17 @@ def explain(
         found += [_only(one, stage) for one in _not_begun(experiment, case) if pipeline in (None, one.pipeline)]
     if case.data_id.dimensions == tuple(instrument.dimensions):
         reasons += arrival_reasons(experiment, case)
+    if case.archives:
+        reasons.append(_archived(case))
     return Explanation(data_id=str(case.data_id), at=case.at, reasons=tuple(reasons), sub_jobs=tuple(found))
+
+
+def _archived(case: Case) -> Reason:
+    return Reason(
+        why=f"its products, summary values, lineage and journal are in the store, in {', '.join(case.archives)}",
+        rule="`p3s ledger archive`",
+        release="`p3s show` and `p3s list journal --subject` read them there.",
+    )
 
 
 def _sub_job(experiment: Experiment, case: Case, found: SubJobCase, stage: str | None) -> SubJobWhy:

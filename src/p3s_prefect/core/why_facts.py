@@ -74,6 +74,8 @@ class Case:
     """Its newest pass in each pipeline."""
     arrivals: tuple[ArrivalRow, ...] = ()
     """The files that came for it, oldest first."""
+    archives: tuple[str, ...] = ()
+    """The archives in which its products, summary values, lineage and journal are."""
     standing: frozenset[str] = frozenset()
     """The streams in whose directory a file of its name stands, taken or not."""
     near: tuple[str, ...] = ()

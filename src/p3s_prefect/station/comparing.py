@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
+from p3s_prefect.adapters.archive_files import read_manifest as read_archive
+from p3s_prefect.adapters.archived_products import ArchivedProducts
 from p3s_prefect.adapters.ledger.adoption import Adoption
 from p3s_prefect.adapters.ledger.booked_objects import BookedAttempt, BookedObject, booked_attempt
 from p3s_prefect.adapters.stored_executions import (
@@ -16,6 +19,7 @@ from p3s_prefect.adapters.stored_executions import (
     read_manifest,
     read_record,
 )
+from p3s_prefect.core import archiving
 from p3s_prefect.core.agreement import Trouble
 from p3s_prefect.core.commit_record import MANIFEST_FILE, RECORD_FILE, configuration_key
 from p3s_prefect.core.errors import ObjectMissing, StoreError
@@ -48,9 +52,12 @@ def compare(
     *,
     older_than: float,
     quick: bool = False,
+    archived: ArchivedProducts | None = None,
 ) -> Iterator[Problem]:
     """Everything about one attempt; orphans only where they were last modified before `older_than` (UTC)."""
     booked = booked_attempt(connection, prefix)
+    if booked is not None and archived is not None:
+        booked = replace(booked, objects=(*booked.objects, *archived.of(connection, booked)))
     published = booked if booked is not None and booked.state == "done" else None
     if published is not None:
         own = next((one for one in executions if one.place == published.place), None)
@@ -160,6 +167,26 @@ def compare_configurations(store: ObjectStore, numbers: list[str]) -> Iterator[P
         except StoreError as error:
             key = configuration_key(number)
             yield Problem(trouble=Trouble.NO_CONFIGURATION, prefix="", key=key, data_id="", what=error.what)
+
+
+def compare_archives(store: ObjectStore, noted: Mapping[str, str], *, quick: bool = False) -> Iterator[Problem]:
+    """The files of the archives that the ledger knows; `noted` has the checksums of their manifests."""
+    for name, sha256 in noted.items():
+        seen = {one.key: one for one in store.list(f"{name}/")}
+        key = f"{name}/{archiving.MANIFEST_FILE}"
+        # How long it is, is not noted.
+        size = seen[key].size if key in seen else 0
+        parts = [PublishedObject(key=key, size=size, sha256=sha256)]
+        with suppress(StoreError):
+            parts += [
+                PublishedObject(key=one.key, size=one.size, sha256=one.sha256)
+                for one in read_archive(store, name).tables
+            ]
+        for part in parts:
+            wrong = damage_of(store, part.key, part.size, part.sha256, seen.get(part.key), quick=quick)
+            if wrong is not None:
+                what = f"rows of the ledger were archived in it, and {wrong[1]}"
+                yield Problem(trouble=Trouble.ARCHIVE, prefix="", key=part.key, data_id="", what=what, entry=part)
 
 
 def _unknown(connection: Connection, store: ObjectStore, one: StoredExecution) -> Problem:

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from p3s_prefect.adapters.ledger import booked_objects, execution
+from p3s_prefect.adapters.ledger.archived import reading_about
 from p3s_prefect.adapters.ledger.booked_objects import BookedAttempt, BookedObject
 from p3s_prefect.adapters.ledger.commit_records import commit_record, configuration_content
 from p3s_prefect.adapters.ledger.database import Ledger
@@ -49,6 +50,10 @@ class Mender:
         """
         if problem.trouble in _LEFT:
             return Done.LEFT, _LEFT[problem.trouble]
+        if problem.trouble is Trouble.ARCHIVE:
+            return self._mend_archive(problem)
+        if problem.trouble is Trouble.BOOKS and _given(problem.booked).is_archived:
+            return Done.LEFT, "its row is in an archive, where nothing is changed any more"
         if problem.trouble in (Trouble.MISSING, Trouble.SIZE, Trouble.CHECKSUM):
             return self._mend_object(problem)
         mends: dict[Trouble, tuple[Callable[[Problem], None], str]] = {
@@ -70,8 +75,10 @@ class Mender:
     def _mend_object(self, problem: Problem) -> tuple[Done, str]:
         booked = _given(problem.booked)
         for key, store in self._copies(problem, booked):
-            if self._put_back(booked, key, store):
+            if self._put_back(booked.key, booked.sha256, key, store):
                 return Done.MENDED, f"put back from {store.url}/{key}"
+        if booked.is_archived:
+            return Done.LEFT, "no good copy was found, and its row is in an archive, where nothing is marked any more"
         what = problem.what.removeprefix(f"{booked.name}: ")
         with self._ledger.transaction() as connection:
             booked_objects.note_damage(connection, booked, what, problem.data_id, self._now)
@@ -91,15 +98,22 @@ class Mender:
             if one.size == booked.size and one.key.rpartition("/")[2] == name and one.key != booked.key:
                 yield one.key, self._store
 
-    def _put_back(self, booked: BookedObject, key: str, store: ObjectStore) -> bool:
+    def _mend_archive(self, problem: Problem) -> tuple[Done, str]:
+        entry = _given(problem.entry)
+        for store in self._other_stores:
+            if self._put_back(entry.key, entry.sha256, entry.key, store):
+                return Done.MENDED, f"put back from {store.url}/{entry.key}"
+        return Done.LEFT, "no good copy was found: `p3s reconcile --copies DIR` looks in a copy of the store"
+
+    def _put_back(self, place: str, sha256: str, key: str, store: ObjectStore) -> bool:
         with TemporaryDirectory(prefix="p3s-") as scratch:
             try:
-                good = store.fetch(key, Path(scratch), booked.sha256)
+                good = store.fetch(key, Path(scratch), sha256)
             except StoreError:
                 return False
             # Only now, with what was published at hand and verified: objects are never written over.
-            self._store.delete(booked.key)
-            self._store.put_file(booked.key, good)
+            self._store.delete(place)
+            self._store.put_file(place, good)
         return True
 
     # --- what the other side says -------------------------------------------------------------------------------
@@ -124,7 +138,7 @@ class Mender:
     def _write_manifest(self, problem: Problem) -> None:
         attempt = _given(problem.attempt)
         log = self._log(attempt)
-        with self._ledger.reading() as connection:
+        with reading_about(self._ledger, self._store, attempt.group) as connection:
             manifest = booked_objects.manifest_of(connection, attempt.id, log)
         self._write_anew(problem.key, manifest.model_dump_json().encode())
 

@@ -10,15 +10,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
-from p3s_prefect.adapters.ledger import booked_objects, schema
+from p3s_prefect.adapters.archived_products import ArchivedProducts
+from p3s_prefect.adapters.ledger import archiving, booked_objects, schema
 from p3s_prefect.adapters.ledger.database import Lease, Ledger
-from p3s_prefect.adapters.stored_executions import stored_attempts
+from p3s_prefect.adapters.stored_executions import StoredExecution, stored_attempts
 from p3s_prefect.core.agreement import Done, Finding, Trouble
 from p3s_prefect.core.errors import LeaseLost, StoreError
 from p3s_prefect.core.ports import Clock, ObjectStore
-from p3s_prefect.station.comparing import Problem, compare, compare_configurations
+from p3s_prefect.station.comparing import Problem, compare, compare_archives, compare_configurations
 from p3s_prefect.station.mending import Mender
 from p3s_prefect.station.taking_over import Progress, take_over
 from p3s_prefect.station.upkeep import claim_lease, kept_lease
@@ -49,6 +50,10 @@ class Reconciliation:
     attempts: int = 0
     """Compared so far, of those that were published or have something in the store."""
     _findings: list[Finding] = field(default_factory=list)
+    _archived: ArchivedProducts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._archived = ArchivedProducts(self.store)
 
     def run(self, *, under: str = "runs/", dry_run: bool = False) -> list[Finding]:
         """Everything that was wrong below a prefix of the store, and what was done about it."""
@@ -73,7 +78,9 @@ class Reconciliation:
         found = [one for one in self._compared(under) if self._is_still_so(one)]
         with self.ledger.reading() as connection:
             numbers = list(connection.scalars(select(schema.run_collection.c.configuration_id).distinct()))
-        return [*compare_configurations(self.store, sorted(numbers)), *found]
+            noted = archiving.archives(connection)
+        of_archives = compare_archives(self.store, noted, quick=self.quick)
+        return [*compare_configurations(self.store, sorted(numbers)), *of_archives, *found]
 
     # --- comparing ----------------------------------------------------------------------------------------------
 
@@ -84,7 +91,7 @@ class Reconciliation:
         for prefix, executions in stored_attempts(self.store, under):
             self._count(total)
             with self.ledger.reading() as connection:
-                yield from compare(connection, self.store, prefix, executions, older_than=older_than, quick=self.quick)
+                yield from self._compare_one(connection, prefix, executions, older_than)
                 booked = booked_objects.booked_attempt(connection, prefix)
             if booked is not None:
                 seen.add(booked.id)
@@ -93,14 +100,14 @@ class Reconciliation:
             for _, prefix in unseen:
                 # Nothing of it is in the store.
                 self._count(total)
-                yield from compare(connection, self.store, prefix, [], older_than=older_than, quick=self.quick)
+                yield from self._compare_one(connection, prefix, [], older_than)
 
     def _is_still_so(self, problem: Problem) -> bool:
         return self._now(problem) is not None
 
     def _now(self, problem: Problem) -> Problem | None:
         """The problem as it is at this moment; None if it is none any more."""
-        if problem.trouble is Trouble.NO_CONFIGURATION:
+        if problem.trouble in (Trouble.NO_CONFIGURATION, Trouble.ARCHIVE):
             return problem
         wanted = (problem.trouble, problem.key)
         return next((one for one in self._of(problem.prefix) if (one.trouble, one.key) == wanted), None)
@@ -110,7 +117,20 @@ class Reconciliation:
         older_than = self.clock.now() - self.sweep_after_s
         executions = [one for _, found in stored_attempts(self.store, f"{prefix}/") for one in found]
         with self.ledger.reading() as connection:
-            return list(compare(connection, self.store, prefix, executions, older_than=older_than, quick=self.quick))
+            return list(self._compare_one(connection, prefix, executions, older_than))
+
+    def _compare_one(
+        self, connection: Connection, prefix: str, executions: list[StoredExecution], older_than: float
+    ) -> Iterator[Problem]:
+        return compare(
+            connection,
+            self.store,
+            prefix,
+            executions,
+            older_than=older_than,
+            quick=self.quick,
+            archived=self._archived,
+        )
 
     def _was_told(self, problem: Problem) -> bool:
         return any((one.trouble, one.key) == (problem.trouble, problem.key) for one in self._findings)

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from p3s_prefect.adapters.ledger import overrides, result_views, views
+from p3s_prefect.adapters.ledger.archiving import archives_of
 from p3s_prefect.adapters.ledger.weighted_rows import group_values
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.health import HealthRow, StationFacts, Status, overall, station_rows
@@ -68,7 +69,8 @@ async def units(request: Request) -> JSONResponse:
 async def unit(request: Request) -> JSONResponse:
     """One unit in full."""
     found = await face_of(request).read(result_views.unit, **named_unit(request))
-    return JSONResponse(plain(found))
+    archives = await face_of(request).read(archives_of, found.unit.data_id)
+    return JSONResponse(plain(found) | {"archives": archives})
 
 
 async def groups(request: Request) -> JSONResponse:
@@ -83,7 +85,9 @@ async def group(request: Request) -> JSONResponse:
 
     def read(connection: Connection) -> dict[str, Any]:
         found = result_views.group(connection, data_id)
-        return {"group": plain(found), "values": _plain(group_values(connection, data_id))}
+        archives = archives_of(connection, data_id)
+        values = () if archives else group_values(connection, data_id)
+        return {"group": plain(found), "values": _plain(values), "archives": archives}
 
     return JSONResponse(await face_of(request).read(read))
 

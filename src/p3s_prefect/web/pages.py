@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from p3s_prefect.adapters.ledger import overrides, result_views, views
+from p3s_prefect.adapters.ledger.archiving import archives_of
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.health import overall
 from p3s_prefect.core.overrides import Controls
@@ -58,8 +59,11 @@ async def unit(request: Request) -> HTMLResponse:
     face = face_of(request)
     at = face.facts().at
     found = await face.read(result_views.unit, **named_unit(request))
+    archives = await face.read(archives_of, found.unit.data_id)
     acting = acting_on(found.unit, face.experiment, Controls(await face.read(overrides.in_force, at)))
-    return _page(face, "unit.html", at, found=found, gallery=gallery(found.products), overrides=acting)
+    return _page(
+        face, "unit.html", at, found=found, gallery=gallery(found.products), overrides=acting, archives=archives
+    )
 
 
 async def group(request: Request) -> HTMLResponse:
@@ -71,11 +75,14 @@ async def group(request: Request) -> HTMLResponse:
 
     def read(connection: Connection) -> dict[str, Any]:
         found = result_views.group(connection, data_id)
+        archives = archives_of(connection, data_id)
         return {
             "found": found,
+            "archives": archives,
             "no_pictures": why_no_pictures(found, result_views.group_work(connection, data_id), _group_noun(face)),
             "gallery": gallery(result_views.group_products(connection, data_id)),
-            "values": face.group_values(connection, data_id),
+            # Of some units alone they would say nothing of the whole.
+            "values": () if archives else face.group_values(connection, data_id),
             "units": face.explained(connection, views.units(connection, **filters), at),
             "account": views.account(connection, group=data_id),
             "sub_jobs": views.sub_job_account(connection, group=data_id),

@@ -48,6 +48,8 @@ class BookedObject:
     size: int
     sha256: str
     damage: str | None
+    is_archived: bool = False
+    """Whether its row is in an archive, where nothing is changed any more."""
 
 
 @dataclass(frozen=True, kw_only=True)

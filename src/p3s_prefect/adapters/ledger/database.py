@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import alembic.command
 import alembic.config
@@ -126,13 +127,17 @@ class Ledger:
             yield connection
 
     @contextmanager
-    def reading(self) -> Iterator[Connection]:
+    def reading(self, *, own_tables: bool = False) -> Iterator[Connection]:
         """A connection that only reads: it waits for no writer and sees one state throughout.
+
+        With `own_tables`, it may make temporary tables, which nobody else sees and which end with it.
 
         Raises:
             LedgerAway: it cannot be read now.
         """
-        options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True} if self.is_server else {}
+        options: dict[str, Any] = {}
+        if self.is_server:
+            options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": not own_tables}
         with (
             self._told_if_away("read"),
             self._engine.connect().execution_options(p3s_reading=True, **options) as connection,

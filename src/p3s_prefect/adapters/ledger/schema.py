@@ -346,6 +346,22 @@ journal = Table(
     Index("ix_journal_subject", "subject"),
 )
 
+archive = Table(
+    "archive",
+    metadata,
+    Column("name", String(400), primary_key=True, comment="where its objects are in the store"),
+    Column("sha256", String(64), nullable=False, comment="of its manifest"),
+    Column("rows", BigInteger, nullable=False, comment="that left the ledger"),
+    Column("archived_at", Double, nullable=False),
+)
+
+archived_group = Table(
+    "archived_group",
+    metadata,
+    Column("group_id", ForeignKey("data_group.id"), primary_key=True),
+    Column("archive", ForeignKey("archive.name"), primary_key=True),
+)
+
 # PostgreSQL refuses what is longer than declared, where SQLite takes it; so there it is a text of any length.
 for _table in metadata.tables.values():
     for _column in _table.columns:

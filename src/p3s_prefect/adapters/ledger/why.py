@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, or_, select
 
+from p3s_prefect.adapters.ledger.archiving import archives_of
 from p3s_prefect.adapters.ledger.schema import arrival, data_group, job, production_pass, stage_run, sub_job
 from p3s_prefect.adapters.ledger.views import as_arrival, select_units, with_coverage, with_stages
 from p3s_prefect.core.data_id import DataId
@@ -63,6 +64,7 @@ def case_of(
         sub_jobs=sub_jobs,
         arrivals=arrivals,
         standing=standing,
+        archives=archives_of(connection, str(data_id)),
         near=() if rows or arrivals else _near(connection, data_id),
         queue=_queue(connection) if is_queued else (),
         running=_running(connection),
