@@ -17,6 +17,7 @@ from sqlalchemy import select
 
 from p3s_prefect.adapters.ledger import schema
 from p3s_prefect.adapters.ledger.database import acquire
+from p3s_prefect.cli.adopt import adopt
 from p3s_prefect.core.errors import BadSelection, LeaseLost
 from p3s_prefect.station.catalogue import Catalogue
 
@@ -148,6 +149,10 @@ def test_a_ledger_that_knows_nothing_is_believed_more_than_a_kept_result(dask_ad
         file.unlink()
     for file in sorted((batch.path / "store/runs").rglob("*"), reverse=True):
         file.rmdir() if file.is_dir() else file.unlink()
+    refused = produce(batch, dask_address)
+    assert refused.state.is_failed()
+    assert "belongs to another ledger" in refused.state.message
+    adopt(batch.path)
     again = produce(batch, dask_address)
     assert set(again.names().values()) == {"Completed"}
     assert set(batch.states().values()) == {"done"}
