@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from builders import NOW, arrival, kill_at_random, take
-from published import age, overwrite, publish
+from published import BusyStore, age, overwrite, publish
 from sqlalchemy import Connection, func, select, update
 
 from p3s_prefect.adapters import archive_files
@@ -169,6 +169,13 @@ def test_a_bucket_takes_archives_too(new_ledger: Callable[[], Ledger], s3_store:
     assert len(work(ledger, s3_store).run(LATER).archives) == 1
     assert told(ledger, s3_store) == before
     assert everywhere(ledger, s3_store) == rows
+
+
+def test_others_write_while_the_store_is_slow(filled: Ledger, store: DirectoryStore) -> None:
+    """S10, P8: nothing is read from the store within a transaction of the ledger."""
+    busy, before = BusyStore(store.root, filled), told(filled, store)
+    assert len(work(filled, busy).run(LATER).archives) == 1
+    assert told(filled, busy) == before
 
 
 # --- what stays ------------------------------------------------------------------------------------------------------
