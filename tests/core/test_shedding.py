@@ -54,6 +54,15 @@ def test_few_units_are_given_up_that_chance_did_not_choose(name: str) -> None:
     assert _played(name, 3.0)[1] <= cells.MOST_EXPIRED.get(name, cells.MOST_EXPIRED_ELSEWHERE)
 
 
+def test_a_class_that_gets_no_slot_is_shed_and_does_not_expire() -> None:
+    """P5, P6: what was handed out and never begins is not taken to run, and its stage not to be too long for everyone.
+
+    In this trace a slot becomes free just when better work comes for it.
+    """
+    trace = make("two classes", 10.0, 5.0, 3, length_s=LENGTH_S)
+    assert ours.judge(ours.play(trace, "value")).expired / len(trace.units) < 0.01
+
+
 @pytest.mark.parametrize("load", LOADS)
 def test_bursts_are_at_least_near(load: float) -> None:
     """P5, as far as it is kept."""

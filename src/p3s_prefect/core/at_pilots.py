@@ -6,6 +6,9 @@ import heapq
 
 from p3s_prefect.core.open_work import Run
 
+_Handed = tuple[int, int, Run]
+"""Priority, negative, and number of what was handed out: the smallest goes first."""
+
 
 class AtPilots:
     """Which of what was handed out has begun, as far as that can be known from outside."""
@@ -14,7 +17,8 @@ class AtPilots:
         self.slots = 0
         self.in_flight = 0
         self._serving = 0
-        self._waiting: list[tuple[int, int, Run]] = []
+        self._waiting: list[_Handed] = []
+        self._last_begun: _Handed | None = None
         self._number = 0
 
     def take(self, run: Run, priority: int, now: float) -> None:
@@ -22,22 +26,46 @@ class AtPilots:
         self.in_flight += 1
         self._number += 1
         run.in_flight = True
+        handed = (-priority, self._number, run)
+        if self._serving >= self.slots:
+            self._make_way(handed, now)
         if self._serving < self.slots:
-            self._begin(run, now)
+            self._begin(handed, now)
         else:
-            heapq.heappush(self._waiting, (-priority, self._number, run))
+            heapq.heappush(self._waiting, handed)
 
     def give_back(self, run: Run, now: float) -> None:
         """A run is no longer with a pilot; the next one begins."""
         self.in_flight -= 1
         run.in_flight = False
-        if run.sub_job.flow.loads[run.stage.position].begun.pop(run.id, None) is not None:
+        if self._end(run):
             self._serving -= 1
         while self._waiting and (self._serving < self.slots or not self._waiting[0][2].in_flight):
-            following = heapq.heappop(self._waiting)[2]
-            if following.in_flight:
+            following = heapq.heappop(self._waiting)
+            if following[2].in_flight:
                 self._begin(following, now)
 
-    def _begin(self, run: Run, now: float) -> None:
+    def _make_way(self, handed: _Handed, now: float) -> None:
+        """A slot becomes free and better work comes for it at one moment: the better one gets it.
+
+        Taken to have begun, the other would seem to run, and its service time to grow, as long as there is better work.
+        """
+        last = self._last_begun
+        if last is not None and last[:2] > handed[:2] and _begun(last[2]).get(last[2].id) == now:
+            self._end(last[2])
+            self._serving -= 1
+            heapq.heappush(self._waiting, last)
+
+    def _begin(self, handed: _Handed, now: float) -> None:
+        run = handed[2]
         self._serving += 1
-        run.sub_job.flow.loads[run.stage.position].begun[run.id] = now
+        self._last_begun = handed
+        _begun(run)[run.id] = now
+
+    @staticmethod
+    def _end(run: Run) -> bool:
+        return _begun(run).pop(run.id, None) is not None
+
+
+def _begun(run: Run) -> dict[int, float]:
+    return run.sub_job.flow.loads[run.stage.position].begun
