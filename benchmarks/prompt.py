@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks import rig, rivals
 from benchmarks.table import Row, percentile
+from p3s_prefect.core.data_id import DataId
 
 FILES = 1000
 PACED_FILES = 200
@@ -47,16 +48,17 @@ def run() -> list[Row]:
 
 def _station_rate(home: rig.Home) -> float:
     rig.until(lambda: rig.number_done(home) >= FILES, 300)
-    ends = [row[1] for row in rig.published(home)]
+    ends = [published_at for _, _, published_at in rig.published(home)]
     return (len(ends) - 1) / (ends[-1] - ends[0])
 
 
 def _paced_delays(home: rig.Home) -> list[float]:
-    visible = []
+    visible: dict[str, float] = {}
     begun = time.monotonic()
     for unit in range(PACED_FILES):
         time.sleep(max(0.0, begun + unit / FILES_PER_S - time.monotonic()))
-        visible.append(rig.place(home, 1, unit))
+        visible[str(DataId.of(run=1, unit=unit))] = rig.place(home, 1, unit)
     rig.until(lambda: rig.number_done(home) >= FILES + PACED_FILES, 60)
-    started = sorted(row[0] for row in rig.published(home))[FILES:]
-    return [start - seen for start, seen in zip(started, visible, strict=True)]
+    # By data id: each has waited for its own start, in whatever order they began.
+    started = {data_id: started_at for data_id, started_at, _ in rig.published(home)}
+    return [started[data_id] - seen for data_id, seen in visible.items()]

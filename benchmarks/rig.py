@@ -88,22 +88,22 @@ def until(condition, timeout_s: float) -> None:  # type: ignore[no-untyped-def]
         time.sleep(0.05)
 
 
-def published(home: Home) -> list[tuple[float, float, float]]:
-    """(first step started, published, arrived) of every unit that is done, in the order of publication; UTC seconds."""
+def published(home: Home) -> list[tuple[str, float, float]]:
+    """(data id, first step started, published) of every unit that is done, in the order of publication; UTC seconds."""
     from sqlalchemy import select
 
     from p3s_prefect.adapters.ledger.schema import attempt, stage_run, sub_job
 
     ledger = home.ledger(home.read())
     query = (
-        select(attempt.c.steps, attempt.c.published_at, sub_job.c.arrived_at)
+        select(attempt.c.steps, attempt.c.published_at, sub_job.c.data_id)
         .join(stage_run, stage_run.c.id == attempt.c.stage_run_id)
         .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
         .where(attempt.c.state == "done")
         .order_by(attempt.c.published_at)
     )
     with ledger.reading() as connection:
-        rows = [(row.steps[0]["started_at"], row.published_at, row.arrived_at) for row in connection.execute(query)]
+        rows = [(row.data_id, row.steps[0]["started_at"], row.published_at) for row in connection.execute(query)]
     ledger.close()
     return rows
 

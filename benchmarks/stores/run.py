@@ -1,7 +1,8 @@
-"""`python -m benchmarks stores [--quick]`: all tables, or the same with fewer repetitions."""
+"""`python -m benchmarks stores`: all tables, or the same with fewer repetitions."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Sequence
 
 from benchmarks.stores import ledger, listing, publication
@@ -15,7 +16,10 @@ TABLES: dict[str, Callable[[bool], Sequence[Row]]] = {
 }
 
 
-def run(words: Sequence[str] = ()) -> None:
+def run(arguments: Sequence[str] = ()) -> None:
     """Prints the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks stores", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
+    asked = parser.parse_args(arguments)
     for title, measure in TABLES.items():
-        show(title, measure("--quick" in words))
+        show(title, measure(asked.quick))
