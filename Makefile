@@ -23,8 +23,10 @@ help:
 demo: $(VENV)/installed
 	@exec $(BIN)/p3s demo demo
 
+# In two processes: what makes tests slow, servers that start, takes one core, or waits.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 check: $(VENV)/tools
 	$(BIN)/ruff check

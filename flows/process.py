@@ -19,6 +19,10 @@ async def process(
 ) -> State[Any]:
     """Processes units of a group by a station, and ends as they do; what is under way already is only waited for.
 
+    Cancelling this run ends its waiting alone, as others may wait for the same units, which go on. What cancels them is
+    cancelling the run that records them, such as `dqm run=2008 pass 1`. `p3s hold` and `p3s pause` keep from starting
+    what has not started.
+
     Args:
         pipeline: the pipeline's name.
         group: data id of the group, such as run=2008.

@@ -37,6 +37,8 @@ _LOOK_EVERY_S = 0.2
 # By itself a server is up to 45 s late under load, but never so long without any progress.
 _PATIENCE_S, _TOLD_S = 10.0, 30.0
 _FETCH_S = 30.0
+# The end of a task whose parents did not end well; Prefect leaves it pending under this name, and changes it no more.
+_NOT_READY = "NotReady"
 _MOST_NAMES = 10
 # What the server fills in, or the event says elsewhere.
 _NOT_FIELDS = {"id", "created", "updated", "flow_run_id", "state_id", "state_type", "state_name", "state"} | {
@@ -76,13 +78,17 @@ def _not_ended(client: SyncPrefectClient, task_run_ids: Collection[UUID], patien
         for some in _portions(sorted(left)):
             chosen = TaskRunFilter(id=TaskRunFilterId(any_=list(some)))
             found = client.read_task_runs(task_run_filter=chosen, limit=_PAGE)
-            left -= {run.id for run in found if run.state is not None and run.state.is_final()}
+            left -= {run.id for run in found if _is_end(run.state)}
         if len(left) < number:
             until = time.monotonic() + patience_s
         elif time.monotonic() >= until:
             break
         time.sleep(_LOOK_EVERY_S)
     return left
+
+
+def _is_end(state: State[Any] | None) -> bool:
+    return state is not None and (state.is_final() or state.name == _NOT_READY)
 
 
 def _event(client: SyncPrefectClient, work: StageWork, runs: Runs, lost: Mapping[int, State[Any]]) -> dict[str, Any]:

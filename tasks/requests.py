@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx
@@ -29,7 +29,7 @@ from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import asked, requests
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.core.asking import PROCESS, ProcessAsked, check_asked
-from p3s_prefect.core.errors import ServiceError
+from p3s_prefect.core.errors import LedgerAway, ServiceError
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.overrides import PREFECT
 from p3s_prefect.core.retry import Which
@@ -39,10 +39,13 @@ from p3s_prefect.core.views import UnitRow, printable
 # A look at the ledger takes 0.2 ms; a change of the progress is a request to Prefect.
 _LOOK_EVERY_S = 0.1
 _TELL_EVERY_S = 1.0
+_AWAY_S = 1.0
 # A station answers within a second, unless it is stopped, or comparing large files.
 _SILENT_S = 10.0
 # A table artifact is one JSON document; the page that shows it does not hold more.
 _MOST_ROWS = 1000
+_Of = TypeVar("_Of")
+_Told = TypeVar("_Told")
 _BAD = (StageState.FAILED, StageState.EXPIRED, StageState.BLOCKED, StageState.CANCELLED)
 
 
@@ -79,11 +82,11 @@ async def ask_station(home: str, pipeline: str, group: str, units: Sequence[str]
 
 
 async def await_answer(asked_for: Asked) -> requests.Request:
-    """The station's answer; without a station, as soon as one has started."""
+    """The station's answer; without a station, as soon as one has started. A ledger that is away is waited for."""
     log, warn_at = get_run_logger(), time.monotonic() + _SILENT_S
     with asked_for.books() as ledger:
         while True:
-            found = await asyncio.to_thread(_look_up, ledger, asked_for.number)
+            found = await _patiently(_look_up, ledger, asked_for.number)
             if found.is_granted is not None:
                 log.info("%s: %s", "granted" if found.is_granted else "refused", found.answer)
                 return found
@@ -94,15 +97,18 @@ async def await_answer(asked_for: Asked) -> requests.Request:
 
 
 async def await_end(asked_for: Asked, answer: requests.Request) -> tuple[UnitRow, ...]:
-    """What became of the units and groups that were asked for, once all have ended; shows progress meanwhile."""
+    """What became of the units and groups that were asked for, once all have ended; shows progress meanwhile.
+
+    A ledger that is away is waited for: the units go on.
+    """
     numbers = [int(number) for number in answer.detail.get("sub_jobs", ())]
     progress = _Progress()
     with asked_for.books() as ledger:
         while True:
-            still_open = await asyncio.to_thread(_still_open, ledger, numbers)
+            still_open = await _patiently(_still_open, ledger, numbers)
             if not still_open:
                 await progress.end()
-                return await asyncio.to_thread(_outcome, ledger, numbers)
+                return await _patiently(_outcome, ledger, numbers)
             await progress.tell(100.0 * (1 - still_open / len(numbers)))
             await asyncio.sleep(_LOOK_EVERY_S)
 
@@ -202,6 +208,19 @@ def _ask(directory: str, wanted: ProcessAsked, word: str, times_ended: int) -> A
     finally:
         ledger.close()
     return Asked(home=home, experiment=experiment, number=number)
+
+
+async def _patiently(look: Callable[[Ledger, _Of], _Told], ledger: Ledger, asked_for: _Of) -> _Told:
+    """What a look at the ledger tells, as soon as it can be read."""
+    is_told = False
+    while True:
+        try:
+            return await asyncio.to_thread(look, ledger, asked_for)
+        except LedgerAway as error:
+            if not is_told:
+                get_run_logger().warning("%s; looking again until it is back", error.what)
+                is_told = True
+            await asyncio.sleep(_AWAY_S)
 
 
 def _look_up(ledger: Ledger, number: int) -> requests.Request:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from clusters import die_with_parent
+from lacking import lacks
 from websockets.sync.client import ClientConnection, connect
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -30,6 +31,12 @@ _FLAGS = (
 )
 _PATIENCE_S = 240.0
 _POLL_S = 0.2
+_DRAWN_S = 20.0
+
+
+def program() -> str:
+    """Where the browser is."""
+    return next(filter(None, map(shutil.which, _NAMES)), None) or lacks("Chromium", "chromium")
 
 
 class Page:
@@ -39,44 +46,55 @@ class Page:
         self._connection = connection
         self._session: str | None = None
         self._calls = 0
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._url = "about:blank"
+        self._begin()
+
+    def _begin(self) -> None:
+        self._session = None
+        target = self.call("Target.createTarget", url=self._url)["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self.call("Page.enable")
 
-    def call(self, method: str, **params: Any) -> Any:
+    def call(self, method: str, *, within_s: float = _PATIENCE_S, **params: Any) -> Any:
         self._calls += 1
         said = {"id": self._calls, "method": method, "params": params}
         self._connection.send(json.dumps(said | ({"sessionId": self._session} if self._session else {})))
         while True:
-            answer = json.loads(self._connection.recv(_PATIENCE_S))
+            answer = json.loads(self._connection.recv(within_s))
             if answer.get("id") == self._calls:
                 return answer["result"]
 
     def open(self, url: str) -> None:
+        self._url = url
         self.call("Page.navigate", url=url)
 
     def text(self) -> str:
         answer = self.call("Runtime.evaluate", expression="document.body ? document.body.innerText : ''")
         return str(answer["result"].get("value", ""))
 
-    def picture(self) -> bytes:
-        return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+    def picture(self) -> bytes | None:
+        """The page as PNG; None if it hung while it was drawn, as happens without a GPU: it was opened anew."""
+        try:
+            drawn = self.call("Page.captureScreenshot", within_s=_DRAWN_S, format="png")
+        except TimeoutError:
+            self._begin()
+            return None
+        return base64.b64decode(drawn["data"])
 
-    def until(self, condition: Callable[[], Any]) -> Any:
+    def until(self, condition: Callable[[], Any], *, every_s: float = _POLL_S) -> Any:
         """Waits for a condition and returns its answer."""
         until = time.monotonic() + _PATIENCE_S
         while not (answer := condition()):
             assert time.monotonic() < until, self.text()
-            time.sleep(_POLL_S)
+            time.sleep(every_s)
         return answer
 
 
 @contextmanager
 def chromium(scratch: Path) -> Iterator[Page]:
     """A browser with one page."""
-    assert CHROMIUM is not None
     browser = subprocess.Popen(
-        [CHROMIUM, *_FLAGS, f"--user-data-dir={scratch}", "about:blank"],
+        [program(), *_FLAGS, f"--user-data-dir={scratch}", "about:blank"],
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=die_with_parent,

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -44,9 +44,12 @@ class Cluster:
     def start_scheduler(self) -> None:
         self.scheduler = self._start(supervision._scheduler(self.port), "scheduler")
 
-    def add_worker(self) -> subprocess.Popen[bytes]:
-        home = supervision.Home(self.path)
-        worker = self._start(supervision._pilots(home, self.address, 1), f"worker{len(self.workers)}")
+    def add_worker(self, slots: int = 1) -> subprocess.Popen[bytes]:
+        program = supervision._pilots(supervision.Home(self.path), self.address, 1)
+        if slots > 1:
+            more = {"slot=1": f"slot={slots}", "1": str(slots)}
+            program = replace(program, command=tuple(more.get(word, word) for word in program.command))
+        worker = self._start(program, f"worker{len(self.workers)}")
         self.workers.append(worker)
         return worker
 

@@ -13,7 +13,7 @@ from ledger_rows import Rows, StoredBytes
 from p3s_prefect.adapters.ledger.database import Ledger
 
 # Sockets are off unless a test is marked; no setting of this machine reaches it (see isolation.py).
-pytest_plugins = ["isolation", "s3_servers", "postgresql"]
+pytest_plugins = ["isolation", "side_by_side", "s3_servers", "postgresql", "prefect_servers"]
 
 
 @pytest.fixture

@@ -77,7 +77,9 @@ class Rows:
             schema.production_pass, job_id=job_id, number=number, run_collection=collection, is_open=True, opened_at=T0
         )
 
-    def unit(self, pass_id: int, data_id: str, *, state: str = "done", at: float = T0, per: str = "unit") -> int:
+    def unit(
+        self, pass_id: int, data_id: str, *, state: str = "done", at: float = T0, per: str = "unit", u: float = 0.0
+    ) -> int:
         return self.add(
             schema.sub_job,
             pass_id=pass_id,
@@ -85,7 +87,7 @@ class Rows:
             per=per,
             taken_at=at,
             arrived_at=at + 0.25,
-            u=0.5,
+            u=u,
             state=state,
             settled_at=None if state in ("expected", "arrived") else at + 3.0,
         )

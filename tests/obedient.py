@@ -27,11 +27,14 @@ def obey(raw: str, unit: DataId, notes: str = "", stage: str = "") -> dict[str, 
     return {"made": raw.upper(), "summary": {"length": {"value": len(raw), "unit": "byte"}}}
 
 
-def total(made: Mapping[DataId, str], coverage: Mapping[str, int]) -> dict[str, Any]:
+def total(
+    made: Mapping[DataId, str], coverage: Mapping[str, int], weights: Mapping[str, Mapping[DataId, float]]
+) -> dict[str, Any]:
     """What a group's units made, joined, after the coverage."""
     states = " ".join(f"{state}={number}" for state, number in sorted(coverage.items()))
     lines = [states, *(f"{unit}: {text}" for unit, text in made.items())]
-    return {"total": "\n".join(lines), "summary": {"units": {"value": len(made)}}}
+    weight = sum(weights.get("made", {}).values())
+    return {"total": "\n".join(lines), "summary": {"units": {"value": len(made)}, "weight": {"value": weight}}}
 
 
 def convert(raw: dict[str, list[int]], scale: int) -> dict[str, Any]:

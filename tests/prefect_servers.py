@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from clusters import die_with_parent
 
 from p3s_prefect.adapters import prefect_server
@@ -134,3 +137,13 @@ class PrefectProcess:
         """The arrows of the graph that the page draws, by names."""
         nodes = dict(self.get(f"/flow_runs/{flow_run['id']}/graph-v2")["nodes"])
         return {(nodes[parent["id"]]["label"], node["label"]) for node in nodes.values() for parent in node["parents"]}
+
+
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectProcess]:
+    """A server that no test harms: one for all that take names of their own in it, as it takes seconds to start."""
+    os.environ |= {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    with closing(PrefectProcess(tmp_path_factory.mktemp("prefect"))) as server:
+        server.start()
+        server.until_up()
+        yield server

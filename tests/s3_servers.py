@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from clusters import die_with_parent
 
-from p3s_prefect.adapters import s3_server
+from p3s_prefect.adapters import s3_client, s3_server
 from p3s_prefect.adapters.s3_client import Keys
 from p3s_prefect.adapters.s3_store import S3Store
 from p3s_prefect.core.bucket_place import BucketPlace
@@ -31,7 +32,7 @@ BUCKET = "central"
 
 
 @dataclass
-class S3Server:
+class S3Server(ABC):
     """A server on loopback, to be killed and started again on the same port and data."""
 
     path: Path
@@ -110,8 +111,9 @@ class S3Server:
     def _environment(self) -> dict[str, str]:
         return {}
 
+    @abstractmethod
     def _command(self) -> tuple[str, ...]:
-        raise NotImplementedError
+        """What starts it."""
 
 
 class SeaweedServer(S3Server):
@@ -139,6 +141,14 @@ class RcloneServer(S3Server):
         # It would take directories away under those who write there.
         options = ("--config", os.devnull, "--addr", address, "--no-cleanup")
         return (program, "serve", "s3", *options, str(data))
+
+
+@pytest.fixture(autouse=True)
+def _clients_of_its_own() -> Iterator[None]:
+    """A test may change them, or how long they wait."""
+    s3_client._client.cache_clear()
+    yield
+    s3_client._client.cache_clear()
 
 
 @pytest.fixture(scope="session")

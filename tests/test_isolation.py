@@ -8,8 +8,11 @@ import os
 import socket
 from pathlib import Path
 
+import browser
+import postgresql
 import pytest
 from isolation import forget_settings
+from slurm_site import needs_slurm
 
 
 def test_sockets_are_off_unless_marked() -> None:
@@ -61,3 +64,19 @@ def test_properties_draw_no_random_number_but_of_a_seeded_generator() -> None:
             }
     assert len(used) > 10
     assert {name: found for name, found in used.items() if found - {"Random"}} == {}
+
+
+@pytest.mark.parametrize(("ci", "end"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])
+def test_what_a_machine_lacks_skips_tests_but_not_where_all_must_run(
+    monkeypatch: pytest.MonkeyPatch, ci: str, end: type[BaseException]
+) -> None:
+    """S7: the reason says what to install."""
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(end, match="apt-get install chromium"):
+        browser.program()
+    with pytest.raises(end, match="apt-get install slurm-wlm munge"):
+        needs_slurm()
+    monkeypatch.setattr(Path, "glob", lambda _path, _pattern: iter(()))
+    with pytest.raises(end, match="apt-get install postgresql"):
+        postgresql.programs()

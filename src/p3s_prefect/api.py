@@ -31,25 +31,20 @@ from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import reports, result_views, views
 from p3s_prefect.adapters.ledger.archived import reading_about
 from p3s_prefect.adapters.ledger.archiving import archives_of
-from p3s_prefect.adapters.ledger.damaged import count_damaged
 from p3s_prefect.adapters.ledger.weighted_rows import group_values
 from p3s_prefect.adapters.ledger.why import case_of
-from p3s_prefect.adapters.pilot import formats
-from p3s_prefect.adapters.station_status import station_status
+from p3s_prefect.adapters.station_status import station_status, told_by_ledger, told_by_nobody
 from p3s_prefect.adapters.steering import Steering
-from p3s_prefect.adapters.what_if import Question, answer
 from p3s_prefect.core.coverage import CoverageReport, coverage_record
 from p3s_prefect.core.data_id import DataId
-from p3s_prefect.core.errors import LedgerError, NoSuchRecord, ServiceError, StageFailed
+from p3s_prefect.core.errors import LedgerAway, LedgerError, NoSuchRecord, ServiceError, StageFailed
 from p3s_prefect.core.experiment import Format
 from p3s_prefect.core.experiment_changes import Change
-from p3s_prefect.core.health import arrivals, overall, results, station_down, steering
 from p3s_prefect.core.latency import LatencyReport, latency_record
 from p3s_prefect.core.phases import PhaseKind, phases
 from p3s_prefect.core.reports import Scope, scope
 from p3s_prefect.core.simulation import Comparison
 from p3s_prefect.core.simulation_results import PolicyResult, tally_record
-from p3s_prefect.core.store_health import stored_results
 from p3s_prefect.core.views import UnitDetail, UnitRow, plain
 from p3s_prefect.core.weighted_values import WeightedValue
 from p3s_prefect.core.why import explain
@@ -72,6 +67,24 @@ def open_experiment(home: str | Path = ".") -> Bookkeeping:
         LedgerError: nothing was ever processed there.
     """
     return Bookkeeping(Home(Path(home)))
+
+
+def status(home: str | Path = ".") -> dict[str, Any]:
+    """The health rows and the account, from the station if it answers, else from the ledger if it can be read.
+
+    Raises:
+        ExperimentFileErrors: the directory has no experiment file, or a wrong one.
+        LedgerError: nothing was ever processed there.
+    """
+    try:
+        with open_experiment(home) as books:
+            return books.status()
+    except LedgerAway as away:
+        at = Home(Path(home))
+        try:
+            return station_status(at)
+        except ServiceError as error:
+            return told_by_nobody(at.read(), error, away)
 
 
 class Bookkeeping:
@@ -122,30 +135,11 @@ class Bookkeeping:
         return self.read(archives_of, self.named(data_id))
 
     def status(self) -> dict[str, Any]:
-        """The health rows and the account, from the station if it answers, else from the ledger."""
+        """The health rows and the account, as `p3s status` shows them: from the station if it answers."""
         try:
             return station_status(self.home)
         except ServiceError as error:
-            now = time.time()
-            kept_out, outcomes = self.read(views.kept_out, now=now), self.read(views.outcomes, now=now)
-            given = self.steer.in_force()
-            rows = (
-                station_down(error.what, error.fix),
-                arrivals(kept_out),
-                results(outcomes),
-                *steering(given),
-                *stored_results(self.read(count_damaged)),
-            )
-            return {
-                "experiment": self.experiment.experiment,
-                "instrument": self.experiment.instrument.name,
-                "station": None,
-                "status": overall(rows),
-                "health": [plain(row) for row in rows],
-                "overrides": [one.shown() for one in given],
-                "account": [plain(row) for row in self.read(views.account)],
-                "sub_jobs": [plain(row) for row in self.read(views.sub_job_account)],
-            }
+            return told_by_ledger(self.experiment, self._ledger, error)
 
     def units(
         self,
@@ -262,10 +256,10 @@ class Bookkeeping:
                 "name": trend.name,
                 "value": value,
                 "unit": trend.unit,
-                "weight": 1 / q,
+                "weight": weight,
             }
             for trend in self.read(result_views.trends, limit=limit)
-            for data_id, value, q in zip(trend.data_ids, trend.values, trend.qs, strict=True)
+            for data_id, value, weight in zip(trend.data_ids, trend.values, trend.weights, strict=True)
         )
 
     def values(self, group: str | DataId) -> pandas.DataFrame:
@@ -313,7 +307,9 @@ class Bookkeeping:
         return explain(self.experiment, case, pipeline=asked.pipeline, stage=asked.stage)
 
     def _stands(self, stream: str, file: str) -> bool:
-        directory = self.experiment.streams[stream].directory
+        found = self.experiment.streams[stream]
+        buffered_in = self.experiment.buffer_directory(found) if found.is_buffered_always else None
+        directory = found.directory or buffered_in
         try:
             # In a bucket it could be below any prefix.
             return directory is not None and (self.home.path / directory / file).is_file()
@@ -346,6 +342,8 @@ class Bookkeeping:
             raise NoSuchRecord(
                 f"no dataset {dataset_type} of {name}", fix="`unit(...).datasets` lists what a unit has."
             )
+        from p3s_prefect.adapters.pilot import formats  # NumPy takes a quarter of a second to import
+
         return formats.read(self._fetched(row.key, row.sha256), Format(row.format))
 
     def product(self, title: str, data_id: str | DataId, *, pipeline: str | None = None) -> bytes:
@@ -438,6 +436,8 @@ def simulate(
         ExperimentFileErrors: a file, the load or a change is wrong.
         P3sError: the load cannot be played.
     """
+    from p3s_prefect.adapters.what_if import Question, answer  # the simulator takes a quarter of a second to import
+
     at = Home(Path(home))
     synthetic = not isinstance(load, Mapping) or "streams" in load
     instrument, now = at.read().instrument, time.time()
@@ -493,7 +493,8 @@ class Simulation:
 
 def _station_case(home: Home) -> StationCase:
     try:
-        return StationCase(slots=station_status(home)["station"]["slots_actual"])
+        station = station_status(home)["station"]
+        return StationCase(slots=station["slots_actual"], started_at=station["started_at"])
     except ServiceError as error:
         return StationCase(trouble=error.what, remedy=error.fix)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -13,7 +11,5 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="P3S_", frozen=True, use_attribute_docstrings=True)
 
-    home: Path = Path()
-    """The experiment's home: the directory of its ``experiment.yaml``."""
     token: SecretStr | None = None
     """What a browser or program must know to see the page; required where it is served beyond loopback."""

@@ -21,7 +21,7 @@ from p3s_prefect.adapters.bucket_url import object_place, object_url
 from p3s_prefect.adapters.clock import SystemClock
 from p3s_prefect.core.bucket_place import BucketPlace
 from p3s_prefect.core.data_id import DataId
-from p3s_prefect.core.errors import InputChanged, StoreError
+from p3s_prefect.core.errors import InputChanged, InputGone, StoreDisturbed, StoreError, StoreUnreachable
 from p3s_prefect.core.experiment import Closing, Complete, Instrument, Stream
 from p3s_prefect.core.notices import Notice
 from p3s_prefect.core.ports import MarkerSeen, Refusal, Seen
@@ -377,6 +377,49 @@ async def test_a_group_is_closed_after_all_its_objects(bucket: Bucket, hinted: b
     assert seen[-1] == MarkerSeen(group=DataId.of(run=1), name="r001.closed")
 
 
+async def test_a_marker_comes_after_the_objects_that_could_not_be_read_yet(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P22: nor is it known before then what came; what one object alone meets for ever keeps no group open."""
+    copied, refused = bucket_source.copy_arrived, 0
+    errors: list[StoreError] = [StoreUnreachable("it does not answer")] * 3 + [StoreDisturbed("error 500")] * 100
+
+    def copy_arrived(url: str, tag: str) -> tuple[int, str]:
+        nonlocal refused
+        if "r001_0000.txt" in url:
+            return copied(url, tag)
+        refused += 1
+        raise errors.pop(0)
+
+    monkeypatch.setattr(bucket_source, "copy_arrived", copy_arrived)
+    found = bucket.source(complete=Complete(by="manifest"))
+
+    def put_whole(subrun: int) -> None:
+        bucket.put_as(f"{bucket.put(subrun)}.ok", hashlib.sha256(b"data").hexdigest())
+
+    put_whole(0)
+    refused_when_known: list[int] = []
+
+    def enough(seen: list[Seen]) -> bool:
+        if len(seen) == 1:
+            put_whole(1)
+            bucket.put_as("r001_x/r001.closed")
+        return isinstance(seen[-1], MarkerSeen)
+
+    looked = found._looked
+
+    def noted(begun: float, tally: bucket_source.Tally) -> None:
+        known_s = found.seen_s
+        looked(begun, tally)
+        if found.seen_s > known_s and refused:
+            refused_when_known.append(refused)
+
+    monkeypatch.setattr(found, "_looked", noted)
+    seen = await bucket.told(found, enough)
+    assert keys(seen) == ["r001_0000.txt"]
+    assert refused_when_known[0] == 4
+
+
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
@@ -402,10 +445,11 @@ def test_the_object_that_was_taken_is_read(bucket: Bucket, tmp_path: Path) -> No
     assert copy_arrived(url, taken, tmp_path / "copy") == (7, hashlib.sha256(b"content").hexdigest())
     assert (tmp_path / "copy").read_bytes() == b"content"
     bucket.put(0, "tnetnoc")
-    with pytest.raises(InputChanged, match="no longer the object"):
+    with pytest.raises(InputChanged, match="no longer the object") as raised:
         copy_arrived(url, taken)
+    assert not isinstance(raised.value, InputGone)
     bucket.client.delete_object(Bucket=bucket.place.bucket, Key=bucket.place.key(own))
-    with pytest.raises(InputChanged, match="no longer the object"):
+    with pytest.raises(InputGone, match="is gone"):
         copy_arrived(url, taken)
 
 

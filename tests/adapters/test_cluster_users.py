@@ -5,21 +5,29 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import subprocess
-import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import distributed
 import pytest
+import typer
 from clusters import Cluster
+from typer.testing import CliRunner, Result
 
 from p3s_prefect.adapters.cluster_users import ClusterUser, note_user, refuse_productions, users_of
 from p3s_prefect.adapters.dask_pilots import DaskPilots
+from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.ledger import agent_cursor
+from p3s_prefect.cli.check import check
 from p3s_prefect.core.errors import NoScheduler, ServiceError
 
 pytestmark = pytest.mark.sockets
+
+app = typer.Typer()
+app.command()(check)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +84,8 @@ async def test_a_stations_pilots_are_not_those_of_a_production(address: str, cap
 
 
 def test_check_refuses_a_cluster_that_others_use(address: str, tmp_path: Path) -> None:
-    """B9: `p3s check` names file, line and key, who uses it, and the fix; the experiment's own station is no rival."""
+    """B9: `p3s check` names file, line and key, who uses it, and the fix; the home's own station is no rival, though
+    that of another home may call its experiment the same."""
     declared = {
         "experiment": "day",
         "instrument": {"name": "Cam", "dimensions": {"run": "int", "part": "int"}, "group": ["run"]},
@@ -92,23 +101,48 @@ def test_check_refuses_a_cluster_that_others_use(address: str, tmp_path: Path) -
         },
         "pilots": {"address": address},
     }
-    file = tmp_path / "experiment.yaml"
-    file.write_text(json.dumps(declared))
+    file, namesake = tmp_path / "experiment.yaml", tmp_path / "other" / "experiment.yaml"
+    namesake.parent.mkdir()
+    for one in (file, namesake):
+        one.write_text(json.dumps(declared))
+    own = _ledger_of(file)
     with distributed.Client(address, set_as_default=False) as client:
-        assert _note(client, ClusterUser.here("station", "day")) is None
-        assert _check(file).returncode == 0
-        assert _note(client, ClusterUser.here("station", "night")) is None
-        checked = _check(file)
-    assert checked.returncode == 1
-    (mistake,) = json.loads(checked.stdout)["mistakes"]
-    assert mistake["key"] == "pilots.address"
-    assert "is used by the station 'night'" in mistake["what"]
-    assert "p3s down" in mistake["fix"]
+        assert _note(client, ClusterUser.here("station", "day", own)) is None
+        assert _check(file).exit_code == 0
+        # Before a station has run there, and afterwards.
+        refused = [_check(namesake)]
+        assert _ledger_of(namesake) != own
+        refused.append(_check(namesake))
+        assert _note(client, ClusterUser.here("station", "night", own)) is None
+        refused.append(_check(file))
+    for checked, who in zip(refused, ("day", "day", "night"), strict=True):
+        assert checked.exit_code == 1
+        (mistake,) = json.loads(checked.stdout)["mistakes"]
+        assert mistake["key"] == "pilots.address"
+        assert f"is used by the station {who!r}" in mistake["what"]
+        assert "p3s down" in mistake["fix"]
 
 
-def _check(file: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "p3s_prefect.cli", "check", str(file), "--json"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+def _ledger_of(file: Path) -> UUID:
+    """Its id, which it has as soon as a station has opened it."""
+    home = Home(file.parent)
+    with closing(home.ledger(home.read())) as ledger:
+        ledger.migrate()
+        with ledger.transaction() as connection:
+            return agent_cursor.open_cursor(connection, 0.0).site
+
+
+def test_a_station_takes_over_from_one_of_its_own_ledger_alone() -> None:
+    """B9, P9: what a namesake of another home has begun goes on."""
+    first, other = uuid4(), uuid4()
+    station = ClusterUser.here("station", "day", first)
+    assert station.replaces(ClusterUser.here("station", "day", first))
+    assert not station.replaces(ClusterUser.here("station", "day", other))
+    assert not station.replaces(ClusterUser.here("production", "day"))
+
+
+def _check(file: Path) -> Result:
+    return CliRunner().invoke(app, [str(file), "--json"])
 
 
 def test_nobody_there_is_an_error_of_its_own() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import random
@@ -17,6 +18,7 @@ import pytest
 from p3s_prefect.adapters import directory_source
 from p3s_prefect.adapters.clock import SystemClock
 from p3s_prefect.adapters.directory_source import DirectorySource
+from p3s_prefect.adapters.directory_store import file_sha256
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.experiment import Closing, Complete, Instrument, Stream
 from p3s_prefect.core.ports import MarkerSeen, Refusal, Seen
@@ -80,7 +82,7 @@ def source(
         "camera",
         stream,
         INSTRUMENT,
-        incoming.parent,
+        incoming,
         clock=SystemClock(),
         known=books.known,
         is_open=lambda group: group in books.open_groups,
@@ -155,7 +157,7 @@ async def test_listing_alone_finds_everything_once(incoming: Path, books: Books)
 
 
 async def test_a_notification_is_faster_than_the_listing(incoming: Path, books: Books) -> None:
-    """P1, P2: a file that is renamed into place is told at once, though the next listing is an hour away."""
+    """P1, P2, V18 (notify): a file that is renamed into place is told at once; the next listing is an hour away."""
     found = source(incoming, books, notify=True, every_s=3600)
     put(incoming, 0)
 
@@ -280,6 +282,27 @@ async def test_the_period_grows_with_the_listing(incoming: Path, books: Books, m
     assert found.period_s >= 1.0
 
 
+async def test_what_is_read_once_is_no_reason_to_list_less_often(
+    incoming: Path, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P1, V18 (list_every_s): what does not fit its manifest is read by each listing, and counts."""
+
+    def slow(path: Path) -> str:
+        time.sleep(0.2)
+        return file_sha256(path)
+
+    monkeypatch.setattr(directory_source, "file_sha256", slow)
+    found = source(incoming, books, complete=Complete(by="manifest"))
+    manifest = Path(f"{put(incoming, 0)}.ok")
+    manifest.write_text(hashlib.sha256(b"data").hexdigest())
+    assert len(await one_listing(found, books)) == 1
+    assert found.period_s < 1
+    books.settled.clear()
+    manifest.write_text(hashlib.sha256(b"other").hexdigest())
+    assert await one_listing(found, books) == []
+    assert found.period_s >= 2
+
+
 # --- P3 -------------------------------------------------------------------------------------------------------------
 
 
@@ -323,7 +346,7 @@ async def test_the_notification_of_a_companion_speaks_for_its_file(incoming: Pat
 
 
 async def test_a_manifest_must_fit(incoming: Path, books: Books) -> None:
-    """P3: a file whose bytes are not (yet) those of its manifest waits; the checksum goes with the arrival."""
+    """P3, V18 (complete): a file whose bytes are not (yet) its manifest's waits; the checksum goes with the arrival."""
     path = put(incoming, 0, "whole content")
     manifest = incoming / f"{path.name}.ok"
     found = source(incoming, books, complete=Complete(by="manifest"))
@@ -412,3 +435,50 @@ async def test_a_group_is_closed_after_all_its_files(incoming: Path, books: Book
     seen = await told(found, books, enough)
     assert len(set(keys(seen[:-1]))) == 6
     assert seen[-1] == MarkerSeen(group=DataId.of(run=1), name="r001.closed")
+
+
+async def test_a_marker_waits_for_a_listing_that_tells_everything(
+    incoming: Path, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P22: the directory cannot be listed for a while just after the marker was seen, and files come meanwhile."""
+    scandir, looks = os.scandir, 0
+
+    def failing(path: Path) -> Any:
+        nonlocal looks
+        looks += (incoming / "r001.closed").exists()
+        if 2 <= looks <= 4:
+            put(incoming, looks)
+            raise OSError(errno.EIO, "Input/output error")
+        return scandir(path)
+
+    monkeypatch.setattr(directory_source.os, "scandir", failing)
+    put(incoming, 0)
+
+    def enough(seen: list[Seen]) -> bool:
+        (incoming / "r001.closed").touch()
+        return isinstance(seen[-1], MarkerSeen)
+
+    seen = await told(source(incoming, books), books, enough)
+    assert keys(seen[:-1]) == [f"r001_{n:04d}.txt" for n in (0, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_source_that_is_cancelled_just_as_a_hint_comes_ends(turns: int, incoming: Path, books: Books) -> None:
+    """V22: so many turns of the event loop after the hint; otherwise the station would not stop."""
+    found = source(incoming, books, every_s=60)
+
+    async def follow() -> None:
+        async with aclosing(found.arrivals()) as arrivals:
+            async for seen in arrivals:
+                books.settle(seen)
+
+    following = asyncio.create_task(follow())
+    async with asyncio.timeout(SOON_S):
+        while not found._hints._getters:  # type: ignore[attr-defined]
+            await asyncio.sleep(0.01)
+        found._hints.put_nowait(str(incoming / "nothing.txt"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        following.cancel()
+        await asyncio.wait([following])
+    assert following.cancelled()

@@ -149,6 +149,16 @@ def test_a_full_or_broken_disk_is_an_error_that_leaves_nothing(
     store.put_bytes("a/b", b"some")
 
 
+def test_what_cannot_be_looked_at_is_an_error_of_the_store(store: DirectoryStore) -> None:
+    """S8: a link that leads to itself, which nobody can follow, whatever their rights."""
+    (store.root / "a").mkdir(parents=True)
+    (store.root / "a" / "b").symlink_to("b")
+    with pytest.raises(StoreError, match="what is below a/ cannot be listed"):
+        list(store.list("a/"))
+    with pytest.raises(StoreError, match="a/b cannot be read"):
+        store.read_bytes("a/b")
+
+
 def test_a_key_below_an_object_or_above_one_is_an_error(store: DirectoryStore, tmp_path: Path) -> None:
     """V13, S8."""
     store.put_bytes("a/b", b"some")

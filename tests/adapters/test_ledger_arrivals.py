@@ -99,7 +99,8 @@ class Watched:
                 at_hand = self.files.get(taken.rival.path)
                 same = at_hand is not None and at_hand.identity == taken.rival.identity
                 theirs = sha256(self.content[taken.rival.identity]) if same else None
-                taken = take(connection, replace(seen, sha256=sha256(content)), rival_sha256=theirs)
+                compared = replace(taken.rival, sha256=theirs, is_gone=at_hand is None)
+                taken = take(connection, replace(seen, sha256=sha256(content)), compared=compared)
         self._check(seen, content, taken.verdict)
         self.told.add(seen.identity)
 
@@ -149,11 +150,64 @@ def test_each_identity_is_settled_once_and_each_unit_is_taken_once(
     assert Counter(row.data_id for row in rows if row.verdict == "taken") == Counter(units)
 
 
-def _settle(ledger: Ledger, seen: Arrival, *, content: bytes, rival: bytes | None) -> arrivals.Taken:
+def _in_bucket(subrun: int, content: bytes) -> Arrival:
+    """The same key as that of `arrival`, as the bucket has it."""
+    seen = arrival(subrun, content=content)
+    return replace(seen, path=f"s3://night/{seen.identity.key}", identity=replace(seen.identity, etag="e"))
+
+
+@pytest.mark.parametrize("first_in_bucket", [True, False])
+@pytest.mark.parametrize(
+    ("content", "rival", "is_gone", "verdict", "told"),
+    [
+        (b"raw", b"raw", False, Verdict.SAME, "the same bytes"),
+        (b"war", b"raw", False, Verdict.CONFLICT, "other bytes"),
+        (b"raw", None, True, Verdict.SAME, "is there no more"),
+        (b"raw", None, False, Verdict.CONFLICT, "changed before its bytes were read"),
+    ],
+)
+def test_bucket_and_buffer_have_the_same_unit(
+    ledger: Ledger,
+    first_in_bucket: bool,
+    content: bytes,
+    rival: bytes | None,
+    is_gone: bool,
+    verdict: Verdict,
+    told: str,
+) -> None:
+    """P13, P2: it is one arrival, whichever place told it first, also where one of them has it no more.
+
+    What has changed there is a conflict, as nobody can know any more what was taken.
+    """
+    one, other = arrival(1, content=b"raw"), _in_bucket(1, content)
+    first, second = (other, one) if first_in_bucket else (one, other)
     with ledger.transaction() as connection:
-        assert take(connection, seen).rival is not None
-        known = None if rival is None else sha256(rival)
-        return take(connection, replace(seen, sha256=sha256(content)), rival_sha256=known)
+        assert take(connection, first).verdict is Verdict.TAKEN
+    taken = _settle(ledger, second, content=content, rival=rival, is_gone=is_gone)
+    assert (taken.verdict, taken.sub_jobs) == (verdict, ())
+    assert told in taken.reason
+    with ledger.transaction() as connection:
+        assert take(connection, second).verdict is None
+
+
+def test_between_bucket_and_buffer_another_size_is_a_conflict_without_reading(ledger: Ledger) -> None:
+    """P13: nobody reads the buffer to find out what is known."""
+    with ledger.transaction() as connection:
+        take(connection, arrival(1, content=b"raw"))
+        taken = take(connection, _in_bucket(1, b"longer"))
+    assert (taken.verdict, taken.rival) == (Verdict.CONFLICT, None)
+    assert "other bytes" in taken.reason
+
+
+def _settle(
+    ledger: Ledger, seen: Arrival, *, content: bytes, rival: bytes | None, is_gone: bool = False
+) -> arrivals.Taken:
+    with ledger.transaction() as connection:
+        found = take(connection, seen).rival
+        assert found is not None
+        known = found.sha256 if rival is None else sha256(rival)
+        compared = replace(found, sha256=known, is_gone=is_gone)
+        return take(connection, replace(seen, sha256=sha256(content)), compared=compared)
 
 
 @pytest.mark.parametrize(

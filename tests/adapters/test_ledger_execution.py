@@ -452,6 +452,34 @@ def test_a_new_station_finds_what_was_running_and_what_is_open(ledger: Ledger) -
     ]
 
 
+def test_what_waits_for_the_store_is_neither_interrupted_nor_ended(ledger: Ledger) -> None:
+    """P13: it is published as ever, given up as ever, and then waits no more."""
+    with ledger.transaction() as connection:
+        known, unknown, lost = (take_and_start(connection, subrun) for subrun in (1, 2, 3))
+        for opened in (known, lost):
+            execution.wait(connection, opened.id, NOW + 5, execution="e1", pilot="there:7")
+        execution.wait_unknown(connection, unknown.id, NOW + 6)
+    with ledger.reading() as connection:
+        assert execution.interrupted(connection) == []
+        found = execution.waiting(connection)
+    assert [(one.attempt_id, one.stage_run_id, one.since, one.pilot) for one in found] == [
+        (known.id, known.stage_run_id, NOW + 5, "there:7"),
+        (unknown.id, unknown.stage_run_id, NOW + 6, None),
+        (lost.id, lost.stage_run_id, NOW + 5, "there:7"),
+    ]
+    with ledger.transaction() as connection:
+        execution.publish(connection, manifest(known), NOW + 9)
+        _give_up(connection, lost, next_state=S.QUEUED)
+    with ledger.transaction() as connection:
+        assert [one.attempt_id for one in execution.waiting(connection)] == [unknown.id]
+        with pytest.raises(Conflict):
+            execution.wait(connection, known.id, NOW, execution="e1", pilot="there:7")
+        row = connection.execute(select(schema.attempt).where(schema.attempt.c.id == known.id)).one()
+        assert (row.state, row.reason, row.published_at) == ("done", "", NOW + 9)
+        execution.wait_no_more(connection)
+        assert [one.attempt_id for one in execution.interrupted(connection)] == [unknown.id]
+
+
 def test_a_commit_record_is_owed_until_it_is_noted_and_is_always_the_same(ledger: Ledger) -> None:
     """V13."""
     with ledger.transaction() as connection:

@@ -73,9 +73,13 @@ def _by_key(rows: tuple[CoverageRow, ...]) -> dict[tuple[Any, ...], CoverageRow]
     return {(row.pipeline, row.pass_number, row.per, row.part or "", row.stage): row for row in rows}
 
 
-def _expected_counts(table: pd.DataFrame, state: str) -> dict[str, int]:
-    counts = {name: int((table[state] == name).sum()) for name in _TERMINAL}
-    return {"seen": len(table), "open": len(table) - sum(counts.values()), **counts}
+def _expected_counts(table: pd.DataFrame) -> dict[tuple[Any, ...], dict[str, int]]:
+    """How many of each key are in which state; open is what is in no terminal one."""
+    found = table.groupby([*_KEY, "state"], dropna=False).size().unstack(fill_value=0)
+    counts = found.reindex(columns=_TERMINAL, fill_value=0)
+    counts.insert(0, "seen", found.sum(axis=1))
+    counts.insert(1, "open", counts["seen"] - counts[_TERMINAL].sum(axis=1))
+    return {(*key[:-1], None if pd.isna(key[-1]) else key[-1]): row for key, row in counts.to_dict("index").items()}
 
 
 @pytest.mark.parametrize("by", [None, "part", "subrun", "run"])
@@ -95,23 +99,18 @@ def test_coverage_counts_what_the_tables_hold(
     found = reports.coverage(connection, replace(scope, by=by))
     table = _stages(connection, by).query(chosen)
     rows = _by_key(found.rows)
-    stages = dict(list(table.groupby(_KEY)))
-    units = dict(list(table.drop_duplicates("sub_job_id").groupby(_KEY[:-1])))
-    assert set(rows) == set(stages) | {(*key, None) for key in units}
-    for key, group in stages.items():
-        row, done = rows[key], group.query("state == 'done'")
-        assert {name: getattr(row, name) for name in _expected_counts(group, "state")} == _expected_counts(
-            group, "state"
-        )
-        if len(done):
-            weights = 1 / done["q"]
-            assert row.mean_q == pytest.approx(done["q"].mean())
-            assert row.effective == pytest.approx(weights.sum() ** 2 / (weights**2).sum())
-        else:
-            assert (row.mean_q, row.effective) == (None, None)
-    for key, group in units.items():
-        expected = _expected_counts(group, "unit_state")
-        assert {name: getattr(rows[*key, None], name) for name in expected} == expected
+    units = table.drop_duplicates("sub_job_id").assign(stage=None, state=lambda units: units["unit_state"])
+    expected = _expected_counts(table) | _expected_counts(units)
+    assert {key: {name: getattr(row, name) for name in expected[key]} for key, row in rows.items()} == expected
+    # What chance left out, and was done on standby, stands for no others.
+    standby = table.query("state == 'done' and u >= q").groupby(_KEY).size().to_dict()
+    assert {key: row.on_standby for key, row in rows.items() if row.on_standby} == standby
+    sampled = table.query("state == 'done' and u < q").groupby(_KEY)["q"]
+    effective = sampled.agg(lambda q: (1 / q).sum() ** 2 / (1 / q**2).sum())
+    weighted = pd.DataFrame({"mean_q": sampled.mean(), "effective": effective}).to_dict("index")
+    for key, row in rows.items():
+        told = {"mean_q": row.mean_q, "effective": row.effective}
+        assert told == (pytest.approx(weighted[key]) if key in weighted else {"mean_q": None, "effective": None})
     assert all(row.balances and row.seen == row.open + row.settled for row in found.rows)
     assert found.unbalanced == ()
 

@@ -10,12 +10,13 @@ from ledger_rows import T0, Rows
 from sqlalchemy import select
 from thinned_rows import MEAN, PARTS, thinned_run
 
-from p3s_prefect.adapters.ledger import inputs, result_views
+from p3s_prefect.adapters.ledger import inputs, reports, result_views
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.adapters.ledger.execution import Attempt
 from p3s_prefect.adapters.ledger.schema import job, production_pass, run_collection
 from p3s_prefect.adapters.ledger.weighted_rows import group_values
 from p3s_prefect.core.data_id import DataId
+from p3s_prefect.core.reports import Scope
 from p3s_prefect.core.weighted_values import WeightedValue
 from p3s_prefect.core.weighting import Sampled, weighted_mean
 from p3s_prefect.core.wiring import Wire
@@ -52,6 +53,13 @@ def weights(ledger: Ledger, *wires: Wire, pass_number: int = 0) -> dict[str, dic
     return {kind: {int(unit["part"]): weight for unit, weight in named.items()} for kind, named in found.items()}
 
 
+def second_pass(rows: Rows) -> int:
+    """Of the only job that there is."""
+    rows.connection.execute(run_collection.insert().values(name="again", configuration_id="c" * 64, opened_at=T0))
+    values = {"number": 1, "run_collection": "again", "is_open": False, "opened_at": T0}
+    return rows.add(production_pass, job_id=rows.connection.scalar(select(job.c.id)), **values)
+
+
 def test_who_was_let_through_has_a_weight_also_if_it_gave_nothing(seen_ledger: Ledger, fill: Fill) -> None:
     """P6, P22: what was left out at random has none; what arrived was all taken in."""
     fill(thinned_run)
@@ -66,9 +74,7 @@ def test_of_a_unit_in_several_passes_the_one_that_is_read_counts(seen_ledger: Le
 
     def write(rows: Rows) -> None:
         thinned_run(rows)
-        rows.connection.execute(run_collection.insert().values(name="again", configuration_id="c" * 64, opened_at=T0))
-        values = {"number": 1, "run_collection": "again", "is_open": False, "opened_at": T0}
-        again = rows.add(production_pass, job_id=rows.connection.scalar(select(job.c.id)), **values)
+        again = second_pass(rows)
         for part, state, q in ((0, "failed", 0.1), (9, "done", 0.5)):
             unit = rows.unit(again, f"run=1 part={part}", state=state)
             rows.stage(unit, "clean", state=state, q=q)
@@ -130,7 +136,7 @@ def test_trends_carry_q_error_and_what_is_missing(seen_ledger: Ledger, fill: Fil
         trends = {trend.name: trend for trend in result_views.trends(connection)}
         (last,) = [trend for trend in result_views.trends(connection, limit=2) if trend.name == "noise"]
     noise = trends["noise"]
-    assert noise.qs == (1.0, 1.0, 1.0, 1.0, 0.25, 0.25)
+    assert noise.weights == (1.0, 1.0, 1.0, 1.0, 4.0, 4.0)
     assert noise.whole is not None
     assert noise.whole.estimate.value == pytest.approx(MEAN)
     assert (dict(noise.whole.missing), noise.whole.left_out) == ({"expired": 1}, 5)
@@ -139,6 +145,37 @@ def test_trends_carry_q_error_and_what_is_missing(seen_ledger: Ledger, fill: Fil
     assert last.whole is not None
     assert (last.whole.seen, last.whole.left_out, last.whole.estimate.value) == (9, 5, 11.0)
     assert last.whole.missing_share == pytest.approx(4 / 12)
+
+
+def test_a_unit_of_several_passes_counts_once_for_payloads_in_trends_and_in_its_group(
+    seen_ledger: Ledger, fill: Fill
+) -> None:
+    """P6, P22, B2: of 0 to 3: made again, made after it had failed, made before it failed, failed twice."""
+
+    def write(rows: Rows) -> None:
+        first = rows.production_pass(rows.group("run=1"), "quality")
+        passes = {0: first, 1: second_pass(rows)}
+        for number, states in ((0, ("done", "failed", "done", "failed")), (1, ("done", "done", "failed", "failed"))):
+            for part, state in enumerate(states):
+                at = T0 + 10 * part
+                unit = rows.unit(passes[number], f"run=1 part={part}", state=state, at=at)
+                run = rows.stage(unit, "clean", state=state, at=at)
+                attempt = rows.attempt(run, state=state, at=at)
+                if state == "done":
+                    rows.summary(attempt, "noise", 10.0 * number + part)
+
+    fill(write)
+    with seen_ledger.reading() as connection:
+        (of_group,) = group_values(connection, "run=1")
+        (trend,) = result_views.trends(connection)
+        job_id = connection.scalars(select(job.c.id)).one()
+        shares = [inputs.coverage(connection, opened(job_id, number), {"clean"}) for number in (0, 1)]
+    assert shares == [{"done": 2, "failed": 2}, {"done": 3, "failed": 1}]
+    assert (trend.values, trend.weights) == ((10.0, 11.0, 2.0), (1.0, 1.0, 1.0))
+    assert trend.whole is not None
+    for value in (of_group, trend.whole):
+        assert (value.seen, dict(value.missing), value.missing_share) == (4, {"failed": 1}, pytest.approx(1 / 4))
+        assert value.estimate.value == pytest.approx(23 / 3)
 
 
 def test_a_value_that_is_rarely_given_leaves_the_stretch_of_others_alone(seen_ledger: Ledger, fill: Fill) -> None:
@@ -192,3 +229,34 @@ def test_weights_that_no_error_can_be_made_from_say_so(seen_ledger: Ledger, fill
     assert (noise.estimate.error, noise.left_out) == (None, 9)
     assert math.isclose(noise.estimate.value, 4.0)
     assert "one value" in noise.estimate.reason
+
+
+def test_what_ran_on_standby_stays_left_out(seen_ledger: Ledger, fill: Fill) -> None:
+    """P6: overload left it out, and a slot was idle for it: it is done and shown, and stands for none, not even itself.
+
+    So does one that was stopped: it is not missing, as it was not let through.
+    """
+
+    def write(rows: Rows) -> None:
+        pass_id = thinned_run(rows)
+        for part, state in ((20, "done"), (21, "expired"), (22, "queued")):
+            whole = "arrived" if state == "queued" else state
+            unit = rows.unit(pass_id, f"run=1 part={part}", state=whole, at=T0 + 10 * part, u=0.9)
+            run = rows.stage(unit, "clean", state=state, q=0.25, at=T0 + 10 * part)
+            if state == "done":
+                rows.summary(rows.attempt(run, at=T0 + 10 * part), "noise", 100.0, "ADC")
+
+    fill(write)
+    assert not {20, 21, 22} & set(weights(seen_ledger, MADE)["made"])
+    with seen_ledger.reading() as connection:
+        noise = by_name(group_values(connection, "run=1"))["noise"]
+        (trend,) = [trend for trend in result_views.trends(connection) if trend.name == "noise"]
+        shares = inputs.coverage(connection, opened(connection.scalars(select(job.c.id)).one(), 0), {"clean"})
+        (row,) = [row for row in reports.coverage(connection, Scope(group="run=1")).rows if row.stage == "clean"]
+    assert noise.estimate.value == pytest.approx(MEAN)
+    assert (noise.left_out, noise.open, dict(noise.missing)) == (8, 1, {"expired": 1})
+    assert (trend.values[-1], trend.weights[-1]) == (100.0, 0.0)
+    assert trend.whole is not None
+    assert (trend.whole.estimate.value, trend.whole.left_out) == (pytest.approx(MEAN), 8)
+    assert (shares["done"], shares["shed"], shares["expired"]) == (6, 7, 1)
+    assert (row.done, row.mean_q) == (7, pytest.approx((4 * 1 + 2 * 0.25) / 6))

@@ -276,7 +276,8 @@ def test_an_object_that_many_want_is_fetched_once(objects: Path, tmp_path: Path)
     with closing(LocalCache(tmp_path / "cache", BOUND)) as cache, scratch_in(tmp_path / "scratch") as scratch:
         child = os.fork()
         if child == 0:
-            cache.fetch(store, file(3), scratch)
+            with scratch_in(tmp_path / "other"):
+                cache.fetch(store, file(3), tmp_path / "other")
             os._exit(0)
         while not (tmp_path / "cache" / f"{sha256(content(3))}.landing").exists():
             assert os.waitpid(child, os.WNOHANG) == (0, 0)

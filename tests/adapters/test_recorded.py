@@ -8,12 +8,13 @@ import pytest
 from ledger_rows import T0, Rows, StoredBytes
 from sqlalchemy import Connection
 
-from p3s_prefect.adapters.ledger import journal, recorded, schema
+from p3s_prefect.adapters.ledger import journal, overrides, recorded, schema
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import NoSuchRecord
 from p3s_prefect.core.incidents import GroupClosing
 from p3s_prefect.core.loads import SeenUnit
+from p3s_prefect.core.overrides import OverrideKind, Target
 from p3s_prefect.core.reports import Scope
 from p3s_prefect.core.states import StageState
 
@@ -81,6 +82,28 @@ def test_attempts_are_those_of_the_newest_pass(rows: Rows) -> None:
     assert one.ended_at - one.started_at == pytest.approx(2.2)
     assert found.open_before == 1
     assert recorded.measured(rows.connection) == (one,)
+
+
+def test_what_people_set_and_asked_for_meanwhile_is_told(rows: Rows) -> None:
+    """P21, S9: a pause that was in force, and none that was over before or came after."""
+    _arrive(rows, "run=1 subrun=0", at=T0)
+    _arrive(rows, "run=1 subrun=1", at=T0 + 60)
+    target = Target(pipeline="dqm")
+    for kind, set_at, expires_at in (("drain", -90, -30), ("pause", -20, 20), ("hold", 30, None), ("limit", 90, None)):
+        overrides.set_override(
+            rows.connection,
+            kind=OverrideKind(kind),
+            target=target,
+            by="shifter",
+            why="",
+            now=T0 + set_at,
+            value=2 if kind == "limit" else None,
+            expires_at=None if expires_at is None else T0 + expires_at,
+        )
+    by_hand = rows.unit(rows.production_pass(rows.group("run=1"), "dqm"), "run=1 subrun=0", at=T0 + 5)
+    rows.connection.execute(schema.sub_job.update().where(schema.sub_job.c.id == by_hand).values(asked_at=T0 + 5))
+    found = _read(rows.connection, since=T0)
+    assert (found.overrides, found.asked) == (("pause", "hold"), 1)
 
 
 def test_what_is_not_there_says_what_is(rows: Rows) -> None:

@@ -130,11 +130,14 @@ def test_a_resent_file_that_is_gone_is_written_again(tmp_path: Path) -> None:
 
 
 def test_every_file_is_told_as_it_comes(tmp_path: Path) -> None:
-    """P20."""
-    told: list[Replayed] = []
-    plan = ReplayPlan(pattern=PATTERN, runs=1, faults=FaultShares(gap=0.5), seed=1)
-    assert play(tmp_path, plan, on_file=told.append) == told
-    assert {item.planned.fault for item in told} == {None, Fault.GAP}
+    """P20: what is left out too."""
+    plan, clock = ReplayPlan(pattern=PATTERN, runs=1, faults=FaultShares(gap=0.5), seed=1), Clock()
+    there, faults = [], set()
+    for done in replay(tmp_path, plan, replay_writer(), clock=clock, sleep=clock.sleep):
+        there += [] if done.path is None else [done.path]
+        assert sorted(tmp_path.iterdir()) == there
+        faults.add(done.planned.fault)
+    assert faults == {None, Fault.GAP}
 
 
 def test_closing_the_iterator_stops_an_endless_replay(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from p3s_prefect.adapters.s3_parts import checksum_of
 from p3s_prefect.adapters.s3_store import S3Store
 from p3s_prefect.adapters.stores import ask_store, open_store
 from p3s_prefect.core.bucket_place import BucketPlace
-from p3s_prefect.core.errors import ChecksumMismatch, ObjectMissing, StoreError, StoreUnreachable
+from p3s_prefect.core.errors import ChecksumMismatch, ObjectMissing, StoreDisturbed, StoreError, StoreUnreachable
 from p3s_prefect.core.ports import ObjectStore
 
 pytestmark = pytest.mark.sockets
@@ -33,6 +33,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_client, "_ATTEMPTS", 1)
     monkeypatch.setattr(s3_client, "_CONNECT_S", 0.3)
     monkeypatch.setattr(s3_client, "_SILENT_S", 0.3)
+    monkeypatch.setattr(s3_client, "_HASTY_CONNECT_S", 0.3)
+    monkeypatch.setattr(s3_client, "_HASTY_SILENT_S", 0.3)
 
 
 EVERYTHING: list[Callable[[ObjectStore, Path], object]] = [
@@ -130,6 +132,7 @@ def test_keys_come_from_the_environment(seaweed: SeaweedServer, monkeypatch: pyt
         S3Store(place).put_bytes("a", b"some")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", seaweed.keys.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", seaweed.keys.secret_key)
+    s3_client._client.cache_clear()
     other = replace(seaweed.place(), credentials=None)
     S3Store(other).put_bytes("a", b"some")
     assert S3Store(other).read_bytes("a") == b"some"
@@ -144,11 +147,24 @@ def test_a_file_of_keys_that_cannot_be_read_is_told(seaweed: SeaweedServer, tmp_
         assert "TOP-SECRET" not in str(told.value)
 
 
+def test_the_places_of_a_server_have_one_client(seaweed: SeaweedServer, tmp_path: Path) -> None:
+    """P2: a station follows many streams of a server, each of which asks it every second."""
+    clients = {id(s3_client.s3_client(seaweed.place(bucket=f"camera-{number}"))) for number in range(20)}
+    assert len(clients) == 1
+    credentials = _credentials(tmp_path / "other", "OTHERKEY", seaweed.keys.secret_key)
+    for other in ({"credentials": credentials}, {"region": "eu-west-1"}):
+        assert id(s3_client.s3_client(seaweed.place(**other))) not in clients
+    lent = seaweed.place()
+    s3_client.lend_keys(lent, Keys(access_key="LENTKEY", secret_key="lent"))  # noqa: S106
+    assert id(s3_client.s3_client(lent)) not in clients
+
+
 def test_a_region_is_that_of_the_client(seaweed: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """V18 (region): the declared one, else the machine's, else us-east-1."""
     assert s3_client.s3_client(seaweed.place(region="eu-west-1")).meta.region_name == "eu-west-1"
     assert s3_client.s3_client(seaweed.place()).meta.region_name == "us-east-1"
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-north-1")
+    s3_client._client.cache_clear()
     assert s3_client.s3_client(seaweed.place()).meta.region_name == "eu-north-1"
 
 
@@ -197,7 +213,8 @@ SAYS = [
     (507, "InsufficientStorage", StoreError, "no room left"),
     (403, "QuotaExceeded", StoreError, "raise its quota"),
     (503, "SlowDown", StoreUnreachable, "tried again"),
-    (500, "InternalError", StoreUnreachable, "tried again"),
+    (500, "InternalError", StoreDisturbed, "tried again"),
+    (501, "NotImplemented", StoreDisturbed, "tried again"),
     (400, "SomethingNew", StoreError, "SomethingNew: said by the script"),
 ]
 

@@ -10,12 +10,12 @@ import pytest
 from builders import DAY, NOW, arrival, collections, manifest
 from sqlalchemy import Connection, event
 
-from p3s_prefect.adapters.ledger import arrivals, breakers, execution, groups, overrides
+from p3s_prefect.adapters.ledger import arrivals, asked, breakers, execution, groups, overrides
 from p3s_prefect.adapters.ledger.arrivals import Intake
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.adapters.ledger.why import case_of
 from p3s_prefect.core import dag
-from p3s_prefect.core.admission import Admission, StagePlan, admit_group
+from p3s_prefect.core.admission import Admission, StagePlan, admit_by_hand, admit_group
 from p3s_prefect.core.breaker import BreakerState
 from p3s_prefect.core.closing import GroupFact
 from p3s_prefect.core.data_id import DataId
@@ -23,7 +23,8 @@ from p3s_prefect.core.errors import BadName, NoSuchRecord
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.overrides import Controls, OverrideKind, Target
 from p3s_prefect.core.ports import Refusal
-from p3s_prefect.core.records import SubJobFact, Transition, Verdict
+from p3s_prefect.core.records import StageReport, SubJobFact, Transition, Verdict
+from p3s_prefect.core.retry import Which
 from p3s_prefect.core.states import StageState
 from p3s_prefect.core.why import explain
 from p3s_prefect.core.why_arrivals import expected_files
@@ -31,7 +32,7 @@ from p3s_prefect.core.why_asked import asked_why
 from p3s_prefect.core.why_facts import Explanation, Reason, StageWhy, StationCase
 
 _S = StageState
-UP = StationCase(slots=2)
+UP = StationCase(slots=2, started_at=NOW - 60)
 
 
 def _stage(made: str, read: str = "raw", **fields: Any) -> dict[str, Any]:
@@ -134,7 +135,14 @@ class Books:
         attempt = self.start(fact, stage)
         self.do(execution.publish, manifest(attempt, made=(stage,), run_id=f"e{attempt.id}"), self.at)
 
-    def fail(self, fact: SubJobFact, reason: str, next_state: StageState = _S.FAILED, ended_as: str = "failed") -> None:
+    def fail(
+        self,
+        fact: SubJobFact,
+        reason: str,
+        next_state: StageState = _S.FAILED,
+        ended_as: str = "failed",
+        report: StageReport | None = None,
+    ) -> None:
         attempt = self.start(fact)
         self.do(
             execution.give_up,
@@ -144,6 +152,7 @@ class Books:
             next_state=next_state,
             reason=reason,
             now=self.at,
+            report=report,
         )
 
     def close(self, group: GroupFact, reason: str = "quiet for 60 s") -> SubJobFact:
@@ -314,8 +323,29 @@ def test_a_failed_try_waits_for_its_next(books: Books) -> None:
     reason = books.reason()
     assert reason.why == "it failed once (step work exited with 3), and is tried again after a while"
     assert reason.rule == "pipelines.dqm.stages.quick.backoff_s: 8"
-    assert reason.release == "It is tried again in 6 s."
+    assert reason.release == "It is ready again in 6 s."
+    books.station = replace(UP, started_at=books.at - 1)
+    assert books.reason().why.startswith("it is the first"), "a station knows only its own delays"
+    books.station = UP
     books.at += 7
+    assert books.reason().why.startswith("it is the first")
+
+
+def test_only_what_was_away_is_waited_for(books: Books) -> None:
+    """B12, P13: what a pilot has told of waits; what was lost uncounted, by whatever cause, is ready at once."""
+    fact = books.take()
+    assert fact is not None
+    books.fail(fact, "the scheduler was lost", _S.QUEUED, "stopped")
+    assert books.reason().why.startswith("it is the first")
+    report = StageReport(
+        attempt_id=0, stage_run_id=0, execution="e", pilot="p", started_at=NOW, ended_at=NOW, reason="it is away"
+    )
+    books.fail(fact, report.reason, _S.QUEUED, "stopped", report)
+    books.at += 3
+    reason = books.reason()
+    assert reason.why == "its last attempt gave nothing, which does not count (it is away)"
+    assert reason.release == "It is ready again in 7 s."
+    books.at += 8
     assert books.reason().why.startswith("it is the first")
 
 
@@ -512,6 +542,21 @@ def test_superseded_and_done(books: Books) -> None:
     assert books.reason("deep").why == "deep-lite took over"
 
 
+def test_what_was_done_on_standby_stands_for_no_others(books: Books) -> None:
+    """B12, P6."""
+    let_in, left_out = (
+        books.take(number, u=0.6, begins={"quick": (_S.QUEUED, q)}) for number, q in ((0, 0.7), (1, 0.2))
+    )
+    for fact in (let_in, left_out):
+        assert fact is not None
+        books.finish(fact)
+    assert [reason.why for reason in books.stage("quick").reasons] == ["its results are published"]
+    published, weight = books.stage("quick", "run=1 subrun=1").reasons
+    assert published.why == "its results are published"
+    assert weight.why == "overload had left it out, as its number 0.6 is not below 0.2, and it ran as a slot idled"
+    assert "weight 0" in weight.release
+
+
 def test_cancelled_says_where_it_goes_on(books: Books) -> None:
     """B12: in the pass that the new configuration opened."""
     fact = books.take()
@@ -575,9 +620,9 @@ def test_conflicts_and_refusals_are_told(books: Books) -> None:
     """B12: beside what became of the unit itself; a refused file is known by its name."""
     books.take()
     other = arrival(0, key="again/run00001_0000.fits", content=b"other", checksum="b" * 64)
-    taken = books.do(
-        arrivals.take, other, Intake(group=other.data_id, day=DAY, admissions=()), {}, rival_sha256="a" * 64
-    )
+    compared = arrivals.Rival(path="/watched/run00001_0000.fits", identity=arrival(0).identity, sha256="a" * 64)
+    intake = Intake(group=other.data_id, day=DAY, admissions=())
+    taken = books.do(arrivals.take, other, intake, {}, compared=compared)
     assert taken.verdict is Verdict.CONFLICT
     (reason,) = books.why().reasons
     assert reason.why.startswith("the file again/run00001_0000.fits came, and is in conflict: other bytes than")
@@ -602,6 +647,24 @@ def test_never_seen_says_how_it_would_come_and_what_is_like_it(books: Books) -> 
         "the same name and .ok."
     )
     assert near.why == "what is known and most like it: run=1 subrun=4"
+
+
+def test_never_seen_names_the_online_buffer_where_it_could_come_from_there(books: Books) -> None:
+    """B12, P13: instead of the bucket while that is away, or always."""
+    books.take(4)
+    (found,) = declared().model_dump(mode="json")["streams"].values()
+    from_bucket = {**found, "directory": None, "bucket": "s3://raw/lst1"}
+    for buffer, release in (
+        (
+            {"directory": "lst1"},
+            "stands in s3://raw/lst1, or below it, with its marker, a file of the same name and .ok; "
+            "while that cannot be reached, when it stands so in lst1 of the online buffer.",
+        ),
+        ({"directory": "lst1", "always": True}, "stands in lst1 in the online buffer, or a directory below it, with"),
+    ):
+        streams = {"raw": {**from_bucket, "buffer": buffer}}
+        books.experiment = declared(streams=streams, buffer={"directory": "/daq"})
+        assert release in books.why("run=1 subrun=5").reasons[0].release
 
 
 @pytest.mark.parametrize(
@@ -688,3 +751,39 @@ def test_a_long_queue_is_read_in_a_few_statements(books: Books) -> None:
         )
     assert len(statements) < 12
     assert len(case.queue) == 40
+
+
+def test_what_stands_by_and_is_asked_for_stands_by_no_more(books: Books) -> None:
+    """B3, B12: it is the same sub-job, with its q and a deadline from then on, after a restart too; others stand by."""
+    left_out = {"quick": (_S.QUEUED, 0.2), "deep": (_S.WAITING, 0.2)}
+    first, other = (books.take(number, u=0.6, begins=left_out) for number in (0, 1))
+    books.take(2, u=0.1, begins=left_out)
+    assert first is not None
+    assert other is not None
+    pipeline = books.experiment.pipelines["dqm"]
+    books.at += 30
+
+    def ask(**fields: Any) -> asked.LetIn:
+        found: asked.LetIn = books.do(
+            asked.let_in,
+            group=DataId.of(run=1),
+            which=Which.MISSING,
+            collection=collections("dqm")["dqm"],
+            admission=admit_by_hand("dqm", pipeline),
+            of_group=None,
+            now=books.at,
+            **fields,
+        )
+        return found
+
+    found = ask(units=[first.data_id])
+    assert (found.facts, found.pass_number) == ((), None)
+    (awake,) = found.from_standby
+    assert awake == replace(first, is_asked=True, taken_at=books.at)
+    with books.ledger.reading() as connection:
+        assert awake in execution.open_sub_jobs(connection)
+    for number, stands_by in ((0, False), (1, True)):
+        reasons = books.stage("quick", f"run=1 subrun={number}").reasons
+        assert any("stands by" in reason.release for reason in reasons) is stands_by
+    assert [fact.id for fact in ask(units=[]).from_standby] == [other.id]
+    assert ask(units=[]).from_standby == ()

@@ -1,8 +1,7 @@
-"""One Prefect server for all tests of the agent, as it takes seconds to start."""
+"""The Prefect server as the agent sees it, and books that it records."""
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
@@ -28,16 +27,6 @@ def _cleared() -> Iterator[None]:
     """What Prefect has left ends with the tests that it served."""
     with cleared():
         yield
-
-
-@pytest.fixture(scope="session")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectProcess]:
-    """A real server that no test harms."""
-    os.environ |= {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    with closing(PrefectProcess(tmp_path_factory.mktemp("prefect"))) as server:
-        server.start()
-        server.until_up()
-        yield server
 
 
 @pytest.fixture

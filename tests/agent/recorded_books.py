@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ledger_rows import T0, Rows, StoredBytes
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from p3s_prefect.adapters.clock import SystemClock
 from p3s_prefect.adapters.home import Home
@@ -151,6 +151,24 @@ def retry(rows: Rows, unit: Unit, stage: str, *, at: float, failures: int = 1) -
         update(schema.sub_job).where(schema.sub_job.c.id == unit.id).values(state="arrived", settled_at=None)
     )
     tell(rows, at, "stage.queued", unit.data_id, stage=stage, stage_run=run)
+
+
+def lose(rows: Rows, unit: Unit, stage: str, *, at: float, times: int) -> None:
+    """A stage run is lost with its pilot so often; after that it is given to none, and its unit has failed."""
+    run = unit.runs[stage]
+    rows.connection.execute(delete(schema.attempt).where(schema.attempt.c.stage_run_id == run))
+    for number in range(times):
+        rows.attempt(run, state="lost", reason="its pilot is gone", at=at + 3 * number, number=number)
+    settled_at = at + 3 * times
+    rows.connection.execute(
+        update(schema.stage_run)
+        .where(schema.stage_run.c.id == run)
+        .values(state="failed", settled_at=settled_at, reason="its pilot is gone", failures=0, losses=times)
+    )
+    rows.connection.execute(
+        update(schema.sub_job).where(schema.sub_job.c.id == unit.id).values(state="failed", settled_at=settled_at)
+    )
+    tell(rows, settled_at, "stage.failed", unit.data_id, stage=stage, stage_run=run)
 
 
 def finish(rows: Rows, unit: Unit, stage: str, *, at: float, number: int) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import update
 from p3s_prefect.adapters.ledger import agent_cursor, schema
 from p3s_prefect.adapters.ledger.agent_cursor import Cursor
 from p3s_prefect.agent import task_runs
+from p3s_prefect.agent.events import task_run_events
 from p3s_prefect.agent.record import PassRecord
 from p3s_prefect.agent.server import PrefectServer
 from p3s_prefect.core.errors import ServiceError
@@ -227,10 +228,12 @@ async def test_an_event_that_is_not_recorded_is_noticed(books: Books, server: Pr
         books.unit(rows, 0, DONE)
     record = PassRecord(books.facts(), site=uuid.uuid4(), experiment=books.name, most_units=64)
     # A flow run that does not exist: the server's recorder gives up.
-    lost = [(uuid.uuid4(), "nowhere", record.task_runs()[0])]
+    flow_run_id, task_run = uuid.uuid4(), record.task_runs()[0]
+    lost = [(flow_run_id, "nowhere", task_run)]
     with pytest.raises(ServiceError, match="did not record them"):
         await task_runs.send(server, lost, patience_s=1.0)
-    assert not any(server.is_recorded(key) for key in [str(record.task_runs()[0].id)])
+    sent = task_run_events(flow_run_id, "nowhere", task_run)
+    assert [server.is_recorded(event["id"]) for event in sent] == [False, False]
 
 
 async def test_what_the_server_refuses_for_good_keeps_nothing_else_back(

@@ -6,8 +6,9 @@ import uuid
 
 import pytest
 from ledger_rows import T0
-from recorded_books import Books, finish, retry
+from recorded_books import STAGES, Books, finish, lose, retry
 
+from p3s_prefect.adapters.ledger.projection import read_pass
 from p3s_prefect.adapters.pass_artifacts import table
 from p3s_prefect.agent.record import PassRecord, TaskRunRecord, event_id
 from p3s_prefect.agent.states import Kind
@@ -138,6 +139,40 @@ def test_a_large_group_is_recorded_by_stage_and_what_failed_by_itself(books: Boo
     assert arrows(found) == {("quick", "later"), ("later", "total")}
     assert found.flow_run().state.kind is Kind.FAILED
     assert set(named(record(books, most_units=6))) > {"quick subrun=0"}
+
+
+def test_a_large_group_shows_what_was_lost_with_its_pilots_and_what_expired(books: Books) -> None:
+    """S2, V18 (record_units): they failed too, though no payload did."""
+    with books.writing() as rows:
+        for subrun in range(3):
+            books.unit(rows, subrun, DONE)
+        lost = books.unit(rows, 3, {"quick": "running", "later": "blocked"})
+        lose(rows, lost, "quick", at=T0 + 20, times=3)
+        books.unit(rows, 4, {"quick": "expired", "later": "blocked"})
+        books.close_group(rows, {"total": "done"})
+    runs = named(record(books, most_units=4))
+    assert set(runs) == {
+        *("quick", "later", "total"),
+        *("quick subrun=3", "quick subrun=3 (try 2)", "quick subrun=3 (try 3)"),
+        "quick subrun=4",
+    }
+    assert runs["quick subrun=3 (try 3)"].states[-1].name == "PilotLost"
+    assert runs["quick subrun=4"].states[-1].name == "Expired"
+
+
+def test_what_was_lost_just_now_is_among_the_units_that_a_large_group_shows(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S2, V18 (record_units): also where so many failed before that not all of them can be looked at."""
+    monkeypatch.setattr("p3s_prefect.adapters.ledger.projection.MOST_ROWS", 2 * len(STAGES))
+    with books.writing() as rows:
+        lost = books.unit(rows, 0, {"quick": "running", "later": "waiting"})
+        lose(rows, lost, "quick", at=T0 + 20, times=3)
+        for subrun in range(1, 5):
+            books.unit(rows, subrun, {"quick": "failed", "later": "blocked"})
+    with books.ledger.reading() as connection:
+        facts = read_pass(connection, books.pass_id, most_units=3, touched=frozenset([lost.id]))
+    assert [unit.data_id for unit in facts.units] == ["run=1 subrun=0", "run=1 subrun=4"]
 
 
 def test_a_stage_of_a_large_group_runs_as_long_as_units_may_come(books: Books) -> None:

@@ -13,8 +13,10 @@ import httpx
 import pytest
 from prefect import Flow, flow
 from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
 from prefect.settings import temporary_settings
 from prefect.states import Running
+from prefect.workers.base import BaseWorker
 from prefect_servers import PrefectProcess
 
 from p3s_prefect.agent import worker as worker_room
@@ -169,7 +171,7 @@ async def test_what_runs_when_the_worker_stops_goes_on_with_the_next(
 async def test_a_run_whose_worker_was_killed_is_taken_up(
     client: PrefectClient, pool: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """V20: it stands at Running under a process that is no more; after so many losses it counts as crashed."""
+    """V20: it stands at Running under a process that is no more."""
 
     async def nothing() -> None:
         """Ends at once."""
@@ -190,6 +192,33 @@ async def test_a_run_whose_worker_was_killed_is_taken_up(
         assert (await ended(client, run.id)).is_completed()
         # This process lives: what another worker of it runs is left alone.
         assert (await state_of(client, other.id)).is_running()
+
+
+def test_a_run_that_has_lost_its_worker_so_often_counts_as_crashed() -> None:
+    """V20: it may be what takes each of them down."""
+    lost = FlowRun(flow_id=uuid.uuid4(), state=Running(), run_count=4)
+    assert worker_room._after_loss(lost).name == RESUMING
+    state = worker_room._after_loss(lost.model_copy(update={"run_count": 5}))
+    assert (state.is_crashed(), state.message) == (True, "its worker was lost 5 times")
+
+
+async def test_the_workers_client_asks_a_busy_server_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S2: else two or three seconds stand now and then between a run's submitting and submitted."""
+    clients: list[PrefectClient] = []
+
+    async def start(_: Any, **__: Any) -> None:
+        # As a worker does when it is set up.
+        clients.append(get_client())
+
+    async def matches(_: PrefectClient) -> None:
+        """No server is asked for its version."""
+
+    monkeypatch.setattr(BaseWorker, "start", start)
+    monkeypatch.setattr(PrefectClient, "raise_for_api_version_mismatch_once", matches)
+    with temporary_settings({"api.url": "http://127.0.0.1:1/api"}):
+        await P3sWorker(work_pool_name="site").start()
+    (client,) = clients
+    assert isinstance(client._client._transport, QuickRetry)
 
 
 @pytest.mark.parametrize(("busy", "calls", "status"), [(2, 3, 200), (99, 6, 503)])
@@ -215,7 +244,5 @@ async def test_a_server_that_says_when_is_obeyed() -> None:
 
 def test_prefect_knows_the_type() -> None:
     """S2: `prefect work-pool create --type p3s` and `prefect worker start` find it."""
-    from prefect.workers.base import BaseWorker
-
     assert BaseWorker.get_worker_class_from_type("p3s") is P3sWorker
     assert P3sWorker.get_default_base_job_template()["variables"]["properties"]

@@ -48,6 +48,23 @@ def test_words_say_what_would_be_done(good: Path) -> None:
         assert words in said
 
 
+def test_the_online_buffer_is_told_with_its_limits_and_when_it_is_read(good: Path) -> None:
+    """P13, S8: `p3s check` says which place a stream is fed from, and when."""
+    buffer = "buffer: {directory: /daq/disk, max_reads: 3, bytes_per_s: 50 MB}\n"
+    away = GOOD.replace("directory: incoming", "bucket: s3://night/lst1\n    buffer: {directory: lst1}") + buffer
+    good.write_text(away)
+    said = " ".join(runner.invoke(app, [str(good)]).output.split())
+    assert "/daq/disk is only read: at most 3 files at once and 50.0 MB/s, by station and pilots together." in said
+    assert "Watches s3://night/lst1 (notifications as hints, new keys every 5 s" in said
+    assert "While that cannot be reached: /daq/disk/lst1 in the online buffer (notifications as hints, a full" in said
+    good.write_text(away.replace("{directory: lst1}", "{directory: lst1, always: true}"))
+    said = " ".join(runner.invoke(app, [str(good)]).output.split())
+    assert "Watches /daq/disk/lst1 in the online buffer (notifications as hints, a full listing every 5 s)" in said
+    assert "What cannot be read there is read from s3://night/lst1." in said
+    good.write_text(away.replace("buffer: {directory: lst1}", "notify: true"))
+    assert "no stream has files in the online buffer" in " ".join(runner.invoke(app, [str(good)]).output.split())
+
+
 def test_the_dag_is_drawn_with_its_fork_and_its_join(good: Path) -> None:
     """P9: a join is where rails meet."""
     lines = [line.strip(" │").rstrip() for line in runner.invoke(app, [str(good)]).output.splitlines()]

@@ -244,4 +244,4 @@ def test_trends_are_listed_with_weighted_values(home: Home) -> None:
     # The unit that failed before is of the same stretch of time.
     assert "1 expired, 1 failed (28 %)" in " ".join(_run(home, "list", "trends").split())
     (noise,) = [trend for trend in _json(home, "list", "trends") if (trend["name"], trend["unit"]) == ("noise", "ADC")]
-    assert noise["qs"][-1] == 0.25
+    assert noise["weights"][-1] == 4

@@ -67,6 +67,9 @@ def test_coverage_as_a_table(home: Home) -> None:
         found = books.read(reports.coverage, Scope(group="run=1", pipeline="dqm"))
     row = next(row for row in found.rows if row.stage == "quick")
     assert quick == {name: str(getattr(row, name) or "-") for name in quick}
+    assert header.endswith("on standby")
+    assert next(line for line in lines if line.startswith("  quick")).split()[-1] == str(row.on_standby)
+    assert row.on_standby > 0
     assert any(line.startswith("dqm/1 ") for line in lines)
     (units,) = found.units
     assert f"dqm: 60 units in all, {units.done} of them done. {units.in_several_passes} are in more than one" in text

@@ -27,7 +27,7 @@ def test_what_cannot_be_retried_is_refused_and_nothing_is_left_behind(
     ledger = Home(tmp_path).ledger(Home(tmp_path).read())
     ledger.migrate()
     with pytest.raises(error) as refused:
-        CliRunner().invoke(commands, ["retry", target, "--home", str(tmp_path)], catch_exceptions=False)
+        CliRunner().invoke(commands(), ["retry", target, "--home", str(tmp_path)], catch_exceptions=False)
     assert words in str(refused.value)
     with ledger.reading() as connection:
         assert requests.open_requests(connection) == ()

@@ -40,7 +40,7 @@ def home(tmp_path: Path) -> Home:
 
 
 def _run(home: Home, *arguments: str) -> str:
-    result = CliRunner().invoke(commands, [*arguments, "--home", str(home.path)], catch_exceptions=False)
+    result = CliRunner().invoke(commands(), [*arguments, "--home", str(home.path)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -193,10 +193,10 @@ def test_reload_lists_all_mistakes_as_check_does(home: Home) -> None:
     """S9, S8: without asking anybody."""
     home.experiment_file.write_text(_EXPERIMENT.read_text().replace("quiet_s: 20", "quiet_s: soon"))
     asked = ["reload", "--home", str(home.path)]
-    checked = CliRunner().invoke(commands, ["check", str(home.path)])
-    reloaded = CliRunner().invoke(commands, asked)
+    checked = CliRunner().invoke(commands(), ["check", str(home.path)])
+    reloaded = CliRunner().invoke(commands(), asked)
     assert reloaded.exit_code == checked.exit_code == 1
     assert "quiet_s" in reloaded.output
     assert reloaded.output == checked.output
-    told = json.loads(CliRunner().invoke(commands, [*asked, "--json"]).output)
+    told = json.loads(CliRunner().invoke(commands(), [*asked, "--json"]).output)
     assert told["ok"] is False

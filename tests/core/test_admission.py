@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scheduling import chain, pipelines, stage
 
 from p3s_prefect.core import dag
-from p3s_prefect.core.admission import admit_group, admit_unit, choose_pipelines
+from p3s_prefect.core.admission import admit_by_hand, admit_group, admit_unit, choose_pipelines
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.experiment import Pipeline, Rule, Stream
 from p3s_prefect.core.selection import sample_number
@@ -120,6 +120,15 @@ def test_admission_writes_the_prescale_of_the_whole_way() -> None:
     assert [plan.state for plan in admit_unit("p", chain("a", "b"), u=0.4, first_q=0.4).stages] == [
         StageState.PRESCALED
     ] * 2
+
+
+@given(pipelines())
+def test_what_is_asked_for_by_hand_is_all_let_in_and_stands_for_itself(pipeline: Pipeline) -> None:
+    """P6, P10: no prescale leaves any of it out, and its weight 1/q is 1."""
+    asked, offered = admit_by_hand("p", pipeline), admit_unit("p", pipeline, u=0.0, first_q=1.0)
+    assert [(plan.stage, plan.state) for plan in asked.stages] == [(plan.stage, plan.state) for plan in offered.stages]
+    assert not any(plan.state.is_terminal for plan in asked.stages)
+    assert {plan.q for plan in asked.stages} == {1.0}
 
 
 def _stream(*rules: Rule) -> Stream:

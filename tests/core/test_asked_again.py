@@ -51,9 +51,13 @@ def test_only_the_stage_that_is_named() -> None:
 
 
 def test_what_is_taken_back_counts_its_deadline_from_then() -> None:
-    """P8, B3: it would expire at once else; the unit's other branch goes on meanwhile."""
+    """P8, B3: it would expire at once else, as would what comes after it; the other branch goes on meanwhile."""
     declared = Pipeline(
-        stages={"left": stage(deadline_s=10.0), "right": stage(), "both": stage(after=["left", "right"])}
+        stages={
+            "left": stage(deadline_s=10.0),
+            "right": stage(),
+            "both": stage(after=["left", "right"], deadline_s=20.0),
+        }
     )
     dispatcher, fact = Dispatcher({"p": declared}), PlayedLedger({"p": declared}).take("p")
     dispatcher.set_slots(2)
@@ -71,6 +75,7 @@ def test_what_is_taken_back_counts_its_deadline_from_then() -> None:
     dispatcher.settle(ids["right"], S.DONE, now=101.0)
     (ready,) = dispatcher.settle(ids["left"], S.DONE, now=102.0)
     assert (ready.stage_run_id, ready.new) == (ids["both"], S.QUEUED)
+    assert [start.stage_run_id for start in dispatcher.decide(102.0).starts] == [ids["both"]]
 
 
 @pytest.mark.parametrize(("state", "held"), list(product((S.QUEUED, S.RUNNING), (False, True))))

@@ -53,7 +53,7 @@ def test_few_failures_among_many_good_ends_do_not_open_it() -> None:
 
 
 def test_failures_of_long_ago_do_not_count() -> None:
-    """V17: the window is recent."""
+    """V17, V18 (window_s): the window is recent."""
     circuit = Circuit(rule=RULE)
     for run in range(50):
         assert not circuit.ended(end(run * 151, run))

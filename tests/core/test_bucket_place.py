@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
+from botocore.utils import is_valid_uri
 from hypothesis import given
 from hypothesis import strategies as st
 
 from p3s_prefect.adapters.bucket_url import bucket_place, bucket_url
-from p3s_prefect.core.bucket_place import BucketPlace
+from p3s_prefect.core.bucket_place import BucketPlace, checked_endpoint
 from p3s_prefect.core.errors import BadName
 
 PARTS = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,9}", fullmatch=True)
@@ -26,6 +29,45 @@ def test_a_place_is_found_again_by_its_url(
     place = BucketPlace(bucket="night", prefix=prefix, endpoint=endpoint, region=region, credentials=credentials)
     assert bucket_place(bucket_url(place)) == place
     assert place.own_key(place.key("runs/a")) == "runs/a"
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://minio-:9000",
+        "http://-minio",
+        "http://a..b:80",
+        "http://.a",
+        "http://a..",
+        f"http://{'a' * 64}",
+        f"http://{'.'.join(['a' * 63] * 4)}",
+        "http://[1]:1",
+        "http://[::1",
+        "http://[:::]:80",
+        "http://[1:2:3:4:5:6:7:8:9]",
+        "http://host:0",
+        "http://host:65536",
+        "http://host:٣",
+        "http://host:",
+        "http://",
+        "http://a_b",
+    ],
+)
+def test_what_is_no_server_is_refused(endpoint: str) -> None:
+    """S8: before a client of S3 is made of it, which would raise what nobody expects."""
+    with pytest.raises(BadName) as told:
+        checked_endpoint(endpoint)
+    assert told.value.fix
+
+
+@given(
+    st.from_regex(r"https?://(\[[0-9a-f:.]{1,12}\]|[A-Za-z0-9.-]{1,8})(:[0-9]{1,5})?/?", fullmatch=True)
+    | st.sampled_from(["http://[::1]:80", "https://s3.site.org", f"http://{'a' * 63}", "http://a-b.c:65535/"])
+)
+def test_what_is_taken_for_a_server_is_one_for_clients_too(endpoint: str) -> None:
+    """S8: `p3s check` finds what a station would stumble over."""
+    with suppress(BadName):
+        assert is_valid_uri(checked_endpoint(endpoint))
 
 
 @pytest.mark.parametrize(

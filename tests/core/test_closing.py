@@ -36,6 +36,13 @@ def test_quiet_time_counts_from_the_last_arrival(quiet_s: float | None, closes_a
     assert quiet_at(Closing(count=5, quiet_s=quiet_s), _group(last_arrival_at=100.0)) == closes_at
 
 
+@given(last=st.floats(0, 1e9), since=st.floats(0, 1e9), quiet_s=st.floats(0.1, 1e6))
+def test_quiet_time_counts_from_when_one_could_look_again(last: float, since: float, quiet_s: float) -> None:
+    """P22, P13."""
+    closes_at = quiet_at(Closing(quiet_s=quiet_s), _group(last_arrival_at=last), since)
+    assert closes_at == max(last, since) + quiet_s
+
+
 def test_a_group_that_could_never_close_is_refused() -> None:
     """P22."""
     with pytest.raises(ValueError, match="must be able to close"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -16,9 +17,7 @@ from p3s_prefect.core.controller import LEAST_Q
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.dispatcher import Dispatcher
 from p3s_prefect.core.experiment import Floor, Order, Pipeline, WorkClass
-from p3s_prefect.core.incidents import ControlChange
 from p3s_prefect.core.outcome import Outcome, PlayedRun
-from p3s_prefect.core.overrides import Controls, Override, OverrideKind, Target
 from p3s_prefect.core.records import StageFact, SubJobFact
 from p3s_prefect.core.selection import sample_number
 from p3s_prefect.core.states import StageState
@@ -71,8 +70,11 @@ def _share(runs: list[PlayedRun], *states: StageState) -> float:
 
 
 @pytest.mark.parametrize("load", [1.5, 4.0])
-def test_a_unit_is_kept_just_if_its_number_is_below_the_stored_q_and_q_never_grows(load: float) -> None:
-    """P4, P5: at every stage of a chain with a prescale, in overload with slots that go and come back; nested."""
+def test_who_is_left_out_is_told_by_the_number_and_the_stored_q_and_q_never_grows(load: float) -> None:
+    """P4, P5: at every stage of a chain with a prescale, in overload with slots that go and come back; nested.
+
+    Who is not below it is prescaled or shed, or runs where a slot would idle.
+    """
     found = _prescaled(_pipeline("a", "b", "c"), "b", 0.6)
     changes = [SlotChange(at=20.0, slots=1), SlotChange(at=40.0, slots=SLOTS)]
     outcome = _play({"p": found}, _steady(load / 3, 80.0), slot_changes=changes)
@@ -82,7 +84,10 @@ def test_a_unit_is_kept_just_if_its_number_is_below_the_stored_q_and_q_never_gro
     for unit, runs in by_unit.items():
         u = sample_number(unit, 0)
         for run in runs.values():
-            assert (run.state in (SHED, StageState.PRESCALED)) == (u >= run.q)
+            assert u >= run.q or run.state not in (SHED, StageState.PRESCALED)
+            assert (run.state is StageState.PRESCALED) == (
+                u >= found.stages[run.stage].prescale or (u >= 0.6 and run.stage == "c")
+            )
             assert LEAST_Q <= run.q <= 1
         decided = [run.q for run in runs.values() if run.state is not StageState.PRESCALED]
         assert decided == sorted(decided, reverse=True)
@@ -96,7 +101,7 @@ def test_weights_give_back_what_arrived() -> None:
     """P6: the sum of 1/q over what was let in estimates the number of all units, within three standard deviations."""
     for load in (1.5, 5.0):
         units = _steady(load, 200.0)
-        runs = [run for run in _play({"p": _pipeline("a")}, units).runs if run.state is not SHED]
+        runs = [run for run in _play({"p": _pipeline("a")}, units).runs if sample_number(run.data_id, 0) < run.q]
         estimate = sum(1 / run.q for run in runs)
         error = math.sqrt(sum((1 - run.q) / run.q**2 for run in runs))
         assert abs(estimate - len(units)) <= 3 * error
@@ -122,7 +127,7 @@ def test_in_overload_the_slots_stay_busy_and_hardly_anything_is_late(load: float
 
 
 def test_freshest_first_in_overload_keeps_nothing_waiting_for_long() -> None:
-    """P5: whatever the order is otherwise; as much is done, but fresh."""
+    """P5, V18 (freshest_in_overload): whatever the order is otherwise; as much is done, but fresh."""
     units = _steady(3.0, 150.0)
     latency = {}
     for fresh in (True, False):
@@ -193,7 +198,7 @@ def test_the_higher_class_sees_its_own_work_only() -> None:
 
 
 def test_what_is_worth_least_for_its_time_is_thinned_first() -> None:
-    """P5: of the same priority."""
+    """P5, V18 (value): of the same priority."""
     pipelines = {name: _pipeline("a", work_class=name) for name in ("gold", "lead")}
     classes = {"gold": WorkClass(value=5.0), "lead": WorkClass(value=1.0)}
     units = _steady(0.7, 100.0, pipeline="gold") + _steady(0.7, 100.0, pipeline="lead")
@@ -226,6 +231,23 @@ def test_a_floor_is_never_above_the_prescale() -> None:
     dispatcher.set_slots(SLOTS)
     admission = dispatcher.offer("p", DataId.of(unit=1), u=0.3, first_q=1.0, taken_at=0.0, now=0.0)
     assert [(one.state, one.q) for one in admission.stages] == [(StageState.PRESCALED, 0.2)]
+
+
+def test_what_the_prescale_of_a_stream_leaves_out_asks_for_nothing() -> None:
+    """P4, P5: of seven times the capacity a tenth is let through, which fits."""
+    units = [replace(unit, first_q=0.1) for unit in _steady(7.0, 100.0)]
+    outcome = _play({"p": _pipeline("a")}, units, sample_every_s=1.0)
+    assert {run.q for run in outcome.runs} == {0.1}
+    rates = [sample.thinning[0].arrival_rate for sample in outcome.samples]
+    assert statistics.mean(rates) == pytest.approx(len(units) / 100, rel=0.3)
+
+
+def test_what_the_prescale_of_a_higher_class_leaves_out_takes_nothing_from_the_lower_one() -> None:
+    """P4, P5: of three times the capacity a tenth is let through, which leaves room for a load of a half."""
+    above = _prescaled(_pipeline("a", work_class="alert"), "a", 0.1)
+    units = _steady(3.0, 60.0, pipeline="alert") + _steady(0.5, 60.0)
+    runs = _play({"p": _pipeline("a"), "alert": above}, units, classes={"alert": WorkClass(priority=1)}).runs
+    assert statistics.mean(run.q for run in runs if run.pipeline == "p") > 0.95
 
 
 # --- steps ------------------------------------------------------------------------------------------------------------
@@ -262,7 +284,7 @@ def _fact(number: int, *, q: float = 1.0, u: float = 0.0) -> SubJobFact:
 
 
 def test_what_was_let_in_before_a_restart_is_not_decided_again() -> None:
-    """P6, P7: its q is that of the ledger; a later thinning makes it smaller, and says so."""
+    """P6, P7: its q is that of the ledger; a later thinning makes it smaller; who is left out stands by."""
     dispatcher = Dispatcher({"p": _pipeline("a")})
     dispatcher.set_slots(SLOTS)
     for number in range(1, 2_001):
@@ -276,8 +298,10 @@ def test_what_was_let_in_before_a_restart_is_not_decided_again() -> None:
     (q,) = qs
     assert q is not None
     assert q < 0.05
-    for change in changes:
-        assert change.new is (QUEUED if change.stage_run_id / 4_000 < q else SHED)
+    assert all(change.new is change.old is QUEUED for change in changes)
+    dispatcher.set_slots(0)
+    shed = {change.stage_run_id for change in dispatcher.decide(7.5).transitions if change.new is SHED}
+    assert shed == {change.stage_run_id for change in changes if change.stage_run_id / 4_000 >= q}
 
 
 _TIMES = st.sampled_from([-1e9, -5.0, 0.0, 1e-9, 1.0, 7.0, 1e4, 1e12])
@@ -342,7 +366,7 @@ def test_stages_one_after_the_other_are_decided_together_where_the_later_is_wort
 
 
 def test_a_later_stage_that_is_worth_less_is_thinned_first() -> None:
-    """P5: any stage of processing: the first looks are all taken, of the deep ones as many as there is time for."""
+    """P5, V18 (value): any stage of processing: first looks are all taken, deep ones as there is time for."""
     stages = {
         "look": stage(deadline_s=12.0, value=5.0),
         "deep": stage(after=["look"], deadline_s=12.0),
@@ -354,11 +378,3 @@ def test_a_later_stage_that_is_worth_less_is_thinned_first() -> None:
     assert looks[DONE] >= 0.97 * looks.total()
     assert 0.15 * deep.total() <= deep[SHED] <= last[SHED]
     assert last[DONE] >= 0.9 * deep[DONE]
-
-
-def test_a_limit_of_none_by_command_makes_work_wait_and_sheds_nothing() -> None:
-    """P14, P10: as a pause does; once it is lifted, what waited is done."""
-    none = Override(id=1, kind=OverrideKind.LIMIT, target=Target(pipeline="p"), value=0, by="me", why="", set_at=0.0)
-    changes = [ControlChange(at=2.0, controls=Controls([none])), ControlChange(at=4.0, controls=Controls())]
-    outcome = _play({"p": _pipeline("a")}, _steady(0.5, 8.0), control_changes=changes)
-    assert {run.state for run in outcome.runs} == {DONE}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from p3s_prefect.core.deployment import Deployment, Overlay, class_queues, differences, overlaid
+from p3s_prefect.core.deployment import Deployment, Overlay, class_queues, differences, in_pool, overlaid
 from p3s_prefect.core.errors import BadName
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.experiment_file import parse_experiment
@@ -71,6 +71,18 @@ def test_what_there_is_not_is_told() -> None:
     with pytest.raises(BadName, match="'production' that is not declared") as nowhere:
         overlaid([PRODUCE], Overlay(pools={"productions": {"type": "process"}}))
     assert "Did you mean productions?" in nowhere.value.fix
+
+
+def test_the_experiments_own_pool_has_the_name_that_its_file_gives() -> None:
+    """V18 (pool): in the overlay and in what is deployed to it; other pools keep theirs."""
+    pools = Overlay(pools={"p3s": {"type": "p3s"}, "production": {"type": "process"}})
+    process = Deployment(name="process", entrypoint="package.flows.process", work_pool={"name": "p3s"})
+    moved, overlay = in_pool([process, PRODUCE], pools, "north")
+    assert [one.work_pool.name for one in moved] == ["north", "production"]
+    assert {name: one.type for name, one in overlay.pools.items()} == {"north": "p3s", "production": "process"}
+    assert in_pool([process], pools, "p3s") == ((process,), pools)
+    with pytest.raises(BadName, match="'production' is the experiment's own"):
+        in_pool([process, PRODUCE], pools, "production")
 
 
 def test_differences_name_the_key_with_both_values() -> None:

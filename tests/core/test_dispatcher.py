@@ -694,6 +694,7 @@ def _entries(dispatcher: Dispatcher) -> int:
     heaps = [
         dispatcher._queues._later,
         dispatcher._queues._owed,
+        dispatcher._queues._standby,
         *(line.deadlines for line in lines),
         *(heap for line in lines for heap in line._heaps.values()),
     ]
@@ -730,3 +731,25 @@ def test_what_expired_under_fresher_ones_is_forgotten() -> None:
             night.settle(running.pop(0), DONE)
     assert night.dispatcher.open < 60
     assert _entries(night.dispatcher) < 1000
+
+
+def test_what_waits_for_the_store_takes_no_slot_and_is_open() -> None:
+    """P13: as many go on as there are slots; how long it took counts once, and how long it waits does not."""
+    night = Night({"p": chain("a", "b")}, slots=2)
+    for _ in range(6):
+        night.take()
+    seen: list[int] = []
+    while started := night.decide():
+        seen += started
+        for number in started:
+            night.dispatcher.returned(number)
+            night.dispatcher.waits(number, 3.0)
+        night.now += 3.0
+    assert len(seen) == 6
+    assert night.dispatcher.in_flight == 0
+    night.now += 3600.0
+    for number in seen:
+        night.settle(number, DONE)
+    assert len(night.decide()) == night.dispatcher.capacity
+    (first, *_) = night.dispatcher.thinning()
+    assert first.service_s == pytest.approx(3.0)

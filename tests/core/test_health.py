@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from ledger_rows import T0, facts
 
+from p3s_prefect.core.buffer_limits import BufferLimits
 from p3s_prefect.core.health import (
     BreakerFacts,
+    BufferFacts,
     KeptOut,
     Outcomes,
     SourceFacts,
@@ -19,9 +21,11 @@ from p3s_prefect.core.health import (
     overall,
     results,
     size,
+    source,
     station_down,
 )
 from p3s_prefect.core.overrides import BREAKER, Override, OverrideKind, Target
+from p3s_prefect.core.records import BufferUse
 
 _NONE = KeptOut(refused=0, conflicts=0, window_s=3600)
 
@@ -61,6 +65,10 @@ def test_a_healthy_station() -> None:
         ({"queued": 9, "oldest_taken_at": T0 - 21}, _NONE, "backlog", Status.DEGRADED, "faster than"),
         ({"store_problem": "No space left"}, _NONE, "store", Status.DOWN, "No space left"),
         ({"store_free_bytes": 10**9}, _NONE, "store", Status.DEGRADED, "nearly full"),
+        (
+            {"refused_records": 2, "record_problem": "another object is already under r/commit.json"},
+            *(_NONE, "commit records", Status.DEGRADED, "r/commit.json"),
+        ),
         ({"ledger_problem": "disk I/O error"}, _NONE, "ledger", Status.DOWN, "disk I/O error"),
         ({"commit_s": 0.9}, _NONE, "ledger", Status.DEGRADED, "slow"),
         ({}, KeptOut(refused=2, conflicts=0, window_s=3600), "arrivals", Status.DEGRADED, "cannot be processed"),
@@ -155,6 +163,49 @@ def test_a_pipeline_that_paused_itself(
     assert action in row.action
 
 
+def test_a_stream_that_is_fed_from_the_buffer() -> None:
+    """P13, P19: since when and why; what it had listed before it moved does not count."""
+    moved = {"directory": "/daq/lst1", "why_buffer": "s3://raw does not answer", "moved_at": T0 - 10}
+    fed, moving, blind = (
+        source(facts(), one)
+        for one in (
+            *_source(**moved),
+            *_source(**moved | {"listed_at": T0 - 40, "moved_at": T0 + 8}),
+            *_source(**moved, problem="/daq/lst1 cannot be listed"),
+        )
+    )
+    assert (fed.status, fed.cause) == (Status.DEGRADED, "s3://raw does not answer")
+    assert fed.actual == "from the buffer for 20 s, listed 2 s ago"
+    assert "nothing is lost" in fed.action
+    assert (moving.status, moving.actual) == (Status.DEGRADED, "from the buffer for 2 s, not listed yet")
+    assert moving.cause == fed.cause
+    assert blind.status is Status.DOWN
+    assert blind.cause == "/daq/lst1 cannot be listed and s3://raw does not answer"
+
+
+@pytest.mark.parametrize(
+    ("limits", "use", "nominal", "actual"),
+    [
+        (BufferLimits(max_reads=1), BufferUse(), "at most 1 read at once", "nothing read"),
+        (
+            BufferLimits(max_reads=2, bytes_per_s=5e7),
+            BufferUse(reads=3, bytes=2_000_000, waited_s=12.0),
+            "at most 2 reads at once, 50.0 MB/s",
+            "3 files read, 2.0 MB, waited 12 s for one another",
+        ),
+    ],
+)
+def test_the_online_buffer_is_shown_with_its_limits_and_what_was_read(
+    limits: BufferLimits, use: BufferUse, nominal: str, actual: str
+) -> None:
+    """P13, P19: also when it is not there."""
+    for problem, status in (("", Status.OK), ("/daq cannot be listed", Status.DEGRADED)):
+        told = facts(buffer=BufferFacts(directory="/daq", limits=limits, use=use, problem=problem))
+        (row,) = (row for row in health_rows(told, _NONE, _WELL) if row.name == "online buffer")
+        assert (row.nominal, row.actual, row.status, row.cause) == (nominal, actual, status, problem)
+        assert ("Mount /daq" in row.action) == bool(problem)
+
+
 def test_the_local_cache_is_shown_where_it_is_used() -> None:
     """V3, P19: how often it served; why it could not, and what to do."""
     well, ill = (
@@ -168,3 +219,30 @@ def test_the_local_cache_is_shown_where_it_is_used() -> None:
     assert (well.status, well.actual) == (Status.OK, "served 9 of 10 reads (90 %)")
     assert (ill.status, ill.cause) == (Status.DEGRADED, "others can write to /tmp/cache")
     assert "pilots.cache_directory" in ill.action
+
+
+@pytest.mark.parametrize(
+    ("problem", "cause"),
+    [
+        ({"store_problem": "gone"}, "cannot be reached"),
+        ({}, "have waited"),
+        ({"refused_records": 1, "record_problem": "another object is there"}, "have waited"),
+    ],
+)
+def test_outputs_that_wait_are_shown_with_their_bytes(problem: dict[str, Any], cause: str) -> None:
+    """P13, P19: nothing where nothing waits; pilots need no help, the store may."""
+    rows = {
+        number: [
+            row
+            for row in health_rows(facts(waiting_attempts=number, waiting_bytes=12_300_000, **problem), _NONE, _WELL)
+            if row.name == "waiting outputs"
+        ]
+        for number in (0, 1, 12)
+    }
+    assert rows[0] == []
+    assert [row.actual for row in (*rows[1], *rows[12])] == [
+        "of 1 stage, 12.3 MB on the pilots' machines",
+        "of 12 stages, 12.3 MB on the pilots' machines",
+    ]
+    assert (rows[12][0].status, cause in rows[12][0].cause) == (Status.DEGRADED, True)
+    assert rows[12][0].action

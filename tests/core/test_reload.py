@@ -47,6 +47,7 @@ REFUSED = [
     (("station", "port"), 1234),
     (("station", "host"), "::1"),
     (("station", "lease_s"), 60),
+    (("buffer",), {"directory": "/daq/disk"}),
 ]
 
 

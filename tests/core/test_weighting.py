@@ -14,6 +14,7 @@ from p3s_prefect.core.weighting import (
     Sampled,
     missing_range,
     missing_share,
+    missing_total_range,
     student_quantile,
     weighted_fraction,
     weighted_histogram,
@@ -146,6 +147,7 @@ def test_what_is_missing_moves_a_mean_within_its_share() -> None:
     assert lowest == pytest.approx(fmean([*values[:8], 0.0, 0.0]))
     assert highest == pytest.approx(fmean([*values[:8], 9.0, 9.0]))
     assert (missing_share([], []), missing_share([], [2.0])) == (0.0, 1.0)
+    assert missing_total_range(sum(values[:8]), 2.0, 0.0, 9.0) == (sum(values[:8]), sum([*values[:8], 9.0, 9.0]))
 
 
 # From the tables of the Student distribution.

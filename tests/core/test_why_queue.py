@@ -26,6 +26,8 @@ class Unit:
     pipeline: str
     taken_at: int
     begun: bool
+    u: float
+    left_out: bool
 
 
 def experiment(priorities: list[int], order: Order) -> Experiment:
@@ -60,11 +62,16 @@ def fact(number: int, unit: Unit) -> SubJobFact:
         group=GROUP,
         per="unit",
         taken_at=float(unit.taken_at),
+        u=unit.u,
         stages=(
-            StageFact(id=2 * number, stage="first", state=first),
-            StageFact(id=2 * number + 1, stage="second", state=second),
+            StageFact(id=2 * number, stage="first", state=first, q=q(unit)),
+            StageFact(id=2 * number + 1, stage="second", state=second, q=q(unit)),
         ),
     )
+
+
+def q(unit: Unit) -> float:
+    return unit.u / 2 if unit.left_out else 1.0
 
 
 def queued(number: int, unit: Unit) -> Queued:
@@ -78,11 +85,22 @@ def queued(number: int, unit: Unit) -> Queued:
         data_id=f"run=1 n={number}",
         taken_at=float(unit.taken_at),
         begun=unit.begun,
+        u=unit.u,
+        left_out=unit.left_out,
     )
 
 
 units = st.lists(
-    st.builds(Unit, st.sampled_from(["p0", "p1"]), st.integers(0, 50), st.booleans()), min_size=1, max_size=20
+    st.builds(
+        Unit,
+        st.sampled_from(["p0", "p1"]),
+        st.integers(0, 50),
+        st.booleans(),
+        st.sampled_from([0.2, 0.4, 0.4, 0.8]),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=20,
 )
 
 
@@ -90,7 +108,7 @@ units = st.lists(
 def test_the_place_is_that_at_which_the_dispatcher_starts_it(
     waiting: list[Unit], priorities: list[int], order: Order, data: st.DataObject
 ) -> None:
-    """B12: in every order, with priorities of pipelines, and with one that is set by command."""
+    """B12: in every order, with priorities of pipelines, with one that is set by command, and on standby."""
     declared = experiment(priorities, order)
     chosen = data.draw(st.integers(0, len(waiting) - 1))
     target = Target(unit=DataId.of(run=1, n=data.draw(st.integers(0, len(waiting) - 1))))

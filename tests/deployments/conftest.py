@@ -1,10 +1,8 @@
-"""One Prefect server for all tests of deployments, as it takes seconds to start."""
+"""Sites to be deployed in the Prefect server that tests share."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,18 +25,8 @@ def _cleared() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectProcess]:
-    """A real server that no test harms."""
-    os.environ |= {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    with closing(PrefectProcess(tmp_path_factory.mktemp("prefect"))) as found:
-        found.start()
-        found.until_up()
-        yield found
-
-
 @pytest.fixture
-def site(server: PrefectProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeployedSite]:
+def site(prefect: PrefectProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeployedSite]:
     """A site whose files are written, and nothing else done."""
     from prefect.settings import temporary_settings
 
@@ -46,5 +34,5 @@ def site(server: PrefectProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     found.declare()
     monkeypatch.setenv("P3S_HOME", str(found.path))
     monkeypatch.setenv("P3S_SITE", found.name)
-    with temporary_settings({"api.url": server.api}):
+    with temporary_settings({"api.url": prefect.api}):
         yield found

@@ -54,8 +54,8 @@ class Batch:
     path: Path
 
     @classmethod
-    def of(cls, path: Path, words: Mapping[int, str], **quick: Any) -> Batch:
-        """Each number of a subrun with its word; `quick` are fields of the first stage."""
+    def of(cls, path: Path, words: Mapping[int, str], site: Mapping[str, Any] | None = None, **quick: Any) -> Batch:
+        """Each number of a subrun with its word; `site`: where things are; `quick`: fields of the first stage."""
         (path / "incoming").mkdir(parents=True)
         stages = {
             "quick": {"steps": [_step(f"HERE={path}; {OBEY}", "raw", "made")], "retries": 0, "backoff_s": 0, **quick},
@@ -76,6 +76,7 @@ class Batch:
                 }
             },
             "pilots": {"workers": 1},
+            **(site or {}),
         }
         (path / "experiment.yaml").write_text(json.dumps(declared))
         batch = cls(path)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 import platform
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +70,21 @@ class Example:
 
     batch: Batch
     ended: Produced
+    warnings: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def warnings_of_flows() -> Iterator[list[str]]:
+    """What flows warn of meanwhile."""
+    told: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("prefect.flow_runs")
+    logger.addHandler(handler)
+    try:
+        yield told
+    finally:
+        logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +98,8 @@ def good(dask_address: str, tmp_path_factory: pytest.TempPathFactory) -> Example
 def one_failed(dask_address: str, tmp_path_factory: pytest.TempPathFactory) -> Example:
     """Three units of which the middle one fails."""
     batch = Batch.of(tmp_path_factory.mktemp("failed") / "home", {0: "a", 1: "fail", 2: "c"}, retries=1)
-    return Example(batch=batch, ended=produce(batch, dask_address))
+    with warnings_of_flows() as warnings:
+        return Example(batch=batch, ended=produce(batch, dask_address), warnings=warnings)
 
 
 def test_files_become_a_literal_dag(good: Example) -> None:
@@ -173,6 +192,11 @@ def test_a_unit_that_fails_stops_no_other(one_failed: Example) -> None:
     assert json.loads(batch.dataset("total").splitlines()[2]) == {"done": 2, "failed": 1}
     assert ended.names()[f"quick {UNIT.format(1)}"] == "Failed"
     assert ended.names()[f"later {UNIT.format(1)}"] == "NotReady"
+
+
+def test_what_is_blocked_is_shown_and_not_waited_for(one_failed: Example) -> None:
+    """S2: Prefect leaves it pending for good; that is its end, and nothing is said to be missing."""
+    assert not [line for line in one_failed.warnings if "does not record" in line]
 
 
 def test_what_has_failed_as_often_as_it_may_is_not_tried_again(one_failed: Example) -> None:

@@ -55,7 +55,7 @@ def test_a_command_of_the_readme_can_be_given(line: str) -> None:
     from p3s_prefect.cli.commands import commands
 
     _, name, *words = shlex.split(line)
-    command = typer.main.get_command(commands).commands[name]  # type: ignore[attr-defined]
+    command = typer.main.get_command(commands()).commands[name]  # type: ignore[attr-defined]
     if "--help" not in words:
         command.make_context(name, words)
 

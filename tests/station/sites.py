@@ -259,13 +259,13 @@ class Site:
         )
 
     async def until_settled(self, number: int, *, patience_s: float = PATIENCE_S) -> None:
-        """Waits until there are so many sub-jobs, and all have settled."""
+        """Waits until there are so many sub-jobs, and all have settled; patience is with each that does."""
+        while (before := self._settled()) < number or self.count(schema.sub_job, settled_at=None):
+            what = f"{number} sub-jobs settled, after {before}"
+            await self.until(lambda before=before: self._settled() != before, what, patience_s)
 
-        def settled() -> bool:
-            rows = self.rows(schema.sub_job)
-            return len(rows) >= number and all(row.settled_at is not None for row in rows)
-
-        await self.until(settled, f"{number} sub-jobs settled", patience_s)
+    def _settled(self) -> int:
+        return self.count(schema.sub_job) - self.count(schema.sub_job, settled_at=None)
 
     # --- station ---
 
@@ -293,7 +293,9 @@ class Site:
 
     def spawn(self) -> StationProcess:
         """A station as a process of its own, to be killed, with the command of `p3s up`; it prints to `log`."""
-        process = _FORKS.Process(target=_serve, args=(self.path, self.scheduler, self.log), daemon=True)
+        process = _FORKS.Process(
+            target=_serve, args=(self.path, self.scheduler, self.log, dict(os.environ)), daemon=True
+        )
         process.start()
         self._spawned.append(process)
         return StationProcess(site=self, process=process)
@@ -373,8 +375,11 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["p3s_prefect.cli.run", "p3s_prefect.station.service", "numpy"])
 
 
-def _serve(path: Path, scheduler: str, log: Path) -> None:
+def _serve(path: Path, scheduler: str, log: Path, environment: dict[str, str]) -> None:
     die_with_parent()
+    # The fork server has that of the first test that needed it.
+    os.environ.clear()
+    os.environ.update(environment)
     with log.open("ab") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
     try:

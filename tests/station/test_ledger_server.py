@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
 from collections import Counter
@@ -16,10 +17,12 @@ from postgresql import Ledgers, Server, server
 from sites import Declared, NewSite, Site, StationProcess, declare, obey
 from sqlalchemy import Connection, select
 from tcp_proxy import TcpProxy
+from typer.testing import CliRunner
 
 from p3s_prefect.adapters import supervision
 from p3s_prefect.adapters.ledger import journal, postgresql, schema
 from p3s_prefect.adapters.ledger.database import Lease, Ledger, acquire
+from p3s_prefect.cli.commands import commands
 from p3s_prefect.core.errors import LeaseLost, LedgerAway, LedgerError
 from p3s_prefect.station import committer as committing
 from p3s_prefect.station import replacing, upkeep
@@ -242,6 +245,7 @@ async def test_a_station_runs_on_a_server_that_dies(site_on: NewBooks, reached: 
         answer = await running.get("/api/status")
         assert answer["status"] == "down"
         assert "cannot be" in next(row["cause"] for row in answer["health"] if row["name"] == "ledger")
+        assert {"ledger", "pilots"} <= {row["name"] for row in await asyncio.to_thread(told, site)}
         reached.start()
         await site.until_done(8)
         assert running.station.committer.trouble == ""
@@ -271,6 +275,13 @@ async def test_a_ledger_on_a_server_is_filled_again_from_the_store(
         await site.until(lambda: site.units().get("run=1 subrun=3") == "done", "the next unit is done")
 
 
+def told(site: Site) -> Any:
+    """The health rows of `p3s status`."""
+    found = CliRunner().invoke(commands(), ["status", "--home", str(site.path), "--json"])
+    assert found.exit_code == 0, found.output
+    return json.loads(found.stdout)["health"]
+
+
 def _check_books(site: Site, units: int) -> None:
     """Each unit once, each result once, and no number of the journal missing."""
     done = [row for row in site.rows(schema.sub_job) if row.per == "unit"]
@@ -295,6 +306,10 @@ def test_a_station_whose_server_is_away_at_its_start_is_tried_again(new_site: Ne
     """V20: nobody has to start it when the server is back; what is wrong is told meanwhile."""
     nobody = f"postgresql+psycopg://p3s@127.0.0.1:{supervision._free_port()}/p3s"
     site = new_site(declare(ledger={"url": nobody}))
+    assert [(row["name"], row["status"]) for row in told(site)] == [("station", "down"), ("ledger", "down")]
+    shown = CliRunner().invoke(commands(), ["status", "--home", str(site.path)])
+    assert shown.exit_code == 0, shown.output
+    assert "not known as long as the ledger is away" in shown.output
     assert site.spawn().join() == 1
     complaint = site.home.complaint()
     assert complaint is not None

@@ -8,15 +8,18 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any, get_args
 
+import httpx
 import pytest
 from pydantic import BaseModel
+from rich.console import Console
 from sites import NewSite, declare, obey
 
 from p3s_prefect.adapters.ledger import schema
-from p3s_prefect.cli.explain import as_json
+from p3s_prefect.cli.explain import as_json, explain
 from p3s_prefect.core import experiment
 
 pytestmark = pytest.mark.sockets
@@ -26,8 +29,11 @@ ARRIVALS = "station/test_station_arrivals.py"
 BREAKER = "station/test_station_breaker.py"
 BREAKER_RULES = "core/test_breaker.py"
 BUCKET_SOURCE = "adapters/test_bucket_source.py"
+BUFFER = "station/test_station_buffer.py"
+BUFFER_LEASES = "adapters/test_buffer_leases.py"
 BUCKETS = "station/test_station_buckets.py"
 CONTROLLER = "core/test_controller.py"
+CONTROLS = "station/test_station_controls.py"
 COLLECTIONS = "station/test_station_collections.py"
 GROUPS = "station/test_station_groups.py"
 KILLS = "station/test_station_kills.py"
@@ -40,12 +46,19 @@ SETTINGS = "station/test_settings.py"
 SOURCE = "adapters/test_directory_source.py"
 STOP = "station/test_station_stop.py"
 SUPERVISION = "station/test_supervision.py"
+WAITING = "station/test_station_waiting_outputs.py"
 
 SHOWN_BY = {
     "Breaker.canary_s": (BREAKER, "test_it_pauses_itself_others_go_on_and_a_canary_closes_it"),
     "Breaker.failures": (BREAKER, "test_it_pauses_itself_others_go_on_and_a_canary_closes_it"),
     "Breaker.share": (BREAKER, "test_few_failures_among_many_do_not_pause"),
     "Breaker.window_s": (BREAKER_RULES, "test_failures_of_long_ago_do_not_count"),
+    "Buffer.bytes_per_s": (BUFFER_LEASES, "test_no_more_readers_and_bytes_than_allowed_over_all_workers"),
+    "Buffer.directory": (
+        BUFFER,
+        "test_while_the_bucket_is_away_units_come_from_the_buffer",
+    ),
+    "Buffer.max_reads": (BUFFER_LEASES, "test_no_more_readers_and_bytes_than_allowed_over_all_workers"),
     "Closing.count": (GROUPS, "test_a_group_closes_by_count"),
     "Closing.marker": (GROUPS, "test_a_group_closes_by_its_marker"),
     "Closing.quiet_s": (GROUPS, "test_a_group_closes_by_quiet_time"),
@@ -66,6 +79,8 @@ SHOWN_BY = {
     "Pilots.address": (SUPERVISION, "test_an_existing_cluster_is_used_instead"),
     "Pilots.cache_bytes": (S3, "test_results_go_to_a_bucket_and_wait_for_it"),
     "Pilots.cache_directory": (S3, "test_results_go_to_a_bucket_and_wait_for_it"),
+    "Pilots.waiting_bytes": (WAITING, "test_without_room_to_wait_units_wait_in_the_queue_and_none_fails"),
+    "Pilots.waiting_directory": (WAITING, "test_results_wait_with_the_pilots_and_other_units_go_on"),
     "Pilots.workers": (SUPERVISION, "test_an_existing_cluster_is_used_instead"),
     "Pipeline.freshest_in_overload": (CONTROLLER, "test_freshest_first_in_overload_keeps_nothing_waiting_for_long"),
     "Pipeline.limit": (SCHEDULING, "test_a_limit_queues_and_does_not_discard"),
@@ -74,6 +89,7 @@ SHOWN_BY = {
     "Pipeline.work_class": (SCHEDULING, "test_a_class_has_a_priority_and_a_limit"),
     "Prefect.api_url": (PREFECT, "test_a_server_that_exists_is_used_instead"),
     "Prefect.enabled": (PREFECT, "test_without_prefect_nothing_of_it_is_started"),
+    "Prefect.pool": (CONTROLS, "test_a_paused_queue_stops_its_class_within_two_seconds"),
     "Prefect.port": (PREFECT, "test_the_server_has_its_port_and_the_page_asks_there"),
     "Prefect.record_units": (PROJECTOR, "test_a_group_that_becomes_large_is_folded"),
     "Rule.pipelines": (SETTINGS, "test_the_first_rule_that_matches_wins"),
@@ -88,7 +104,7 @@ SHOWN_BY = {
     "Stage.stop_at_deadline": (SCHEDULING, "test_a_stage_is_killed_at_its_deadline_where_it_says_so"),
     "Stage.value": (CONTROLLER, "test_a_later_stage_that_is_worth_less_is_thinned_first"),
     "Station.grace_s": (STOP, "test_sigterm_gives_what_runs_its_grace_and_the_rest_back"),
-    "Station.host": (SUPERVISION, "test_a_page_for_everybody_needs_a_token"),
+    "Station.host": (SETTINGS, "test_the_page_is_served_on_its_address_alone"),
     "Station.lease_s": (KILLS, "test_a_station_that_was_replaced_stops"),
     "Station.port": (SUPERVISION, "test_a_port_in_use_is_a_clear_error"),
     "Step.command": (ARRIVALS, "test_a_shell_script_is_a_step"),
@@ -118,6 +134,11 @@ SHOWN_BY = {
         "test_the_tail_finds_new_keys_and_the_full_listing_those_that_sort_lower",
     ),
     "Stream.region": (BUCKETS, "test_the_region_is_the_one_that_requests_are_signed_for"),
+    "StreamBuffer.always": (BUFFER, "test_a_stream_may_be_fed_from_the_buffer_always"),
+    "StreamBuffer.directory": (
+        BUFFER,
+        "test_while_the_bucket_is_away_units_come_from_the_buffer",
+    ),
     "WorkClass.limit": (SCHEDULING, "test_a_class_has_a_priority_and_a_limit"),
     "WorkClass.priority": (SCHEDULING, "test_a_class_has_a_priority_and_a_limit"),
     "WorkClass.shed": (SCHEDULING, "test_overload_leaves_out_at_random_and_says_with_which_probability"),
@@ -141,12 +162,13 @@ def _holds_model(annotation: Any) -> bool:
 
 
 def test_every_setting_has_its_test() -> None:
-    """V18: no setting without a test that shows its effect."""
+    """V18: no setting without a test that shows its effect, and says so."""
     assert sorted(declared_settings()) == sorted(SHOWN_BY)
     for setting, (file, name) in SHOWN_BY.items():
         tree = ast.parse((TESTS / file).read_text())
-        found = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+        found = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
         assert name in found, f"{setting}: {file} has no {name}"
+        assert "V18" in (ast.get_docstring(found[name]) or ""), f"{setting}: {name} does not say that it is for it"
 
 
 async def test_names_and_places_are_those_that_are_declared(new_site: NewSite) -> None:
@@ -175,6 +197,17 @@ async def test_names_and_places_are_those_that_are_declared(new_site: NewSite) -
     assert [lease.namespace for lease in site.rows(schema.lease)] == ["other"]
     assert [arrival.dataset_type for arrival in site.rows(schema.arrival)] == ["frame"]
     assert site.rows(schema.attempt)[0].steps[0]["step"] == "first-look"
+
+
+async def test_the_page_is_served_on_its_address_alone(new_site: NewSite) -> None:
+    """V18 (host): another address of the same machine is not answered."""
+    site = new_site(declare(station={"host": "127.0.0.2"}))
+    async with site.running() as running:
+        assert running.url.startswith("http://127.0.0.2:")
+        assert (await running.get("/api/status"))["experiment"] == "test"
+        async with httpx.AsyncClient() as client:
+            with pytest.raises(httpx.ConnectError):
+                await client.get(running.url.replace("127.0.0.2", "127.0.0.1"))
 
 
 async def test_the_first_rule_that_matches_wins(new_site: NewSite) -> None:
@@ -223,7 +256,11 @@ async def test_a_format_decides_what_a_payload_gets_and_gives(new_site: NewSite)
 
 
 def test_what_a_dataset_type_is_about_is_explained(new_site: NewSite) -> None:
-    """V18 (about): programs that ask for the experiment are told."""
+    """V18 (about): people are told, and programs that ask for the experiment."""
     declared = declare()
-    declared["dataset_types"]["raw"]["about"] = "Counts of every pixel."
-    assert "Counts of every pixel." in json.dumps(as_json(new_site(declared).experiment, []))
+    declared["dataset_types"]["raw"]["about"] = "Counts of every [pixel]."
+    told, experiment = StringIO(), new_site(declared).experiment
+    Console(file=told, width=100).print(explain(experiment, []))
+    assert "raw (text): Counts of every [pixel]." in told.getvalue()
+    assert "made-quick (" not in told.getvalue()
+    assert "Counts of every [pixel]." in json.dumps(as_json(experiment, []))

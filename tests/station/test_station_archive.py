@@ -26,13 +26,13 @@ _UNITS = 3
 
 
 def _p3s(site: Site, *words: str) -> Any:
-    answer = CliRunner().invoke(commands, [*words, "--home", str(site.path), "--json"], catch_exceptions=False)
+    answer = CliRunner().invoke(commands(), [*words, "--home", str(site.path), "--json"], catch_exceptions=False)
     assert answer.exit_code == 0, answer.output
     return json.loads(answer.stdout)
 
 
 def _said(site: Site, *words: str) -> str:
-    answer = CliRunner().invoke(commands, [*words, "--home", str(site.path)], catch_exceptions=False)
+    answer = CliRunner().invoke(commands(), [*words, "--home", str(site.path)], catch_exceptions=False)
     assert answer.exit_code == 0, answer.output
     return " ".join(answer.output.split())
 

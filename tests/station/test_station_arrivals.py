@@ -7,18 +7,22 @@ import hashlib
 import os
 import random
 import shutil
+import threading
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from sites import NewSite, Site, declare, shell
+from sites import PATIENCE_S, NewSite, Site, declare, shell
 
 from p3s_prefect.adapters.ledger import schema
 from p3s_prefect.adapters.replay import replay
+from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.health import Status
-from p3s_prefect.core.replay import ReplayPlan, patterns_of
+from p3s_prefect.core.replay import Fault, PlannedFile, ReplayPlan, patterns_of
 from p3s_prefect.instruments.lst1.sample import replay_writer
+from p3s_prefect.station.checksums import Checksums
 
 pytestmark = pytest.mark.sockets
 
@@ -64,6 +68,53 @@ async def test_the_telescope_camera_from_end_to_end(new_site: NewSite, tmp_path:
     assert len(site.rows(schema.product)) > 6
     assert unit["unit"]["state"] == "done"
     assert [row["done"] for row in status["account"]] == [3, 1]
+
+
+async def test_what_is_wrong_with_a_telescope_file_is_said_and_touches_no_other(new_site: NewSite) -> None:
+    """P2, P3, P22, S8: cut, damaged, empty, sent again, written anew and late subruns among good ones."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201
+    site = new_site()
+    text = files("p3s_prefect.instruments.lst1").joinpath("experiment.yaml").read_text()
+    site.home.experiment_file.write_text(text + "\nstation: {port: 0, grace_s: 0}\n")
+    names, marker = patterns_of(site.experiment)
+    assert marker is not None
+
+    def planned(subrun: int, fault: Fault | None = None, *, version: int = 0) -> PlannedFile:
+        data_id = DataId.of(run=2008, subrun=subrun)
+        return PlannedFile(at_s=0, name=names.format(data_id), data_id=data_id, fault=fault, version=version)
+
+    def play(*plan: PlannedFile) -> None:
+        list(replay(site.incoming, plan, replay_writer(noisy_pixel=None, seed=1), seed=seed))
+
+    run = DataId.of(run=2008)
+    first = (planned(0), planned(1, Fault.TRUNCATED), planned(2, Fault.CORRUPTED), planned(3), planned(4), planned(5))
+    second = (planned(3, Fault.RESENT), planned(4, Fault.REWRITTEN, version=1))
+    closed = PlannedFile(at_s=0, name=marker.format(run), data_id=run, marker=True)
+    empty = site.incoming / planned(6).name
+    async with site.running():
+        await asyncio.to_thread(play, *first)
+        empty.touch()
+        await site.until_settled(7, patience_s=90)
+        await asyncio.to_thread(play, *second)
+        await site.until(lambda: len(site.rows(schema.arrival)) == 9, "what came again is known")
+        await asyncio.to_thread(play, closed)
+        await site.until(lambda: site.count(schema.data_group, is_open=False) == 1, "the run is closed")
+        await asyncio.to_thread(play, planned(7, Fault.LATE))
+        await site.until_settled(10, patience_s=90)
+    found = verdicts(site)
+    assert found[second[0].name] == ["taken", "same"]
+    assert found[second[1].name] == ["taken", "conflict"]
+    states = {data_id.removeprefix("run=2008 subrun="): state for data_id, state in site.units().items()}
+    assert states == {**dict.fromkeys("03457", "done"), **dict.fromkeys("126", "failed")}
+    said = sorted(row.reason for row in site.rows(schema.stage_run) if row.state == "failed")
+    for subrun, reason in zip("126", said, strict=True):
+        told = f"step statistics: ValueError: LST-1.Run02008.000{subrun}.fits is not a usable LST-1 subrun file: "
+        assert reason.startswith(told)
+        assert len(reason) > len(told)
+    # The late one opens a second pass of the run; what was totalled before stays.
+    coverages = [row.coverage for row in site.rows(schema.attempt) if row.coverage]
+    assert coverages == [{"done": 4, "failed": 3}, {"done": 5, "failed": 3}]
 
 
 # --- P2, P3 ---------------------------------------------------------------------------------------------------------
@@ -113,6 +164,37 @@ async def test_a_conflict_is_shown(new_site: NewSite) -> None:
     (row,) = [row for row in status["health"] if row["name"] == "arrivals"]
     assert row["status"] == Status.DEGRADED
     assert row["actual"].startswith("0 refused, 1 conflicting")
+
+
+async def test_nobody_waits_while_a_file_is_compared(new_site: NewSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P2, P22: neither another arrival, nor a marker, nor who shuts the gate; and what is found out is not lost."""
+    closing = {"closing": {"marker": "r{run:03d}.closed"}}
+    site = new_site(declare(instrument=closing, stream={"list_every_s": 0.1}))
+    begun, may_end = threading.Event(), threading.Event()
+    both = Checksums.both
+
+    def slow(*given: Any) -> Any:
+        begun.set()
+        may_end.wait()
+        return both(*given)
+
+    monkeypatch.setattr(Checksums, "both", slow)
+    async with site.running() as running:
+        try:
+            site.arrive(0, "first")
+            await site.until_done(1)
+            site.arrive(0, "second")
+            await site.until(begun.is_set)
+            async with asyncio.timeout(PATIENCE_S), running.station.intake.gate.shut():
+                pass
+            site.arrive(1)
+            await site.until_done(2)
+            (site.incoming / "r001.closed").touch()
+            await site.until(lambda: site.count(schema.data_group, is_open=False) == 1)
+            assert verdicts(site)[site.name(0)] == ["taken"]
+        finally:
+            may_end.set()
+        await site.until(lambda: verdicts(site)[site.name(0)] == ["taken", "conflict"])
 
 
 async def test_a_file_is_not_read_before_it_is_complete(new_site: NewSite) -> None:
@@ -171,7 +253,7 @@ async def test_a_file_that_changes_after_it_was_taken_fails_clearly(new_site: Ne
 
 
 async def test_a_shell_script_is_a_step(new_site: NewSite) -> None:
-    """P15: a script of the experiment's own, with no import of ours; its log and its exit code are kept."""
+    """P15, V18 (command, inputs, outputs): with no import of ours; its log and its exit code are kept."""
     site = new_site()
     script = site.path / "count.sh"
     script.write_text(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,12 +13,34 @@ import pytest
 from s3_servers import SeaweedServer
 from sites import Declared, NewSite, Running, Site, declare, obey, total
 
+from p3s_prefect.adapters import s3_server
 from p3s_prefect.adapters.ledger import schema
 from p3s_prefect.adapters.s3_client import s3_client
 from p3s_prefect.core.bucket_place import BucketPlace
 from p3s_prefect.core.experiment import Stream
 
 pytestmark = pytest.mark.sockets
+
+
+@dataclass
+class NotifyingServer(SeaweedServer):
+    """SeaweedFS that posts whatever happens to the station at a port."""
+
+    station_port: int = 0
+
+    def _command(self) -> tuple[str, ...]:
+        told = f'endpoint = "http://{s3_server.HOST}:{self.station_port}/api/notices"'
+        (self.path / "notification.toml").write_text(f"[notification.webhook]\nenabled = true\n{told}\n")
+        program, *words = super()._command()
+        return (program, f"-config_dir={self.path}", *words)
+
+
+@pytest.fixture
+def notifying(tmp_path: Path) -> Iterator[NotifyingServer]:
+    port = s3_server._free_ports(1)[0]
+    with closing(NotifyingServer(tmp_path / "notifying", station_port=port)) as server:
+        server.start()
+        yield server
 
 
 def from_bucket(place: BucketPlace, stages: Declared | None = None, **stream: Any) -> Declared:
@@ -87,6 +113,19 @@ async def test_objects_that_arrive_in_a_bucket_are_processed(
     ]
     source = next(row for row in status["health"] if row["name"] == "source camera")
     assert source["status"] == "ok"
+
+
+async def test_a_server_s_own_notifications_are_hints(new_site: NewSite, notifying: NotifyingServer) -> None:
+    """P2, V18 (notify): where nothing is listed for an hour, what SeaweedFS posts is enough."""
+    place = notifying.place()
+    declared = from_bucket(place, list_every_s=3600, reconcile_every_s=3600)
+    declared["station"]["port"] = notifying.station_port
+    site = new_site(declared)
+    async with site.running() as running:
+        await site.until(lambda: running.station.sources[0].listed_at, "the first listing")
+        put(notifying, place, "night/r001_0002.txt", "two")
+        await site.until_done(1)
+    assert verdicts(site) == [("night/r001_0002.txt", "taken")]
 
 
 async def test_an_object_that_changed_before_it_was_read_is_not_read(

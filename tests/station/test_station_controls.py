@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,20 +21,11 @@ STAGES = {"quick": {"steps": [obey("quick")], "retries": 0}, "total": total()}
 PATIENCE_S = 120.0
 
 
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectProcess]:
-    """One server for all of them; each experiment has a name of its own."""
-    with closing(PrefectProcess(tmp_path_factory.mktemp("prefect"))) as server:
-        server.start()
-        server.until_up()
-        yield server
-
-
 def declared(prefect: PrefectProcess, name: str, stages: dict[str, Any], **more: Any) -> dict[str, Any]:
     return declare(
         stages,
         pipeline={"class": "dqm"},
-        prefect={"api_url": prefect.api},
+        prefect={"api_url": prefect.api, "pool": name},
         classes={"dqm": {"priority": 10}, "alerts": {"priority": 100}},
         **more,
     ) | {"experiment": name}
@@ -87,7 +77,7 @@ async def test_a_run_asks_the_station_waits_and_ends_as_the_units_do(
     """S2, B3: a failed unit fails the run in words; its retry tries again what failed; nonsense is refused."""
     mended = tmp_path / "mended"
     site = new_site(declared(prefect, "asked", STAGES, instrument={"closing": {"count": 3}}))
-    with closing(Agent(site, prefect, site.experiment.experiment)) as agent:
+    with closing(Agent(site, prefect)) as agent:
         agent.start()
         async with site.running(slots=2):
             for subrun in range(2):
@@ -118,10 +108,11 @@ async def test_a_run_asks_the_station_waits_and_ends_as_the_units_do(
 
 
 async def test_a_paused_queue_stops_its_class_within_two_seconds(new_site: NewSite, prefect: PrefectProcess) -> None:
-    """S2: pause and limit of queues act on their classes, and the last change wins, whoever made it."""
+    """S2, V18 (pool): pause and limit of queues act on their classes, and the last change wins, whoever made it;
+    the agent follows the pool that the experiment file names."""
     site = new_site(declared(prefect, "paused", {"quick": {"steps": [obey("quick")]}}))
     queue = "/work_pools/paused/queues/dqm"
-    with closing(Agent(site, prefect, site.experiment.experiment)) as agent:
+    with closing(Agent(site, prefect)) as agent:
         agent.start()
         async with site.running(slots=2) as running:
             site.arrive(0)
@@ -157,7 +148,7 @@ async def test_queues_in_another_order_give_their_classes_another_priority(
     def seen_first(name: str) -> bool:
         return [row.priority for row in site.rows(schema.prefect_queue) if row.name == name] == [1]
 
-    with closing(Agent(site, prefect, site.experiment.experiment)) as agent:
+    with closing(Agent(site, prefect)) as agent:
         agent.start()
         async with site.running():
             site.arrive(0)
@@ -183,7 +174,7 @@ async def test_a_recorded_run_is_retried_and_cancelled_from_prefect(
         found = prefect.flow_runs("steered").get(name)
         return found if found is not None and found["state_type"] == kind else None
 
-    with closing(Agent(site, prefect, site.experiment.experiment)) as agent:
+    with closing(Agent(site, prefect)) as agent:
         agent.start()
         async with site.running(slots=2):
             site.arrive(0)
@@ -213,7 +204,7 @@ async def test_an_agent_that_is_killed_leaves_nothing_at_running(
     """S2: its successor takes the run up, which asks for nothing a second time."""
     gate = tmp_path / "gate"
     site = new_site(declared(prefect, "killed", {"quick": {"steps": [obey("quick")]}}))
-    with closing(Agent(site, prefect, site.experiment.experiment)) as agent:
+    with closing(Agent(site, prefect)) as agent:
         agent.start()
         async with site.running(slots=2):
             gate.write_text("")

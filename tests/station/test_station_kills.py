@@ -10,10 +10,14 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sites import NewSite, Site, declare, obey, shell, total
+from clusters import Cluster
+from postgresql import Ledgers, server
+from s3_servers import BUCKET, SeaweedServer
+from sites import Declared, NewSite, Site, declare, obey, shell, total
 from sqlalchemy import select
 
 from p3s_prefect.adapters.ledger import schema
@@ -22,7 +26,6 @@ from p3s_prefect.core.records import Manifest
 pytestmark = pytest.mark.sockets
 
 KILLS = int(os.environ.get("P3S_KILLS", "15"))
-UNITS = 16 * KILLS
 
 
 class Reader(threading.Thread):
@@ -57,54 +60,78 @@ class Reader(threading.Thread):
         self.look()
 
 
-@pytest.mark.timeout(180 + 6 * KILLS)
+Place = Callable[[Declared], Site]
+
+
+@pytest.fixture
+def on_servers(own_server: SeaweedServer, pilots: Cluster, new_site: NewSite) -> Iterator[Place]:
+    """Makes a site whose results are in a bucket, and whose ledger is on a PostgreSQL server."""
+    with server() as found, Ledgers(found).new() as name:
+
+        def make(declared: Declared) -> Site:
+            store = declared["store"] | {"url": f"s3://{BUCKET}/site", "endpoint": own_server.endpoint}
+            there = {"store": store, "ledger": {"url": found.url(name)}}
+            return new_site(declared | there, scheduler=pilots.address)
+
+        yield make
+
+
+@pytest.mark.timeout(300 + 20 * KILLS)
 async def test_the_station_killed_at_random_moments(new_site: NewSite) -> None:
     """V13, V20, P22: kill -9, 15 times or P3S_KILLS, over 16 units each, with two stages and a total of each run."""
+    await _killed_at_random_moments(new_site, KILLS, lease_s=60)
+
+
+@pytest.mark.timeout(300 + 20 * KILLS)
+async def test_the_station_killed_at_random_moments_beside_servers(on_servers: Place) -> None:
+    """V13, V20, S3, S4: the same, a fifth as often; the next station waits until the lease of the last is over."""
+    await _killed_at_random_moments(on_servers, KILLS // 5, lease_s=3)
+
+
+async def _killed_at_random_moments(place: Place, kills: int, *, lease_s: float) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")  # noqa: T201
     chance = random.Random(seed)
+    units = 16 * kills
     stages = {
         "quick": {"steps": [obey("quick")]},
         "deep": {"after": ["quick"], "steps": [obey("deep")]},
         "total": total(),
     }
-    site = new_site(
-        declare(
-            stages, instrument={"closing": {"count": UNITS // 4}}, station={"lease_s": 60}, store={"sweep_after_s": 0.8}
-        )
-    )
+    closing, store = {"count": units // 4}, {"sweep_after_s": 0.8}
+    site = place(declare(stages, instrument={"closing": closing}, station={"lease_s": lease_s}, store=store))
     reader = Reader(site)
     reader.start()
     station = site.spawn()
-    for kill in range(KILLS):
+    for kill in range(kills):
         for number in range(16 * kill, 16 * (kill + 1)):
-            site.arrive(number % (UNITS // 4), run=1 + number // (UNITS // 4))
+            site.arrive(number % (units // 4), run=1 + number // (units // 4))
         if kill % 5:
             station.until_up()
         await asyncio.sleep(chance.uniform(0, 0.8))  # any moment will do
         assert station.end(signal.SIGKILL) == -signal.SIGKILL
         station = site.spawn()
-    await site.until_settled(UNITS + 4, patience_s=90 + KILLS)
+    await site.until_settled(units + 4, patience_s=120)
     await site.until(lambda: site.count(schema.attempt, state="done", is_recorded=False) == 0, "all are recorded")
     await site.until(lambda: not _orphans(site), "orphans are swept")
     assert station.end(signal.SIGTERM) == 0
     reader.end()
     assert reader.wrong == []
-    _everything_once(site)
+    _everything_once(site, units)
 
 
-def _everything_once(site: Site) -> None:
-    assert Counter(site.stages().values()) == {"done": 2 * UNITS + 4}
+def _everything_once(site: Site, units: int) -> None:
+    assert Counter(site.stages().values()) == {"done": 2 * units + 4}
     published = Counter((row.dataset_type, row.data_id) for row in site.rows(schema.dataset))
     assert set(published.values()) == {1}
-    assert len(published) == 2 * UNITS + 4
+    assert len(published) == 2 * units + 4
     done = [row for row in site.rows(schema.attempt) if row.state == "done"]
-    assert len({row.stage_run_id for row in done}) == len(done) == 2 * UNITS + 4
+    assert len({row.stage_run_id for row in done}) == len(done) == 2 * units + 4
     for row in done:
         manifest = Manifest.model_validate_json(site.store.read_bytes(f"{row.prefix}/{row.execution}/manifest.json"))
         assert manifest.attempt_id == row.id
         assert site.store.read_bytes(f"{row.prefix}/{row.execution}/commit.json")
-    assert all(row.coverage == {"done": UNITS // 4} for row in done if row.coverage)
+    assert all(row.coverage == {"done": units // 4} for row in done if row.coverage)
     assert {row.losses for row in site.rows(schema.stage_run)} == {0}
 
 
@@ -174,6 +201,7 @@ async def test_orphans_are_swept_and_logs_of_failures_kept(new_site: NewSite) ->
     assert {"e1/made.txt", "e1/commit.json"} <= left
 
 
+@pytest.mark.alone
 async def test_two_stations_do_not_write_at_once(new_site: NewSite) -> None:
     """V13, B7 (one site): a second station waits for the lease, and takes over at once when the first is killed."""
     site = new_site(declare(station={"lease_s": 3600}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,32 @@ async def test_workers_join_late_and_are_killed_under_load(
     assert 1 <= len(lost) <= 2
     assert {row.reason for row in lost} == {"its pilot was lost"}
     assert len(site.rows(schema.dataset)) == 12
+    assert {row.failures for row in site.rows(schema.stage_run)} == {0}
+
+
+async def test_a_worker_retires_under_load(new_site: NewSite, fragile_cluster: Cluster, tmp_path: Path) -> None:
+    """P12: asked to go by SIGTERM, it leaves, and what it had goes on elsewhere; one publication, nobody is blamed.
+
+    It waits for the stage that it has, which gives results too late to count.
+    """
+    go, notes = tmp_path / "go", tmp_path / "notes"
+    site = new_site(declare({"quick": {"steps": [obey(notes=str(notes))]}}), scheduler=fragile_cluster.address)
+    leaving = fragile_cluster.add_worker()
+    async with site.running() as running:
+        for subrun in range(4):
+            site.arrive(subrun, f"until {go}")
+        await site.until(lambda: notes.exists() and "begin" in notes.read_text(), "it has a stage")
+        leaving.send_signal(signal.SIGTERM)
+        await site.until(lambda: running.station.pilots.slots() == 0, "it has said so")
+        fragile_cluster.add_worker()
+        await site.until(lambda: notes.read_text().count("begin") == 2, "another one begins")
+        go.touch()
+        await site.until_done(4)
+        await site.until(lambda: leaving.poll() is not None, "it leaves")
+    assert len(site.rows(schema.dataset)) == 4
+    states = Counter(row.state for row in site.rows(schema.attempt))
+    # One more may have been in flight for its slot, which never began.
+    assert (states.pop("done"), states.pop("lost") in (1, 2), states) == (4, True, {})
     assert {row.failures for row in site.rows(schema.stage_run)} == {0}
 
 

@@ -44,8 +44,8 @@ def prefect(tmp_path: Path) -> Iterator[PrefectProcess]:
 class Agent:
     """The agent as a process of its own, with the command of `p3s up`."""
 
-    def __init__(self, site: Site, prefect: PrefectProcess, pool: str = "p3s") -> None:
-        self._site, self._prefect, self._pool = site, prefect, pool
+    def __init__(self, site: Site, prefect: PrefectProcess) -> None:
+        self._site, self._prefect = site, prefect
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -58,8 +58,6 @@ class Agent:
                     "agent",
                     "--home",
                     str(self._site.path),
-                    "--pool",
-                    self._pool,
                 ],
                 env=os.environ | {"PREFECT_API_URL": self._prefect.api, "PREFECT_HOME": str(self._site.path / "p")},
                 stdout=log,

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.sockets
 
 def _reconcile(site: Site, *words: str) -> tuple[int, Any]:
     answer = CliRunner().invoke(
-        commands, ["reconcile", *words, "--home", str(site.path), "--json"], catch_exceptions=False
+        commands(), ["reconcile", *words, "--home", str(site.path), "--json"], catch_exceptions=False
     )
     return answer.exit_code, json.loads(answer.stdout)
 

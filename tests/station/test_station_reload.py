@@ -156,7 +156,7 @@ async def test_the_command_tells_what_was_taken_over_or_why_not(new_site: NewSit
 
     async def run(*options: str) -> Result:
         arguments = ["reload", "--home", str(site.path), "--why", "a test", *options]
-        return await asyncio.to_thread(CliRunner().invoke, commands, arguments)
+        return await asyncio.to_thread(CliRunner().invoke, commands(), arguments)
 
     site = new_site(declare())
     async with site.running() as running:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 import pytest
 from sites import NewSite, Site, declare, obey, total
+from sqlalchemy import update
 
 from p3s_prefect.adapters.ledger import requests, schema
+from p3s_prefect.adapters.ledger.weighted_rows import group_values
 from p3s_prefect.core.asking import ProcessAsked
 
 pytestmark = pytest.mark.sockets
@@ -72,26 +75,37 @@ async def test_a_retry_runs_what_failed_and_what_waited_for_it_and_nothing_else(
     assert site.count(schema.production_pass) == 1
 
 
-async def test_what_failed_in_an_open_unit_is_tried_again_while_the_rest_of_it_runs(
+async def test_what_failed_in_an_open_unit_is_tried_again_though_its_deadline_has_passed(
     new_site: NewSite, tmp_path: Path
 ) -> None:
-    """B3: a unit of which another branch still runs; its deadline counts from the retry on."""
-    mended, gate = tmp_path / "mended", tmp_path / "gate"
+    """P8, B3: another branch of the unit still runs; deadlines count from the retry on, also at the next station."""
+    mended, gate, last = tmp_path / "mended", tmp_path / "gate", tmp_path / "last"
+    in_time = {"deadline_s": 3600, "stop_at_deadline": True}
     stages = {
-        "left": {"steps": [obey("left")], "retries": 0, "deadline_s": 3600},
+        "left": {"steps": [obey("left")], "retries": 0, **in_time},
         "right": {"steps": [obey("right")]},
-        "both": {"after": ["left", "right"], "steps": [obey("both")]},
+        "both": {"after": ["left", "right"], "steps": [obey("both")], **in_time},
     }
     site = new_site(declare(stages))
+    left = ("run=1 subrun=1", "left")
     async with site.running(slots=2):
-        site.arrive(1, f"left: unless {mended}\nright: until {gate}", age_s=3590)
-        await site.until(lambda: site.stages().get(("run=1 subrun=1", "left")) == "failed", "left failed")
+        site.arrive(1, f"left: unless {mended}\nleft: until {gate}\nright: until {last}")
+        await site.until(lambda: site.stages().get(left) == "failed", "left failed")
+        with site.ledger.transaction() as connection:
+            connection.execute(update(schema.sub_job).values(taken_at=schema.sub_job.c.taken_at - 7200))
         mended.write_text("")
         assert (await ask(site, "retry", target="dqm/left run=1 subrun=1")).is_granted
-        await site.until(lambda: site.stages()["run=1 subrun=1", "left"] == "done", "left done")
+        await site.until(lambda: site.stages()[left] != "queued" and attempts(site)[left] == 2, "left begins again")
+        await asyncio.sleep(0.5)
+        assert site.stages()[left] == "running"
+    assert site.stages()[left] == "queued"
+    async with site.running(slots=2):
         gate.write_text("")
+        await site.until(lambda: site.stages()[left] not in ("queued", "running"), "left ended")
+        assert site.stages()[left] == "done"
+        last.write_text("")
         await site.until_done(1)
-    assert set(attempts(site).values()) == {1, 2}
+    assert {stage: number for (_, stage), number in attempts(site).items()} == {"left": 3, "right": 2, "both": 1}
 
 
 async def test_missing_units_are_processed_though_the_prescale_left_them_out(new_site: NewSite) -> None:
@@ -113,6 +127,29 @@ async def test_missing_units_are_processed_though_the_prescale_left_them_out(new
         assert (await process(site)).answer.startswith("nothing to begin")
     assert [row.number for row in site.rows(schema.production_pass)] == [0, 1]
     assert max(attempts(site).values()) == 2  # the total, once in each pass
+
+
+async def test_what_is_asked_for_by_hand_stands_for_itself(new_site: NewSite) -> None:
+    """P6, P10: and where nothing is left out any more, each unit does, however it came in."""
+    stages = {"quick": {"steps": [obey("quick")], "prescale": 0.5}, "total": total()}
+    site = new_site(declare(stages, instrument={"closing": {"count": 8}}))
+    async with site.running(slots=2):
+        for subrun in range(8):
+            site.arrive(subrun)
+        await site.until_settled(9)
+        left_out = [unit for unit, state in site.units().items() if state == "prescaled"]
+        await process(site, left_out[0])
+        await site.until_settled(11)
+        await process(site)
+        await site.until_settled(12 + len(left_out) - 1)
+        await process(site, which="all")
+        await site.until_settled(12 + len(left_out) - 1 + 9)
+    let_in = 8 - len(left_out)
+    assert 0 < let_in < 7
+    weights = [row.value for row in site.rows(schema.summary_value) if row.name == "weight"]
+    assert weights == [2 * let_in, 2 * let_in + 1, 8, 8]
+    (length,) = site.read(lambda connection: group_values(connection, "run=1"))
+    assert (length.seen, length.left_out, length.estimate.error) == (8, 0, 0)
 
 
 async def test_all_units_are_processed_anew_and_an_open_job_is_never_doubled(new_site: NewSite, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.sockets
 
 
 def _p3s(site: Site, *words: str) -> Any:
-    result = CliRunner().invoke(commands, [*words, "--home", str(site.path), "--json"], catch_exceptions=False)
+    result = CliRunner().invoke(commands(), [*words, "--home", str(site.path), "--json"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -16,12 +15,13 @@ from s3_servers import BUCKET, SeaweedServer
 from sites import Declared, NewSite, Running, Site, declare, obey, shell, total
 from typer.testing import CliRunner
 
-from p3s_prefect.adapters import s3_client, supervision
+from p3s_prefect.adapters import s3_client
 from p3s_prefect.adapters.ledger import schema
 from p3s_prefect.api import open_experiment
 from p3s_prefect.cli.commands import commands
 from p3s_prefect.core.errors import StoreError
-from p3s_prefect.station import store_watch
+from p3s_prefect.station import service
+from p3s_prefect.station.store_watch import StoreWatch
 
 pytestmark = pytest.mark.sockets
 
@@ -35,27 +35,6 @@ STAGES = {
     "picture": {"steps": [shell(PICTURE)], "retries": 50, "backoff_s": 0.2},
     "total": total(),
 }
-
-
-@pytest.fixture
-def own_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SeaweedServer]:
-    """To be killed; everybody here finds its keys as boto3 does."""
-    with closing(SeaweedServer(tmp_path / "server")) as server:
-        server.start()
-        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(server.credentials))
-        yield server
-
-
-@pytest.fixture
-def pilots(own_server: SeaweedServer, tmp_path: Path) -> Iterator[Cluster]:
-    """Two pilots with the keys in their environment."""
-    (tmp_path / "pilots").mkdir()
-    settings = {**supervision.SERVICE_ENVIRONMENT, "AWS_SHARED_CREDENTIALS_FILE": str(own_server.credentials)}
-    with closing(Cluster(tmp_path / "pilots", settings=settings)) as found:
-        found.start_scheduler()
-        found.add_worker()
-        found.add_worker()
-        yield found
 
 
 def _bucket(endpoint: str, **other: str) -> Declared:
@@ -74,13 +53,17 @@ async def test_results_go_to_a_bucket_and_wait_for_it(
 
     Results, pages, commands, and the pilots' local cache; the server killed meanwhile.
     """
-    monkeypatch.setattr(store_watch, "_ASK_EVERY_S", 0.2)
+    monkeypatch.setattr(service, "StoreWatch", partial(StoreWatch, ask_every_s=0.2, ask_again_s=0.2))
     declared = declare(
         STAGES,
         instrument={"closing": {"count": 3}},
         pipeline={"breaker": None},
         store=_bucket(own_server.endpoint),
-        pilots={"cache_bytes": "1 MB", "cache_directory": str(tmp_path / "cache")},
+        pilots={
+            "cache_bytes": "1 MB",
+            "cache_directory": str(tmp_path / "cache"),
+            "waiting_directory": str(tmp_path / "waiting"),
+        },
     )
     site = new_site(declared, scheduler=pilots.address)
     async with site.running(slots=2) as running:
@@ -118,7 +101,7 @@ async def _pages_show(site: Site, running: Running) -> None:
     assert answer.headers["content-type"] == "image/png"
     assert answer.content.startswith(b"\x89PNG")
     assert "drawn" in log.text
-    shown = CliRunner().invoke(commands, ["show", "run=1 subrun=0", "--home", str(site.path)], catch_exceptions=False)
+    shown = CliRunner().invoke(commands(), ["show", "run=1 subrun=0", "--home", str(site.path)], catch_exceptions=False)
     assert "A picture" in shown.output
     with open_experiment(site.path) as books:
         assert books.dataset("made-quick", "run=1 subrun=0") == "HELLO"
@@ -165,12 +148,12 @@ async def test_a_station_starts_without_its_store_and_says_so(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
     site = new_site(declare(store=_bucket(endpoint)))
-    checked = CliRunner().invoke(commands, ["check", str(site.home.experiment_file)], catch_exceptions=False)
+    checked = CliRunner().invoke(commands(), ["check", str(site.home.experiment_file)], catch_exceptions=False)
     assert checked.exit_code == 0
     said = " ".join(checked.output.split())
     assert f"s3://{BUCKET}/site at {endpoint}" in said
     assert "from this machine, the store does not answer" in said
-    machine = CliRunner().invoke(commands, ["check", str(site.path), "--json"], catch_exceptions=False)
+    machine = CliRunner().invoke(commands(), ["check", str(site.path), "--json"], catch_exceptions=False)
     assert "store.url" in [remark["key"] for remark in json.loads(machine.output)["remarks"]]
     async with site.running() as running:
         row = await _store_row(running)

@@ -95,7 +95,7 @@ async def test_the_account_balances_over_all_ends(new_site: NewSite) -> None:
 
 
 async def test_a_failing_branch_of_a_diamond_blocks_its_descendants_only(new_site: NewSite) -> None:
-    """P9: the join waits for all its parents; what does not come after the failure is done."""
+    """P9, V18 (after): the join waits for all its parents; what does not come after the failure is done."""
 
     def stage(name: str, after: list[str], **inputs: str) -> dict[str, Any]:
         return {"after": after, "steps": [obey(name)], "retries": 0}
@@ -313,7 +313,8 @@ async def test_overload_leaves_out_at_random_and_says_with_which_probability(new
     u = {row.id: row.u for row in site.rows(schema.sub_job)}
     unit = {row.id: row.data_id for row in site.rows(schema.sub_job)}
     runs = site.rows(schema.stage_run)
-    assert all((row.state == "shed") == (u[row.sub_job_id] >= row.q) for row in runs)
+    # Who is left out may be done nevertheless, where a slot was idle.
+    assert all(u[row.sub_job_id] >= row.q for row in runs if row.state == "shed")
     states = Counter(row.state for row in runs if unit[row.sub_job_id].startswith("run=1 "))
     assert states["shed"] > 100
     assert states["done"] > 10

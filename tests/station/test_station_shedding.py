@@ -11,7 +11,7 @@ from benchmarks.shedding import station
 from benchmarks.shedding.traces import RECIPES, cook
 from p3s_prefect.adapters.ledger.schema import stage_run
 
-pytestmark = pytest.mark.sockets
+pytestmark = [pytest.mark.sockets, pytest.mark.alone]
 
 
 async def test_real_pilots_do_in_overload_what_the_simulator_foresees(new_site: NewSite) -> None:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.sockets
 async def why(site: Site, *words: str) -> Any:
     """What `p3s why --json` prints, in a thread: it asks the station, which runs here."""
     arguments = ["why", *words, "--home", str(site.path), "--json"]
-    result = await asyncio.to_thread(CliRunner().invoke, commands, arguments, catch_exceptions=False)
+    result = await asyncio.to_thread(CliRunner().invoke, commands(), arguments, catch_exceptions=False)
     assert result.exit_code == 0
     return json.loads(result.output)
 
@@ -53,7 +53,7 @@ async def test_it_explains_the_queue_of_a_working_station(new_site: NewSite) -> 
         (ahead,) = await reasons(site, "total", "run=1")
         assert ahead.why == "it runs once, when the group has closed; 3 of 3 units are open"
         paused = ["pause", "run=1", "subrun=2", "--why", "look first", "--by", "anna", "--home", str(site.path)]
-        assert CliRunner().invoke(commands, paused).exit_code == 0
+        assert CliRunner().invoke(commands(), paused).exit_code == 0
         pause, *_ = await reasons(site, "quick", "dqm/quick", "run=1", "subrun=2")
         assert "it is paused, as a part of run=1 subrun=2, by anna since" in pause.why
         assert '"look first"' in pause.why
@@ -63,7 +63,7 @@ async def test_it_explains_the_queue_of_a_working_station(new_site: NewSite) -> 
         await site.until_done(2)
         assert site.stages()["run=1 subrun=2", "quick"] == "queued"
         command = pause.release.split("`")[1].removeprefix("p3s ").split()
-        assert CliRunner().invoke(commands, [*command, "--home", str(site.path)]).exit_code == 0
+        assert CliRunner().invoke(commands(), [*command, "--home", str(site.path)]).exit_code == 0
         await site.until_done(3)
         (done,) = await reasons(site, "quick", "run=1", "subrun=2")
         assert done.why == "its results are published"

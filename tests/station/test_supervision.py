@@ -6,15 +6,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
-from clusters import below
-from sites import Declared, Site, declare
+from sites import Site, declare
+from supervised import begin, family, p3s, service_of
 
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import schema
@@ -25,61 +23,6 @@ from p3s_prefect.settings import Settings
 from p3s_prefect.station import page
 
 pytestmark = pytest.mark.sockets
-
-
-def p3s(*words: str) -> subprocess.CompletedProcess[str]:
-    """Runs the command as a user does."""
-    with begin(*words) as command:
-        said, complained = command.communicate(timeout=120)
-    return subprocess.CompletedProcess(words, command.returncode, said, complained)
-
-
-def begin(*words: str) -> subprocess.Popen[str]:
-    """The command, running."""
-    here = str(Path(__file__).parents[1])
-    return subprocess.Popen(
-        [sys.executable, "-m", "p3s_prefect.cli", *words],
-        env=os.environ | {"PYTHONPATH": here, "NO_COLOR": "1", "COLUMNS": "200"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-@pytest.fixture
-def prepared(tmp_path: Path) -> Iterator[Callable[..., Site]]:
-    """Makes a site in a directory with an awkward name; what was started there is stopped."""
-    sites: list[Site] = []
-
-    def make(declared: Declared | None = None) -> Site:
-        site = Site(tmp_path / "50% of a run", "", declared or declare())
-        sites.append(site)
-        return site
-
-    yield make
-    for site in sites:
-        Services(site.home).stop()
-        site.close()
-
-
-def family(site: Site) -> list[psutil.Process]:
-    """The supervisor and all below it, payload processes too."""
-    pid = Services(site.home).pid()
-    return [] if pid is None else [psutil.Process(pid), *below(pid)]
-
-
-def service_of(site: Site, word: str) -> psutil.Process:
-    """One of the services, by a word of its command line; it may just be coming back."""
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        for process in family(site)[1:]:
-            try:
-                if word in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
-                    return process
-            except psutil.NoSuchProcess:
-                continue
-        time.sleep(0.05)
-    raise AssertionError(f"no {word} is running")
 
 
 async def test_up_keeps_everything_running_and_down_leaves_nothing(prepared: Callable[..., Site]) -> None:
@@ -125,7 +68,7 @@ async def test_two_at_the_same_instant_and_a_supervisor_that_is_killed(prepared:
     site = prepared(declare(pilots={"workers": 1}, station={"grace_s": 0}))
     home = ("--home", str(site.path))
     commands = [begin("up", *home) for _ in range(2)]
-    said = [command.communicate(timeout=120) for command in commands]
+    said = [command.communicate(timeout=300) for command in commands]
     assert sorted(command.returncode for command in commands) == [0, 1]
     (refused,) = (text for (_, text), command in zip(said, commands, strict=True) if command.returncode)
     assert "run already" in refused

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import httpx
 import pytest
 from prefect_servers import PrefectProcess
 from sites import Site, declare
-from test_supervision import p3s, service_of
+from supervised import p3s, service_of
 
 from p3s_prefect.adapters import prefect_server
 from p3s_prefect.adapters.supervision import Services
@@ -22,26 +21,9 @@ pytestmark = pytest.mark.sockets
 PATIENCE_S = 180.0
 
 
-@pytest.fixture
-def prepared(tmp_path: Path) -> Iterator[Callable[..., Site]]:
-    """Makes a site in a directory with an awkward name; what was started there is stopped."""
-    sites: list[Site] = []
-
-    def make(**prefect: object) -> Site:
-        # The path is as in another test of services: with a percent sign and spaces.
-        site = Site(tmp_path / "50% of a run", "", declare(prefect=prefect))
-        sites.append(site)
-        return site
-
-    yield make
-    for site in sites:
-        Services(site.home).stop()
-        site.close()
-
-
 async def test_up_starts_prefect_and_what_happens_is_seen_there(prepared: Callable[..., Site]) -> None:
     """S2, P12, V20: the address is told; server and agent come back when they are killed; `down` leaves nothing."""
-    site = prepared(port=0)
+    site = prepared(declare(prefect={"port": 0}))
     up = p3s("up", "--home", str(site.path))
     assert up.returncode == 0, up.stdout + up.stderr
     page = prefect_server.prefect_page(site.home, site.experiment)

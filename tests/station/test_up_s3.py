@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sites import Declared, Site, declare
-from test_supervision import family, p3s
+from sites import Site, declare
+from supervised import family, p3s
 
 from p3s_prefect.adapters import s3_server
 from p3s_prefect.adapters.home import Home
@@ -21,22 +21,6 @@ from p3s_prefect.core.bucket_place import BucketPlace
 from p3s_prefect.core.errors import ServiceError, StoreError
 
 pytestmark = pytest.mark.sockets
-
-
-@pytest.fixture
-def prepared(tmp_path: Path) -> Iterator[Callable[..., Site]]:
-    """Makes a site in a directory with an awkward and long name; what was started there is stopped."""
-    sites: list[Site] = []
-
-    def make(declared: Declared | None = None) -> Site:
-        site = Site(tmp_path / f"50% of a {'long ' * 20}run", "", declared or declare())
-        sites.append(site)
-        return site
-
-    yield make
-    for site in sites:
-        Services(site.home).stop()
-        site.close()
 
 
 async def test_up_with_a_store_of_its_own(prepared: Callable[..., Site]) -> None:

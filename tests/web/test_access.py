@@ -64,6 +64,8 @@ def test_a_watchdog_learns_only_whether_the_station_is_well(new_face: NewFace) -
         ("127.0.0.1:8570", 200),
         ("localhost", 200),
         ("[::1]:8570", 200),
+        ("127.0.0.2:8570", 200),
+        ("192.0.2.7:8570", 421),
         ("evil.example", 421),
         ("127.0.0.1.evil.example:8570", 421),
         ("", 421),

@@ -89,6 +89,9 @@ def test_json_says_what_the_page_says(client: Browser, fill: Fill) -> None:
     account = client.get("/api/account").json()
     assert (account["account"][0]["seen"], account["account"][0]["done"]) == (1, 1)
     assert client.get("/api/groups").json()["groups"][0]["coverage"][0]["seen"] == 1
+    (picture,) = client.get("/api/products").json()["products"]
+    assert f'<img src="/api/products/{picture["id"]}" alt="{picture["title"]}' in client.get("/").text
+    assert client.get("/api/groups/run=1").json()["products"] == []
     assert client.get("/api/journal").json()["journal"] == []
     assert client.get("/api/arrivals?verdict=refused").json()["arrivals"] == []
 

@@ -22,7 +22,7 @@ from p3s_prefect.adapters.s3_refusals import asking
 from p3s_prefect.core.arrival_names import MANIFEST_BYTES, kept_key, told_sha256
 from p3s_prefect.core.bucket_place import BucketPlace
 from p3s_prefect.core.data_id import DataId
-from p3s_prefect.core.errors import InputChanged, StoreError
+from p3s_prefect.core.errors import InputChanged, StoreDisturbed, StoreError, StoreUnreachable
 from p3s_prefect.core.experiment import Instrument, Stream
 from p3s_prefect.core.notices import Notice
 from p3s_prefect.core.ports import Clock, MarkerSeen, Refusal, Seen
@@ -72,8 +72,6 @@ class BucketSource(ListedSource):
         self._tail_from = ""
         """The key after which the next look at the tail begins."""
         self._tail_every_s = stream.list_every_s
-        self._was_away = False
-        """Whether the server did not answer since the last listing of everything."""
 
     @property
     def looks_every_s(self) -> float:
@@ -100,8 +98,7 @@ class BucketSource(ListedSource):
             self._was_away = True
             tally.complain(error.what)
         else:
-            self._was_away = False
-            self.listed_at = self._clock.now()
+            self._looked(begun, tally)
         self._listed(begun, tally)
 
     async def _meanwhile(self, moment: float) -> AsyncIterator[Seen]:
@@ -112,20 +109,22 @@ class BucketSource(ListedSource):
                     return
                 yield seen
             markers: set[DataId] = set()
-            begun = time.monotonic()
+            begun, tally = time.monotonic(), Tally()
             try:
-                async for seen in self._pages(markers, Tally()):
+                async for seen in self._pages(markers, tally):
                     yield seen
             except StoreError as error:
                 self._was_away, self.trouble = True, error.what
             else:
-                self._tailed(begun)
                 # Whatever came while nobody could look may sort anywhere.
-                if self._was_away or any(self._is_open(group) for group in markers):
+                if self._was_away:
+                    return
+                self._tailed(begun, tally)
+                if not tally.is_partial and any(self._is_open(group) for group in markers):
                     return
 
-    def _tailed(self, begun: float) -> None:
-        self.listed_at = self._clock.now()
+    def _tailed(self, begun: float, tally: Tally) -> None:
+        self._looked(begun, tally)
         self._tail_every_s = max(self._stream.list_every_s, (time.monotonic() - begun) / LISTING_SHARE)
 
     async def _pages(self, markers: set[DataId], tally: Tally) -> AsyncIterator[Seen]:
@@ -224,6 +223,8 @@ class BucketSource(ListedSource):
             return None  # the next listing shows what is there now
         except StoreError as error:
             tally.complain(error.what)
+            # What this object alone meets may last for ever, and would keep all groups open.
+            tally.is_partial |= isinstance(error, StoreUnreachable) and not isinstance(error, StoreDisturbed)
             return None
         if not is_complete:
             tally.incomplete += 1

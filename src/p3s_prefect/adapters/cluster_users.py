@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
+from uuid import UUID
 
 import distributed
 
@@ -35,11 +36,17 @@ class ClusterUser:
     experiment: str
     holder: str
     """Host and process."""
+    ledger: UUID | None = None
+    """The ledger of a station: two homes may call their experiment the same."""
 
     @classmethod
-    def here(cls, road: Road, experiment: str) -> ClusterUser:
+    def here(cls, road: Road, experiment: str, ledger: UUID | None = None) -> ClusterUser:
         """This process."""
-        return cls(road=road, experiment=experiment, holder=f"{platform.node()}:{os.getpid()}")
+        return cls(road=road, experiment=experiment, holder=f"{platform.node()}:{os.getpid()}", ledger=ledger)
+
+    def replaces(self, other: ClusterUser) -> bool:
+        """Whether both are stations of one ledger, of which the later one takes over."""
+        return self.road == other.road == "station" and self.ledger == other.ledger
 
     def __str__(self) -> str:
         return f"the {self.road} {self.experiment!r} ({self.holder})"
@@ -62,7 +69,7 @@ def release_replaced(client: str, dask_scheduler: Any) -> None:
     """
     noted = _of_clients(dask_scheduler)
     for other, user in list(noted.items()):
-        if other != client and (user.road, user.experiment) == (noted[client].road, noted[client].experiment):
+        if other != client and noted[client].replaces(user):
             keys = [task.key for task in dask_scheduler.clients[other].wants_what]
             dask_scheduler.client_releases_keys(keys, client=other)
 
@@ -98,14 +105,18 @@ def refuse_productions(address: str) -> None:
                 raise refused(address, user)
 
 
-def cluster_mistakes(experiment: Experiment) -> Iterator[Finding]:
-    """That a production, or another experiment's station, uses the cluster which the station would use."""
+def cluster_mistakes(experiment: Experiment, is_own: Callable[[UUID | None], bool]) -> Iterator[Finding]:
+    """That a production, or another station, uses the cluster which the station would use.
+
+    `is_own` tells whether a ledger is that of the home; only asked for stations of the experiment's name.
+    """
     address = experiment.pilots.address
     if address is None:
         return
     with suppress(NoScheduler):
         for user in users_of(address, _PATIENCE_S):
-            if user.road == "production" or user.experiment != experiment.experiment:
+            is_namesake = user.road == "station" and user.experiment == experiment.experiment
+            if not is_namesake or not is_own(user.ledger):
                 wrong = refused(address, user)
                 yield Finding(where=("pilots", "address"), what=wrong.what, fix=wrong.fix)
 

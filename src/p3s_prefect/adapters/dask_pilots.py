@@ -6,22 +6,27 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from functools import partial, reduce
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from uuid import UUID
 
 import distributed
 from dask.utils import parse_timedelta
 from distributed.scheduler import KilledWorker
 
+from p3s_prefect.adapters.buffer_leases import DaskLeases
 from p3s_prefect.adapters.cluster_users import ClusterUser, note_user, refused, release_replaced
 from p3s_prefect.adapters.pilot import worker
 from p3s_prefect.core.errors import ServiceError
 from p3s_prefect.core.ports import PilotLost
-from p3s_prefect.core.records import StageOrder, StageReport
+from p3s_prefect.core.records import StageOrder, StageReport, WaitingPlace, WaitingTold
 
 log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
 SLOT = "slot"
 _RECONNECT_S = 1.0
 _COUNT_SLOTS_S = 0.5
@@ -33,9 +38,22 @@ _ANSWER_S = 1.0
 class DaskPilots:
     """A Dask cluster's workers as pilots. The scheduler may come and go: meanwhile there are no slots."""
 
-    def __init__(self, address: str, modules: tuple[str, ...] = (), experiment: str = "") -> None:
+    def __init__(
+        self,
+        address: str,
+        modules: tuple[str, ...] = (),
+        experiment: str = "",
+        waiting: WaitingPlace | None = None,
+        ledger: UUID | None = None,
+    ) -> None:
+        """`waiting` is None where the store is on the pilots' machines: nothing waits for it.
+
+        `ledger` is that of the station: one with the same takes over its pilots.
+        """
         self.address = address
+        self._waiting = waiting
         self._experiment = experiment
+        self._ledger = ledger
         self._modules = modules
         self._client: distributed.Client | None = None
         self._slots = 0
@@ -44,6 +62,8 @@ class DaskPilots:
         self._futures: dict[int, distributed.Future[StageReport]] = {}
         self._keeper: asyncio.Task[None] | None = None
         self.changed = asyncio.Event()
+        self.buffer_leases = DaskLeases(self._member)
+        """Those that the pilots have too."""
 
     async def __aenter__(self) -> DaskPilots:
         """Begins to look for the scheduler, and goes on as long as it is entered."""
@@ -73,13 +93,18 @@ class DaskPilots:
             worker.run_stage, order, key=key, priority=priority, resources={SLOT: 1}, retries=0, pure=False
         )
         self._futures[order.attempt_id] = future
+        left_s = patience_s
         try:
-            return await asyncio.wait_for(_result(future), patience_s)
-        except TimeoutError:
+            while left_s > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(left_s):
+                        return await _result(future)
+                # It, or one before it at its pilot, may have to wait for the online buffer.
+                left_s = patience_s - await self._buffer_quiet_s(key)
             if await self._abandon(key):
                 reason = f"its pilot did not answer within {patience_s:g} s, and was ended"
-                raise PilotLost(reason, by_stage=True) from None
-            raise PilotLost(f"no pilot had it after {patience_s:g} s", by_stage=False) from None
+                raise PilotLost(reason, by_stage=True)
+            raise PilotLost(f"no pilot had it after {patience_s:g} s", by_stage=False)
         finally:
             del self._futures[order.attempt_id]
             future.release()
@@ -97,7 +122,38 @@ class DaskPilots:
             # No pilot has begun it, and none shall.
             await client.cancel([future], reason="it was taken back before it began")
 
+    async def waiting(self) -> WaitingTold | None:
+        """See `PilotPool.waiting`."""
+        client, place = self._client, self._waiting
+        if place is None or client is None or client.status != "running":
+            return None if place is not None else WaitingTold()
+        ask = partial(worker.waiting_told, place.directory, place.store_url)
+        try:
+            # A scheduler that was stopped holds up nobody who only wants to know.
+            async with asyncio.timeout(_ANSWER_S):
+                there = await client.run_on_scheduler(_slots_by_worker)
+            told = await _ask(client, there, ask)
+        except (OSError, TimeoutError):
+            return None
+        if not there or there.keys() - told.keys():
+            return None
+        return reduce(WaitingTold.and_those, told.values(), WaitingTold())
+
+    async def drop_waiting(self, prefixes: Collection[str]) -> None:
+        """See `PilotPool.drop_waiting`."""
+        client, place = self._client, self._waiting
+        if place is not None and client is not None:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(_ANSWER_S):
+                    drop = partial(worker.drop_waiting, place.directory, place.store_url, frozenset(prefixes))
+                    await client.run(drop, on_error="ignore")
+
     # --- inside -------------------------------------------------------------------------------------------------
+
+    def _member(self) -> distributed.Client:
+        if self._client is None:
+            raise ConnectionError(f"{self.address} cannot be reached")
+        return self._client
 
     async def _keep_connected(self) -> None:
         while True:
@@ -122,13 +178,13 @@ class DaskPilots:
         # Messages wait 10 ms for company by default, which is most of a round trip: 10.6 ms, and 6.3 ms with 1 ms.
         if (batched := self._client.scheduler_comm) is not None:
             batched.interval = _MESSAGE_INTERVAL_S
-        user = ClusterUser.here("station", self._experiment)
+        user = ClusterUser.here("station", self._experiment, self._ledger)
         rival = await self._client.run_on_scheduler(note_user, user=user, client=self._client.id)
         if rival is not None:
             raise refused(self.address, rival)
         await self._client.run_on_scheduler(_try_nothing_again)
         await self._take_over(self._client)
-        await self._client.register_plugin(_PilotPlugin(self._modules), name="p3s-pilot")
+        await self._client.register_plugin(_PilotPlugin(self._modules, self._waiting), name="p3s-pilot")
 
     async def _take_over(self, client: distributed.Client) -> None:
         """Ends what an earlier station has begun: its attempts were given back, and what they give comes too late."""
@@ -156,34 +212,47 @@ class DaskPilots:
             self._slots = slots
             self.changed.set()
 
+    async def _buffer_quiet_s(self, key: str) -> float:
+        """How long the worker that has this has neither waited for the online buffer nor read it; infinite if unknown.
+
+        A worker that hangs while it reads is as quiet as any other.
+        """
+        return min((await self._ask_holder(key, worker.buffer_quiet_s))[1].values(), default=inf)
+
     async def _abandon(self, key: str) -> bool:
         """Ends the worker that does not answer, which whoever keeps the pilots running starts anew.
 
         False if no worker is known to have it.
         """
-        client, address = self._client, None
-        if client is None:
-            return False
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(_ANSWER_S):
-                address = await client.run_on_scheduler(_where_processed, key=key)
-                if address is not None:
-                    await client.run(worker.leave, workers=[address], on_error="ignore")
-        return address is not None
+        return (await self._ask_holder(key, worker.leave))[0] is not None
+
+    async def _ask_holder(self, key: str, what: Callable[[], _T]) -> tuple[str | None, dict[str, _T]]:
+        """The worker that has this, None if none is known, and what it answers, if it does in time."""
+        client, address, answers = self._client, None, {}
+        if client is not None:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(_ANSWER_S):
+                    address = await client.run_on_scheduler(_where_processed, key=key)
+                    if address is not None:
+                        answers = await client.run(what, workers=[address], on_error="ignore")
+        return address, answers
 
 
 class _PilotPlugin(distributed.WorkerPlugin):
     """Makes a worker a pilot: its stage runner is there, and has imported the payloads, before its first stage."""
 
-    def __init__(self, modules: tuple[str, ...]) -> None:
+    def __init__(self, modules: tuple[str, ...], waiting: WaitingPlace | None) -> None:
         self._modules = modules
+        self._waiting = waiting
 
     def setup(self, worker: Any) -> None:
         """Called by Dask in the worker."""
-        from p3s_prefect.adapters.pilot.worker import stage_runner
+        from p3s_prefect.adapters.pilot.worker import drain, stage_runner
 
         # Dask removes this directory at the worker's end; after a kill -9, when the next worker starts beside it.
         stage_runner(self._modules, Path(worker.local_directory))
+        if self._waiting is not None:
+            drain(self._waiting.directory)
 
 
 async def _result(future: distributed.Future[StageReport]) -> StageReport:
@@ -210,18 +279,18 @@ def _slots_by_worker(dask_scheduler: Any) -> dict[str, int]:
     return {address: int(state.resources.get(SLOT, 0)) for address, state in dask_scheduler.workers.items()}
 
 
-async def _ask(client: distributed.Client, addresses: Iterable[str], what: Callable[[], int]) -> dict[str, int]:
+async def _ask(client: distributed.Client, addresses: Iterable[str], what: Callable[[], _T]) -> dict[str, _T]:
     """What each of these workers answers, if it does in time."""
 
-    async def ask(address: str) -> dict[str, int]:
+    async def ask(address: str) -> dict[str, _T]:
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(_ANSWER_S):
-                answers: dict[str, int] = await client.run(what, workers=[address], on_error="ignore")
+                answers: dict[str, _T] = await client.run(what, workers=[address], on_error="ignore")
                 return answers
         return {}
 
     answers = await asyncio.gather(*(ask(address) for address in addresses))
-    return {address: number for answer in answers for address, number in answer.items()}
+    return {address: told for answer in answers for address, told in answer.items()}
 
 
 def _where_processed(key: str, dask_scheduler: Any) -> str | None:

@@ -9,6 +9,7 @@ import os
 import stat
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from p3s_prefect.adapters.directory_store import file_sha256
 from p3s_prefect.adapters.listed_source import ListedSource, Tally
 from p3s_prefect.core.arrival_names import MANIFEST_BYTES, kept_key, told_sha256
 from p3s_prefect.core.data_id import DataId
+from p3s_prefect.core.errors import InputChanged, StoreUnreachable
 from p3s_prefect.core.experiment import Instrument, Stream
 from p3s_prefect.core.ports import Clock, Refusal, Seen
 from p3s_prefect.core.records import Arrival, Identity
@@ -37,13 +39,13 @@ class DirectorySource(ListedSource):
         name: str,
         stream: Stream,
         instrument: Instrument,
-        home: Path,
+        root: Path,
         *,
         clock: Clock,
         known: Callable[[str, Sequence[str]], Awaitable[set[Identity]]],
         is_open: Callable[[DataId], bool],
     ) -> None:
-        self.root = (home / str(stream.directory)).resolve()
+        self.root = root.absolute()
         super().__init__(
             name,
             stream,
@@ -57,6 +59,9 @@ class DirectorySource(ListedSource):
 
     def _prepare(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
+        # Not before: a file system that hangs keeps whoever asks for it waiting.
+        self.root = self.root.resolve()
+        self.place = str(self.root)
 
     # --- listing ------------------------------------------------------------------------------------------------
 
@@ -65,14 +70,14 @@ class DirectorySource(ListedSource):
         tally = Tally()
         paths = self._walk(tally)
         try:
-            while batch := await asyncio.to_thread(lambda: list(islice(paths, _BATCH))):
-                found = await asyncio.to_thread(self._identify, batch, markers)
+            while not tally.is_partial and (batch := await self._in_thread(lambda: list(islice(paths, _BATCH)))):
+                found = await self._in_thread(partial(self._identify, batch, markers))
                 settled = await self._settled(list(found))
-                unknown = [path for identity, path in found.items() if identity not in settled]
-                for seen in await asyncio.to_thread(self._examine_all, unknown, tally):
+                async for seen in self._examined([found[one] for one in found if one not in settled], tally):
                     yield seen
-            self.listed_at = self._clock.now()
+            self._looked(begun, tally)
         except OSError as error:
+            self._was_away = True
             tally.complain(f"{self.root} cannot be listed: {error.strerror or error}")
         self._listed(begun, tally)
 
@@ -113,6 +118,20 @@ class DirectorySource(ListedSource):
                     found[Identity(key=self._key(path), size=-1, mtime_ns=0)] = path
         return found
 
+    async def _examined(self, paths: list[Path], tally: Tally) -> AsyncIterator[Seen]:
+        """Where examining reads, each file is told once it was read, and one that cannot be read now is the last."""
+        reads = self._stream.complete.by == "manifest"
+        step = 1 if reads else _BATCH
+        for start in range(0, len(paths), step):
+            begun = time.monotonic()
+            found = await self._in_thread(partial(self._examine_all, paths[start : start + step], tally))
+            if reads and (found or tally.is_partial):
+                tally.once_s += time.monotonic() - begun
+            for seen in found:
+                yield seen
+            if tally.is_partial:
+                return
+
     def _examine_all(self, paths: list[Path], tally: Tally) -> list[Arrival | Refusal]:
         return [seen for path in paths if (seen := self._examine(path, tally)) is not None]
 
@@ -121,6 +140,8 @@ class DirectorySource(ListedSource):
     async def _watch(self) -> None:
         while self._stream.notify:
             try:
+                # The notifier looks there in the thread of the event loop, which must not hang with a file system.
+                await self._in_thread(self.root.stat)
                 async for changes in watchfiles.awatch(
                     self.root, watch_filter=None, step=_NOTIFY_STEP_MS, debounce=4 * _NOTIFY_STEP_MS, recursive=True
                 ):
@@ -168,7 +189,10 @@ class DirectorySource(ListedSource):
             if not self._is_complete(path, sha256):
                 tally.incomplete += 1
                 return None
-        except FileNotFoundError:
+        except (FileNotFoundError, InputChanged):
+            return None
+        except StoreUnreachable:
+            tally.incomplete, tally.is_partial = tally.incomplete + 1, True
             return None
         except OSError as error:
             tally.complain(f"{_text(path)} cannot be read: {error.strerror or error}")
@@ -193,7 +217,11 @@ class DirectorySource(ListedSource):
             case "marker":
                 return path.with_name(self._names.companion(path.name)).is_file()
             case "manifest":
-                return sha256 is not None and sha256 == file_sha256(path)
+                return sha256 is not None and sha256 == self._sha256(path)
+
+    def _sha256(self, path: Path) -> str:
+        """May raise InputChanged, or StoreUnreachable where it cannot be read now."""
+        return file_sha256(path)
 
     def _refusal(self, path: Path, found: os.stat_result, reason: str) -> Refusal:
         identity = self._identity(path, found)
@@ -205,6 +233,11 @@ class DirectorySource(ListedSource):
             mtime_ns=identity.mtime_ns,
             reason=reason,
         )
+
+    def _identity_of(self, path: Path) -> Identity | None:
+        with contextlib.suppress(OSError):
+            return self._identity(path, path.lstat())
+        return None
 
     def _identity(self, path: Path, found: os.stat_result) -> Identity:
         if stat.S_ISDIR(found.st_mode):

@@ -63,13 +63,18 @@ class DirectoryStore:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `ObjectStore.list`."""
         head = prefix.rpartition("/")[0]
-        for path in _walk(self._path(head) if head else self.root):
-            key = path.relative_to(self.root).as_posix()
-            if key.startswith(prefix):
-                # One that was deleted since the directory was read is no error.
-                with contextlib.suppress(FileNotFoundError):
-                    stat = path.stat()
-                    yield ObjectInfo(key=key, size=stat.st_size, modified_at=stat.st_mtime)
+        try:
+            for path in _walk(self._path(head) if head else self.root):
+                key = path.relative_to(self.root).as_posix()
+                if key.startswith(prefix):
+                    # One that was deleted since the directory was read is no error.
+                    with contextlib.suppress(FileNotFoundError):
+                        stat = path.stat()
+                        yield ObjectInfo(key=key, size=stat.st_size, modified_at=stat.st_mtime)
+        except OSError as error:
+            raise StoreError(
+                f"what is below {prefix} cannot be listed: {error.strerror or error}", fix="Look at the store's disk."
+            ) from error
 
     def delete(self, key: str) -> None:
         """See `ObjectStore.delete`; directories that are empty then go too."""
@@ -142,7 +147,7 @@ class DirectoryStore:
                     f"another object is already under {path.relative_to(self.root)}",
                     fix="Objects never change: publish under another key.",
                 ) from error
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
 def file_sha256(path: Path) -> str:
@@ -189,8 +194,8 @@ def _reading(key: str) -> Iterator[None]:
         raise StoreError(f"{key} cannot be read: {error.strerror or error}", fix="Look at the store's disk.") from error
 
 
-def _sync_directory(directory: Path) -> None:
-    # The name is durable only once its directory is.
+def sync_directory(directory: Path) -> None:
+    """Makes the names in it durable: a file's name is so only once its directory is."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

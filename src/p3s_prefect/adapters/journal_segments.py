@@ -7,13 +7,14 @@ on, after a kill or years later, asks the store.
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from p3s_prefect.adapters.ledger.agent_cursor import newest_number
 from p3s_prefect.adapters.ledger.database import Lease, Ledger
@@ -81,14 +82,11 @@ def export(
     """
     state = exported(ledger, store)
     number, count = state.number, state.segments
-    while rows := _lines(ledger, number):
-        if spare_since is not None and len(rows) < LINES_A_SEGMENT and rows[0]["at"] > spare_since:
+    while (found := _next(ledger, number)).lines:
+        if spare_since is not None and found.lines < LINES_A_SEGMENT and found.begun_at > spare_since:
             break
-        last = int(rows[-1]["number"])
-        content = "".join(f"{json.dumps(row, sort_keys=True)}\n" for row in rows).encode()
-        # Without a time in it, so that the same lines are the same bytes.
-        store.put_bytes(f"{_PREFIX}{number + 1:012d}-{last:012d}.jsonl.gz", gzip.compress(content, mtime=0))
-        number, count = last, count + 1
+        store.put_bytes(f"{_PREFIX}{number + 1:012d}-{found.last:012d}.jsonl.gz", _packed(ledger, number, found.last))
+        number, count = found.last, count + 1
         told(number, max(number, state.newest))
     return Exported(number=number, newest=max(number, state.newest), segments=count)
 
@@ -116,10 +114,39 @@ def _newest(ledger: Ledger) -> int:
         return newest_number(connection)
 
 
-def _lines(ledger: Ledger, after: int) -> list[dict[str, Any]]:
-    query = select(journal).where(journal.c.number > after).order_by(journal.c.number).limit(LINES_A_SEGMENT)
+@dataclass(frozen=True, kw_only=True)
+class _Next:
+    """The lines of the next segment; `last` and `begun_at` are 0 where there are none."""
+
+    lines: int
+    last: int
+    begun_at: float
+
+
+def _next(ledger: Ledger, after: int) -> _Next:
+    lines = select(journal.c.number, journal.c.at).where(journal.c.number > after).order_by(journal.c.number)
+    segment = lines.limit(LINES_A_SEGMENT).subquery()
     with ledger.reading() as connection:
-        return [dict(row._mapping) for row in connection.execute(query)]
+        first = connection.execute(lines.limit(1)).first()
+        count, last = connection.execute(select(func.count(), func.max(segment.c.number)).select_from(segment)).one()
+    return _Next(lines=count, last=last or 0, begun_at=0.0 if first is None else first.at)
+
+
+def _packed(ledger: Ledger, after: int, last: int) -> bytes:
+    """The lines after one number, up to another; some at a time, as a segment of them takes 16 MB when unpacked."""
+    packed = io.BytesIO()
+    # Without a time in it, so that the same lines are the same bytes.
+    with gzip.GzipFile(fileobj=packed, mode="wb", filename="", mtime=0) as file:
+        while rows := _lines(ledger, after, last):
+            file.writelines(f"{json.dumps(row, sort_keys=True)}\n".encode() for row in rows)
+            after = rows[-1]["number"]
+    return packed.getvalue()
+
+
+def _lines(ledger: Ledger, after: int, last: int) -> list[dict[str, Any]]:
+    query = select(journal).where(journal.c.number > after, journal.c.number <= last).order_by(journal.c.number)
+    with ledger.reading() as connection:
+        return [dict(row._mapping) for row in connection.execute(query.limit(_AT_ONCE))]
 
 
 def _read(store: ObjectStore, segment: Segment) -> Iterator[dict[str, Any]]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 from p3s_prefect.core.arrival_names import ArrivalNames
+from p3s_prefect.core.closing import Sight
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.experiment import Instrument, Stream
 from p3s_prefect.core.ports import Clock, MarkerSeen, Seen
@@ -18,6 +22,7 @@ from p3s_prefect.core.records import Arrival, Identity
 
 log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
 # A listing may take a tenth of the time: with 100,000 files it lasts seconds, and would else leave no core free.
 LISTING_SHARE = 0.1
 _MOST_HINTS = 10_000
@@ -54,7 +59,15 @@ class ListedSource(ABC):
         self._list_every_s = list_every_s
         self.period_s = list_every_s
         self.listed_at: float | None = None
-        """When the last look ended, UTC in seconds since 1970; None before the first."""
+        """When the last look ended, UTC in seconds since 1970, for people; None before the first."""
+        self.looked_s = -math.inf
+        """When the last look that told everything ended, by the monotonic clock, which nobody sets."""
+        self.seen_s = -math.inf
+        """What stood there at this moment, by the monotonic clock, has been told."""
+        self.back_s = -math.inf
+        """When it was first listed again after it could not be, by the monotonic clock."""
+        self._was_away = False
+        """Whether it could not be listed since the last listing of everything."""
         self.incomplete = 0
         self.trouble = ""
 
@@ -63,28 +76,35 @@ class ListedSource(ABC):
         """How long after a look the next one is due, at the latest."""
         return self.period_s
 
-    async def arrivals(self) -> AsyncIterator[Seen]:
+    @property
+    def sight(self) -> Sight:
+        """From when to when it is known what came: quiet time does not count while nobody can look."""
+        return sight_now(self._clock, since_s=self.back_s, until_s=self.seen_s)
+
+    async def arrivals(self) -> AsyncGenerator[Seen, None]:
         """See `ArrivalSource.arrivals`; it never ends."""
-        await asyncio.to_thread(self._prepare)
+        await self._in_thread(self._prepare)
         watcher = asyncio.create_task(self._watch())
         try:
             markers: set[DataId] = set()
             while True:
                 # A marker that stood there before a listing began has all of its group's files in that listing.
-                before = {group for group in markers if self._is_open(group)}
+                before, begun = {group for group in markers if self._is_open(group)}, time.monotonic()
                 markers = set()
                 async for seen in self._list(markers):
                     yield seen
-                for group in before:
-                    yield MarkerSeen(group=group, name=self._names.marker(group))
-                if any(self._is_open(group) for group in markers - before):
-                    continue
+                if self.seen_s < begun:
+                    # Not everything was told: the files beside those markers may be among the rest.
+                    markers |= before
+                else:
+                    for group in before:
+                        yield MarkerSeen(group=group, name=self._names.marker(group))
+                    if any(self._is_open(group) for group in markers - before):
+                        continue
                 async for seen in self._meanwhile(time.monotonic() + self.period_s):
                     yield seen
         finally:
-            watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watcher
+            await end(watcher)
 
     # --- what differs -------------------------------------------------------------------------------------------
 
@@ -119,7 +139,9 @@ class ListedSource(ABC):
         """What hints point to; a marker of an open group is the last of it."""
         while (left_s := moment - time.monotonic()) > 0:
             try:
-                hint = await asyncio.wait_for(self._hints.get(), left_s)
+                # Not `wait_for`, which in Python 3.11 swallows the cancel that comes together with a hint.
+                async with asyncio.timeout(left_s):
+                    hint = await self._hints.get()
             except TimeoutError:
                 return
             name = self._name_of(hint)
@@ -128,9 +150,16 @@ class ListedSource(ABC):
                     yield MarkerSeen(group=group, name=name)
                     return
                 continue
-            seen = await asyncio.to_thread(self._examine_hinted, hint)
+            seen = await self._look_at(hint)
             if seen is not None:
                 yield seen
+
+    async def _in_thread(self, call: Callable[[], _T]) -> _T:
+        """Does what may take its time; some have a thread of their own for it."""
+        return await asyncio.to_thread(call)
+
+    async def _look_at(self, hint: str) -> Seen | None:
+        return await self._in_thread(partial(self._examine_hinted, hint))
 
     def _take_hint(self, hint: str) -> None:
         with contextlib.suppress(asyncio.QueueFull):  # the listing will find it
@@ -139,10 +168,19 @@ class ListedSource(ABC):
     async def _settled(self, found: Sequence[Identity]) -> set[Identity]:
         return await self._known(self.name, [identity.key for identity in found]) if found else set()
 
+    def _looked(self, begun: float, tally: Tally) -> None:
+        """A look that began at `begun`, by the monotonic clock, has ended; it told everything unless partial."""
+        self.listed_at = self._clock.now()
+        if tally.is_partial:
+            return
+        self.looked_s, self.seen_s = time.monotonic(), begun
+        if self._was_away:
+            self._was_away, self.back_s = False, self.looked_s
+
     def _listed(self, begun: float, tally: Tally) -> None:
         """A listing that began at `begun`, by the monotonic clock, has ended."""
         self.incomplete, self.trouble = tally.incomplete, tally.trouble
-        self.period_s = max(self._list_every_s, (time.monotonic() - begun) / LISTING_SHARE)
+        self.period_s = max(self._list_every_s, (time.monotonic() - begun - tally.once_s) / LISTING_SHARE)
 
     def _arrival(self, identity: Identity, data_id: DataId, path: str, sha256: str | None) -> Arrival:
         return Arrival(
@@ -156,12 +194,29 @@ class ListedSource(ABC):
         )
 
 
+async def end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancels tasks, and waits until they have ended; whoever cancels that is heard."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+def sight_now(clock: Clock, *, since_s: float, until_s: float) -> Sight:
+    """What is known from when to when by the monotonic clock, as `clock` stands now, which somebody may have set."""
+    ahead_s = clock.now() - time.monotonic()
+    return Sight(since=ahead_s + since_s, until=ahead_s + until_s)
+
+
 @dataclass(slots=True)
 class Tally:
     """What one listing meets on its way."""
 
     incomplete: int = 0
     trouble: str = ""
+    is_partial: bool = False
+    """Whether something could not be read now, which may be complete; later it may."""
+    once_s: float = 0.0
+    """Time that the next listing does not take again."""
 
     def complain(self, trouble: str) -> None:
         """Notes what could not be looked at; the first such thing is shown."""

@@ -40,7 +40,6 @@ def replay(
     seed: int = 0,
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], object] = time.sleep,
-    on_file: Callable[[Replayed], object] = lambda done: None,
 ) -> Iterator[Replayed]:
     """Carries out `plan` as it is iterated over, each file at its time; one that is behind is not skipped.
 
@@ -56,9 +55,7 @@ def replay(
         wait_s = start + planned.at_s - clock()
         if wait_s > 0:
             sleep(wait_s)
-        done = _carry_out(directory, planned, write, seed, clock)
-        on_file(done)
-        yield done
+        yield _carry_out(directory, planned, write, seed, clock)
 
 
 def _carry_out(directory: Path, planned: PlannedFile, write: Writer, seed: int, clock: Callable[[], float]) -> Replayed:

@@ -10,10 +10,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import boto3
-from botocore.config import Config
-
-from p3s_prefect.adapters.s3_refusals import asking
+from p3s_prefect.adapters.s3_away import AWAY_SERVERS
+from p3s_prefect.adapters.s3_refusals import preparing
 from p3s_prefect.core.bucket_place import BucketPlace
 from p3s_prefect.core.errors import StoreError
 
@@ -23,6 +21,9 @@ _CONNECT_S = 3.0
 _SILENT_S = 20.0
 # With botocore's own back-off (0 to 1, 2, 4 s): a server that is started again within a few seconds is not noticed.
 _ATTEMPTS = 4
+# Of a server that gave no answer when it was last asked nobody expects one; if it is there again, it has 5 s for it.
+_HASTY_CONNECT_S = 1.0
+_HASTY_SILENT_S = 5.0
 _CONNECTIONS = 16
 _ANY_REGION = "us-east-1"
 # Sessions are not made by two threads at once.
@@ -39,16 +40,20 @@ class Keys:
     token: str | None = field(default=None, repr=False)
 
 
-def s3_client(place: BucketPlace) -> Any:
-    """The client of a place's server, one for all threads of a process, with the keys that were lent for it, that
-    stand in its file, or that boto3 finds.
+def s3_client(place: BucketPlace, *, is_hasty: bool = False) -> Any:
+    """The client of a place's server, one for all its buckets and all threads of a process, with the keys that were
+    lent for the place, that stand in its file, or that boto3 finds. It tries once, and not for long, if `is_hasty` or
+    while the server is known to be away.
 
     Raises:
         StoreError: the keys cannot be read.
     """
     # Connections must not be shared with the process that this one was forked from.
-    with _making, asking(place):
-        return _client(os.getpid(), place, _lent.get(place))
+    with _making, preparing(place):
+        server = _Server(
+            endpoint=place.endpoint, region=place.region, credentials=place.credentials, keys=_lent.get(place)
+        )
+        return _client(os.getpid(), server, is_hasty or AWAY_SERVERS.was_away(place))
 
 
 def lend_keys(place: BucketPlace, keys: Keys) -> None:
@@ -77,25 +82,40 @@ def keys_in(file: Path) -> Keys:
 # --- inside ---------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=8)
-def _client(_pid: int, place: BucketPlace, keys: Keys | None) -> Any:
-    keys = keys or (keys_in(Path(place.credentials)) if place.credentials else None)
+@dataclass(frozen=True, kw_only=True)
+class _Server:
+    """What two places have in common that have the same client."""
+
+    endpoint: str | None
+    region: str | None
+    credentials: str | None
+    keys: Keys | None
+
+
+# One takes 12 MB, and half a second to be made.
+@lru_cache(maxsize=16)
+def _client(_pid: int, server: _Server, is_hasty: bool) -> Any:
+    # Half a second to import, which nobody should pay whose store is a directory.
+    import boto3
+    from botocore.config import Config
+
+    keys = server.keys or (keys_in(Path(server.credentials)) if server.credentials else None)
     session = boto3.session.Session()
     return session.client(
         "s3",
-        endpoint_url=place.endpoint,
-        region_name=place.region or session.region_name or _ANY_REGION,
+        endpoint_url=server.endpoint,
+        region_name=server.region or session.region_name or _ANY_REGION,
         aws_access_key_id=keys and keys.access_key,
         aws_secret_access_key=keys and keys.secret_key,
         aws_session_token=keys and keys.token,
         config=Config(
-            connect_timeout=_CONNECT_S,
-            read_timeout=_SILENT_S,
-            retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+            connect_timeout=_HASTY_CONNECT_S if is_hasty else _CONNECT_S,
+            read_timeout=_HASTY_SILENT_S if is_hasty else _SILENT_S,
+            retries={"mode": "standard", "total_max_attempts": 1 if is_hasty else _ATTEMPTS},
             max_pool_connections=_CONNECTIONS,
             # Checksums are ours, SHA-256 each; a header that is signed carries them, which spares a second one.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            s3={"payload_signing_enabled": False, "addressing_style": "path" if place.endpoint else "auto"},
+            s3={"payload_signing_enabled": False, "addressing_style": "path" if server.endpoint else "auto"},
         ),
     )

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
+from p3s_prefect.adapters.s3_away import AWAY_SERVERS
 from p3s_prefect.core.bucket_place import BucketPlace
-from p3s_prefect.core.errors import ChecksumMismatch, ObjectMissing, StoreError, StoreUnreachable
+from p3s_prefect.core.errors import ChecksumMismatch, ObjectMissing, StoreDisturbed, StoreError, StoreUnreachable
 
 _GIVE_KEYS = (
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, for the station, its pilots and whoever reads."
@@ -76,15 +77,32 @@ _REFUSALS = {
     "XAmzContentChecksumMismatch": _SENT_WRONG,
 }
 _DISTURBED_FROM = 500
+# What stands before a server says so, or the server that it is overloaded. Others may be about one object.
+_SERVER_GONE = {502, 503, 504}
 
 
 @contextlib.contextmanager
 def asking(place: BucketPlace, key: str | None = None) -> Iterator[None]:
+    """Around requests: as `preparing`, and it is noted whether the server answers."""
+    with preparing(place, key):
+        try:
+            yield
+        except (boto.BotoCoreError, boto.ClientError) as error:
+            if isinstance(error, boto.ClientError):
+                _note(place, _status(error))
+            elif isinstance(error, _NO_ANSWER):
+                AWAY_SERVERS.note(place, answers=False)
+            raise
+        AWAY_SERVERS.note(place, answers=True)
+
+
+@contextlib.contextmanager
+def preparing(place: BucketPlace, key: str | None = None) -> Iterator[None]:
     """Turns what boto3 raises into errors of the store, about this object or about the whole place."""
     try:
         yield
     except (boto.BotoCoreError, boto.ClientError, ResponseParserError) as error:
-        raise store_error(error, place, key) from error
+        raise _store_error(error, place, key) from error
 
 
 def code_of(error: Exception) -> str:
@@ -92,7 +110,10 @@ def code_of(error: Exception) -> str:
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, boto.ClientError) else ""
 
 
-def store_error(error: Exception, place: BucketPlace, key: str | None = None) -> StoreError:
+# --- inside ---------------------------------------------------------------------------------------------------------
+
+
+def _store_error(error: Exception, place: BucketPlace, key: str | None = None) -> StoreError:
     """What a refusal means: its kind, its reason, and what to do."""
     where = f"{place.address} at {place.server}" if key is None else f"{key} in {place.address}"
     if isinstance(error, boto.ClientError):
@@ -110,11 +131,14 @@ def store_error(error: Exception, place: BucketPlace, key: str | None = None) ->
     )
 
 
-# --- inside ---------------------------------------------------------------------------------------------------------
+def _note(place: BucketPlace, status: int) -> None:
+    # What may be about one object tells neither that a server is away nor that it is back.
+    if status in _SERVER_GONE or status < _DISTURBED_FROM:
+        AWAY_SERVERS.note(place, answers=status not in _SERVER_GONE)
 
 
 def _refusal(error: boto.ClientError, place: BucketPlace, where: str) -> StoreError:
-    code, status = code_of(error), int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    code, status = code_of(error), _status(error)
     if code in {"NoSuchKey", "404"}:
         return ObjectMissing(
             f"there is no object {where}", fix="It was never published, or was removed from the store."
@@ -124,10 +148,17 @@ def _refusal(error: boto.ClientError, place: BucketPlace, where: str) -> StoreEr
         kind = ChecksumMismatch if _REFUSALS[code] is _SENT_WRONG else StoreError
         return kind(what, fix=fix)
     said = f"{code}: {_short(error.response.get('Error', {}).get('Message', ''))}"
-    if status >= _DISTURBED_FROM or code in {"SlowDown", "Throttling", "RequestTimeout"}:
+    is_gone = status in _SERVER_GONE or code in {"SlowDown", "Throttling", "RequestTimeout"}
+    if is_gone or status >= _DISTURBED_FROM:
+        # One that was started again answers so for a moment.
+        unreachable = StoreUnreachable if is_gone or AWAY_SERVERS.is_away(place) else StoreDisturbed
         fix = "Look at the server's own log; what was asked for is tried again."
-        return StoreUnreachable(f"{place.server} cannot serve {where} now ({said})", fix=fix)
+        return unreachable(f"{place.server} cannot serve {where} now ({said})", fix=fix)
     return StoreError(f"{place.server} refuses {where} ({said})", fix="Look at the server's own log.")
+
+
+def _status(error: boto.ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def _short(text: object) -> str:

@@ -16,7 +16,7 @@ from p3s_prefect.adapters.bucket_url import bucket_url
 from p3s_prefect.adapters.directory_store import file_sha256
 from p3s_prefect.adapters.s3_client import s3_client
 from p3s_prefect.adapters.s3_parts import checksum_of, complete, give_up, part_bytes, send_parts, upload
-from p3s_prefect.adapters.s3_refusals import asking, code_of, store_error
+from p3s_prefect.adapters.s3_refusals import asking, code_of
 from p3s_prefect.core.bucket_place import BucketPlace
 from p3s_prefect.core.errors import ChecksumMismatch, ObjectExists, StoreError, StoreUnreachable
 from p3s_prefect.core.object_keys import key_parts
@@ -190,7 +190,8 @@ class S3Store:
 
     def _unless_refused(self, ours: PublishedObject, error: boto.ClientError) -> PublishedObject:
         if code_of(error) not in _TAKEN:
-            raise store_error(error, self._place, ours.key) from error
+            # For `asking` to note and to translate.
+            raise error
         return self._unless_other(ours)
 
     def _unless_other(self, ours: PublishedObject) -> PublishedObject:

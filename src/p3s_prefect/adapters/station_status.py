@@ -1,15 +1,33 @@
-"""What a running station says about itself; or why there is none that answers, and what to do about it."""
+"""What a running station says about itself; or why there is none that answers, and what is known without it."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
 
 from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.ledger import views
+from p3s_prefect.adapters.ledger.damaged import count_damaged
+from p3s_prefect.adapters.ledger.database import Ledger
+from p3s_prefect.adapters.steering import Steering
 from p3s_prefect.adapters.supervision import Services
-from p3s_prefect.core.errors import ServiceError
-from p3s_prefect.core.health import START_STATION
+from p3s_prefect.core.errors import LedgerAway, ServiceError
+from p3s_prefect.core.experiment import Experiment
+from p3s_prefect.core.health import (
+    START_STATION,
+    HealthRow,
+    arrivals,
+    ledger_away,
+    overall,
+    results,
+    station_down,
+    steering,
+)
+from p3s_prefect.core.store_health import stored_results
+from p3s_prefect.core.views import plain
 from p3s_prefect.settings import Settings
 
 # The station answers in milliseconds; whoever waits longer wants to know that it hangs.
@@ -39,6 +57,42 @@ def station_status(home: Home) -> dict[str, Any]:
             f"the station (process {address.pid}) does not answer at {address.url}: {type(error).__name__}",
             fix="Look into run/logs/station.log; `p3s down` and `p3s up` restart it.",
         ) from error
+
+
+def told_by_ledger(experiment: Experiment, ledger: Ledger, down: ServiceError) -> dict[str, Any]:
+    """The same as far as the ledger knows it, where no station answers."""
+    now, given = time.time(), Steering(experiment, ledger).in_force()
+    with ledger.reading() as connection:
+        rows = (
+            station_down(down.what, down.fix),
+            arrivals(views.kept_out(connection, now=now)),
+            results(views.outcomes(connection, now=now)),
+            *steering(given),
+            *stored_results(count_damaged(connection)),
+        )
+        return _told(experiment, rows) | {
+            "overrides": [one.shown() for one in given],
+            "account": [plain(row) for row in views.account(connection)],
+            "sub_jobs": [plain(row) for row in views.sub_job_account(connection)],
+        }
+
+
+def told_by_nobody(experiment: Experiment, down: ServiceError, away: LedgerAway) -> dict[str, Any]:
+    """The same where neither station nor ledger answers."""
+    return _told(experiment, (station_down(down.what, down.fix), ledger_away(away.what)))
+
+
+def _told(experiment: Experiment, rows: Sequence[HealthRow]) -> dict[str, Any]:
+    return {
+        "experiment": experiment.experiment,
+        "instrument": experiment.instrument.name,
+        "station": None,
+        "status": overall(rows),
+        "health": [plain(row) for row in rows],
+        "overrides": [],
+        "account": [],
+        "sub_jobs": [],
+    }
 
 
 def _absent(home: Home) -> ServiceError:

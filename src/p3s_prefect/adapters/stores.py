@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from p3s_prefect.adapters.bucket_objects import ask_bucket
 from p3s_prefect.adapters.bucket_url import bucket_place
 from p3s_prefect.adapters.directory_store import DirectoryStore
+from p3s_prefect.adapters.s3_away import AWAY_SERVERS
 from p3s_prefect.adapters.s3_store import S3Store
 from p3s_prefect.core.errors import BadName, StoreError
 from p3s_prefect.core.ports import ObjectStore
@@ -36,14 +38,22 @@ def open_store(url: str) -> ObjectStore:
         raise StoreError(f"{error.what}: no store is there", fix=error.fix) from error
 
 
-def ask_store(store: ObjectStore) -> None:
-    """Asks a store for something that it does not have: whether it can be used at all.
+def ask_store(store: ObjectStore, *, is_hasty: bool = False) -> None:
+    """Asks a store for next to nothing: whether it can be used at all; once and not for long, if `is_hasty`.
 
     Raises:
         StoreUnreachable: it does not answer.
         StoreError: it refuses.
     """
-    next(store.list("none-of-ours/"), None)
+    if is_hasty and not is_local(store.url):
+        ask_bucket(bucket_place(store.url))
+    else:
+        next(store.list("none-of-ours/"), None)
+
+
+def is_known_away(url: str) -> bool:
+    """Whether this process has asked a store a moment ago, and got no answer."""
+    return urlsplit(url).scheme == "s3" and AWAY_SERVERS.is_away(bucket_place(url))
 
 
 def is_local(url: str) -> bool:

@@ -19,7 +19,7 @@ from p3s_prefect.adapters.home import Home, StationAddress
 from p3s_prefect.adapters.own_store import own_store_programs
 from p3s_prefect.adapters.prefect_server import prefect_programs
 from p3s_prefect.adapters.programs import Program
-from p3s_prefect.core.errors import ServiceError
+from p3s_prefect.core.errors import LedgerAway, P3sError, ServiceError, StoreUnreachable
 from p3s_prefect.core.experiment import Experiment
 
 # Dask must not try again by itself: the dispatcher does, and counts. A pilot that hangs as a whole is given up when
@@ -205,8 +205,13 @@ def _writable(place: Path) -> Iterator[None]:
         ) from error
 
 
-# A station that cannot start because of what it was told exits so, and is not started again.
+# A service that cannot start because of what it was told exits so, and is not started again.
 COMPLAINED = 3
+
+
+def may_come_back(error: P3sError) -> bool:
+    """Whether a service that ended so is started again: servers come back without anybody to start it."""
+    return isinstance(error, LedgerAway | StoreUnreachable)
 
 
 def programs(home: Home, experiment: Experiment) -> list[Program]:

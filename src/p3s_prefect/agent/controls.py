@@ -53,6 +53,7 @@ class Controls:
         self._key = f"p3s-{site}-"
         self._said: tuple[QueueSaid, ...] = ()
         self._pool_was: QueueSaid | None = None
+        self._limit_was: int | None = None
         self._looks = 0
         self._done: set[str] = set()
 
@@ -88,7 +89,9 @@ class Controls:
     async def _follow_queues(self) -> None:
         try:
             if self._pool_was is None or self._looks % 2 == 0:
-                self._pool_was = _pool_said(await self._server.get(f"/work_pools/{self._pool}"))
+                pool = await self._server.get(f"/work_pools/{self._pool}")
+                self._pool_was = _pool_said(pool)
+                self._tell_of_limit(pool["concurrency_limit"])
             queues = await self._server.post(f"/work_pools/{self._pool}/queues/filter", {})
         except httpx.HTTPStatusError as error:
             if error.response.status_code == httpx.codes.NOT_FOUND:
@@ -99,6 +102,16 @@ class Controls:
             for command in await asyncio.to_thread(self._take, said):
                 log.info("%s %s: %s", "set" if command.is_set else "lifted", command.kind, command.why)
             self._said = said
+
+    def _tell_of_limit(self, most: int | None) -> None:
+        if most is not None and most != self._limit_was:
+            log.warning(
+                "the work pool %s has the limit %d in Prefect: it counts flow runs, and limits nothing of the station; "
+                "limit the queue of a class instead",
+                self._pool,
+                most,
+            )
+        self._limit_was = most
 
     def _take(self, said: tuple[QueueSaid, ...]) -> Any:
         with self._ledger.transaction() as connection:

@@ -31,8 +31,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0
 _SIGN_EVERY_S = 10.0
 # The server's own start takes 8 to 24 s: only what lasts longer is a problem.
 _FORGIVEN_S = 30.0
-# A server that finds the same thing malformed so often will not take it the next time. A wrong key or address is no
-# reason to leave anything out.
+# A server that finds the same thing malformed so often, or takes it and does not record it, will not do so the next
+# time. A wrong key or address is no reason to leave anything out.
 _MOST_REFUSALS = 3
 _MALFORMED = (400, 413, 422)
 
@@ -53,15 +53,17 @@ class Projector:
 
     async def run(self) -> None:
         """Records until it is cancelled."""
-        cursor = await asyncio.to_thread(self._open)
-        log.info("recording from line %d of the journal on", cursor.number)
         loop = asyncio.get_running_loop()
         with self._ledger.listening(lambda: loop.call_soon_threadsafe(self._news.set)):
-            await self._follow(cursor)
+            await self._follow()
 
-    async def _follow(self, cursor: Cursor) -> None:
+    async def _follow(self) -> None:
+        cursor: Cursor | None = None
         while True:
             try:
+                if cursor is None:
+                    cursor = await asyncio.to_thread(self._open)
+                    log.info("recording from line %d of the journal on", cursor.number)
                 cursor = await self.step(cursor) or await self._rest(cursor)
             except LedgerAway as error:
                 log.warning("%s; trying again in %.1f s", error.what, _LONGEST_PAUSE_S)
@@ -101,19 +103,30 @@ class Projector:
     # --- inside -------------------------------------------------------------------------------------------------
 
     async def _write_what_goes(self, records: Sequence[PassRecord]) -> None:
-        """One pass that the server refuses again and again must not keep all that follow from being recorded."""
+        """One pass that the server refuses again and again must not keep all that follow from being recorded.
+
+        Where it takes several and records none of them, it is the server that fails, and nothing is left out.
+        """
+        refused: list[tuple[PassRecord, Exception]] = []
         for record in records:
             try:
                 await self._record.write([record])
-            except httpx.HTTPStatusError as error:
-                if not _is_malformed(error):
+            except (httpx.HTTPStatusError, ServiceError) as error:
+                if not _is_refusal(error):
                     raise
-                log.error("left out of the record: %s: %s", record.flow_run().name, error)
+                refused.append((record, error))
+                # Of a server that is not well, nothing follows about the pass.
+                await self._record.ping()
+        unrecorded = [why for _, why in refused if isinstance(why, ServiceError)]
+        if 1 < len(records) == len(unrecorded):
+            raise unrecorded[-1]
+        for record, why in refused:
+            log.error("left out of the record: %s: %s", record.flow_run().name, why)
 
     async def _wait(self, error: Exception) -> None:
         now = self._clock.now()
         since = self._failing_since = now if self._failing_since is None else self._failing_since
-        self._refusals += _is_malformed(error)
+        self._refusals += _is_refusal(error)
         problem = _told(error)
         log.warning("%s; trying again in %.1f s", problem, self._pause_s)
         self._record.forget()
@@ -127,7 +140,8 @@ class Projector:
             await self._record.ping()
             await asyncio.to_thread(self._sign, "")
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), _LOOK_EVERY_S)
+            async with asyncio.timeout(_LOOK_EVERY_S):
+                await self._news.wait()
         self._news.clear()
         return cursor
 
@@ -162,8 +176,11 @@ class Projector:
             agent_cursor.sign_of_life(connection, self._signed_at, problem)
 
 
-def _is_malformed(error: Exception) -> bool:
-    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code in _MALFORMED
+def _is_refusal(error: Exception) -> bool:
+    """Whether it may be the fault of what was sent: malformed, or taken and not recorded."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code in _MALFORMED
+    return isinstance(error, ServiceError)
 
 
 def _told(error: Exception) -> str:

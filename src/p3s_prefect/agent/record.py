@@ -119,7 +119,7 @@ class PassRecord:
             if unit.id not in self.facts.touched:
                 continue
             for stage in unit.stages:
-                if not self.is_large or unit.per == "group" or stage.failures:
+                if not self.is_large or unit.per == "group" or _went_wrong(stage):
                     yield from self._of_stage_run(unit, stage)
 
     def _of_stage_run(self, unit: UnitRow, stage: StageRow) -> Iterator[TaskRunRecord]:
@@ -229,6 +229,11 @@ class PassRecord:
 def event_id(task_run: TaskRunRecord, state: RecordedState) -> uuid.UUID:
     """The id of a state, the same whenever it is computed."""
     return uuid.uuid5(task_run.id, f"{state.name} {state.at!r}")
+
+
+def _went_wrong(stage: StageRow) -> bool:
+    """Whether it failed or expired, also where it was tried again; and whether it was lost with its pilot."""
+    return bool(stage.failures or stage.losses) or stage.state in (StageState.FAILED, StageState.EXPIRED)
 
 
 def _ended_as(counts: Mapping[str, int]) -> Kind:

@@ -21,19 +21,19 @@ from p3s_prefect.agent.quick_retry import retry_quickly
 from p3s_prefect.agent.recorded_flows import RecordedFlows
 from p3s_prefect.agent.server import PrefectServer
 
-DEFAULT_POOL = "p3s"
-"""The work pool of a site, unless it is named otherwise."""
 
-
-async def serve(home: Home, pool: str = DEFAULT_POOL) -> None:
+async def serve(home: Home, pool: str | None = None) -> None:
     """Runs the agent until SIGTERM or SIGINT. The server is the one that Prefect's settings name.
 
-    It records, follows what people do in Prefect, and runs flows of the work pool `pool`.
+    It records, follows what people do in Prefect, and runs flows of the work pool `pool`; if none is given, of that
+    which the experiment file names.
 
     Raises:
+        LedgerAway: the ledger cannot be opened now.
         P3sError: the experiment file or the ledger cannot be read.
     """
     experiment = home.read()
+    pool = pool or experiment.prefect.pool
     ledger = home.ledger(experiment)
     ledger.migrate()
     clock = SystemClock()

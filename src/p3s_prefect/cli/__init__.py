@@ -15,7 +15,7 @@ def app() -> None:
     from p3s_prefect.cli.commands import commands
 
     try:
-        commands()
+        commands(only=next(iter(sys.argv[1:]), None))()
     except P3sError as error:
         Console(stderr=True, soft_wrap=True).print(Text(str(error), style="red"))
         sys.exit(1)

@@ -12,14 +12,17 @@ import typer
 
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.prefect_server import prefect_api
-from p3s_prefect.adapters.supervision import COMPLAINED
+from p3s_prefect.adapters.supervision import COMPLAINED, may_come_back
 from p3s_prefect.cli.options import HomeOption
 from p3s_prefect.core.errors import P3sError, ServiceError
 
 
 def agent(
     home: HomeOption = Path(),
-    pool: Annotated[str, typer.Option(help="The site's work pool in Prefect, of type p3s; made if absent.")] = "p3s",
+    pool: Annotated[
+        str | None,
+        typer.Option(help="A work pool in Prefect, of type p3s; made if absent. Default: that of the experiment file."),
+    ] = None,
 ) -> None:
     """Run the agent in the foreground; `p3s up` does this for you.
 
@@ -38,7 +41,7 @@ def agent(
         asyncio.run(serve(at, pool))
     except P3sError as error:
         logging.getLogger("p3s").error("%s", error)
-        raise typer.Exit(COMPLAINED) from error
+        raise typer.Exit(1 if may_come_back(error) else COMPLAINED) from error
 
 
 def _use_server(home: Home) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 import typer
 from rich.console import Console
@@ -13,12 +16,13 @@ from rich.text import Text
 
 from p3s_prefect.adapters.experiment_file import payload_mistakes, read_experiment
 from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.ledger import agent_cursor
 from p3s_prefect.adapters.own_place import OwnServer
 from p3s_prefect.adapters.stores import ask_store
 from p3s_prefect.cli.explain import as_json as explained_as_json
 from p3s_prefect.cli.explain import explain
 from p3s_prefect.cli.options import HomeOption
-from p3s_prefect.core.errors import ExperimentFileErrors, P3sError, StoreError
+from p3s_prefect.core.errors import ExperimentFileErrors, LedgerError, P3sError, StoreError
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.experiment_checks import remarks
 from p3s_prefect.core.findings import Finding
@@ -39,7 +43,7 @@ def check(
     if path.is_dir():
         path = Home(path).experiment_file
     try:
-        experiment = read_experiment(path, also=[payload_mistakes, _cluster_mistakes])
+        experiment = read_experiment(path, also=[payload_mistakes, partial(_cluster_mistakes, Home(path.parent))])
     except ExperimentFileErrors as errors:
         print_mistakes(errors, as_json=as_json)
         raise typer.Exit(1) from errors
@@ -52,8 +56,8 @@ def check(
         return
     console.print(explain(experiment, found))
     if picture is not None:
-        console.print(Text.assemble("\nPicture: ", (str(picture), "bold")))
-    console.print(Text(f"\n{path} is in order.", style="green"))
+        console.print(Text.assemble("\nPicture: ", (str(picture), "bold")), soft_wrap=True)
+    console.print(Text(f"\n{path} is in order.", style="green"), soft_wrap=True)
 
 
 def print_mistakes(errors: ExperimentFileErrors, *, as_json: bool) -> None:
@@ -80,12 +84,22 @@ def print_mistakes(errors: ExperimentFileErrors, *, as_json: bool) -> None:
     console.print(Text(f"{count} mistake{'s' if count > 1 else ''}. Correct them and run `p3s check` again."))
 
 
-def _cluster_mistakes(experiment: Experiment) -> Iterable[Finding]:
+def _cluster_mistakes(home: Home, experiment: Experiment) -> Iterable[Finding]:
     if experiment.pilots.address is None:
         return ()
     from p3s_prefect.adapters.cluster_users import cluster_mistakes  # Dask takes half a second to import
 
-    return cluster_mistakes(experiment)
+    return cluster_mistakes(experiment, partial(_is_own, home, experiment))
+
+
+def _is_own(home: Home, experiment: Experiment, station: UUID | None) -> bool:
+    """Whether a station's ledger is that of the home; true also where that cannot be read from here."""
+    with closing(home.ledger(experiment)) as ledger, suppress(LedgerError):
+        if not ledger.exists():
+            return False
+        with ledger.reading() as connection:
+            return agent_cursor.site_of(connection) == station
+    return True
 
 
 def _store_remarks(home: Home, experiment: Experiment) -> Iterable[Finding]:

@@ -18,7 +18,7 @@ from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.prefect_server import prefect_api
 from p3s_prefect.cli.options import HomeOption, JsonOption
 from p3s_prefect.cli.output import console, plain_text, print_json, state, table
-from p3s_prefect.core.deployment import Applied, Became, Deployment, Overlay, overlaid
+from p3s_prefect.core.deployment import Applied, Became, Deployment, Overlay, in_pool, overlaid
 from p3s_prefect.core.errors import P3sError, ServiceError
 from p3s_prefect.core.experiment import Experiment
 
@@ -38,7 +38,7 @@ def deploy(
     at = Home(home.resolve())
     experiment = at.read()
     declared = read_overlay(overlay)
-    deployments = overlaid(read_deployments(file), declared)
+    deployments, declared = in_pool(overlaid(read_deployments(file), declared), declared, experiment.prefect.pool)
     _use_server(prefect_api(at, experiment))
     if not as_json:
         Console(stderr=True).print("starting Prefect takes some seconds")

@@ -15,9 +15,10 @@ from p3s_prefect.cli.dag_text import draw_dag
 from p3s_prefect.core.addresses import without_password
 from p3s_prefect.core.dag import reach, topological_order
 from p3s_prefect.core.data_id import DataId
-from p3s_prefect.core.experiment import Complete, Experiment, Floor, Order, Pipeline, Rule, Stage, Step, Stream
+from p3s_prefect.core.experiment import Buffer, Complete, Experiment, Floor, Order, Pipeline, Rule, Stage, Step, Stream
 from p3s_prefect.core.file_names import FilePattern
 from p3s_prefect.core.findings import Finding
+from p3s_prefect.core.health import size
 from p3s_prefect.core.pipeline_checks import feeding_streams
 from p3s_prefect.core.yaml_document import dotted
 
@@ -34,7 +35,13 @@ def explain(experiment: Experiment, remarks: list[Finding]) -> RenderableType:
     parts: list[RenderableType] = [head]
     for name, stream in experiment.streams.items():
         parts.append(_section(f"Stream {name}", _stream(experiment, stream)))
+    if experiment.buffer is not None:
+        parts.append(_section("Online buffer", [_buffer(experiment.buffer)]))
     parts.append(_section("Groups", [closing(experiment)]))
+    if told := [
+        f"{name} ({kind.format}): {kind.about}" for name, kind in experiment.dataset_types.items() if kind.about
+    ]:
+        parts.append(_section("Data", told))
     for name, pipeline in experiment.pipelines.items():
         parts.append(_pipeline(experiment, name, pipeline))
     parts.append(_section("Results", _results(experiment)))
@@ -91,10 +98,15 @@ def _section(title: str, lines: list[str]) -> RenderableType:
 
 def _stream(experiment: Experiment, stream: Stream) -> list[str]:
     pattern = FilePattern(stream.pattern, experiment.instrument.dimensions)
-    hints = "notifications as hints, " if stream.notify else ""
+    buffered_in = experiment.buffer_directory(stream)
+    if buffered_in is None or not stream.is_buffered_always:
+        watched, listings = stream.comes_from, _listings(stream)
+    else:
+        watched, listings = f"{buffered_in} in the online buffer", _listings_of_directory(stream)
     lines = [
-        f"Watches {stream.comes_from} ({hints}{_listings(stream)}) for files such as "
+        f"Watches {watched} ({_hints(stream)}{listings}) for files such as "
         f"{_example(pattern)}; each is one {stream.dataset_type}.",
+        *([] if buffered_in is None else _second_place(stream, buffered_in)),
         f"{_complete(stream.complete)} Never read: {', '.join(stream.exclude) or 'nothing is excluded'}.",
     ]
     if stream.prescale < 1:
@@ -102,9 +114,30 @@ def _stream(experiment: Experiment, stream: Stream) -> list[str]:
     return [*lines, *(_rule(rule, first=index == 0) for index, rule in enumerate(stream.rules))]
 
 
+def _hints(stream: Stream) -> str:
+    return "notifications as hints, " if stream.notify else ""
+
+
+def _second_place(stream: Stream, buffered_in: str) -> list[str]:
+    if not stream.is_buffered_always:
+        listings = f"{_hints(stream)}{_listings_of_directory(stream)}"
+        return [f"While that cannot be reached: {buffered_in} in the online buffer ({listings})."]
+    return [f"What cannot be read there is read from {stream.bucket}."] if stream.bucket else []
+
+
+def _buffer(buffer: Buffer) -> str:
+    rate = f" and {size(buffer.bytes_per_s)}/s" if buffer.bytes_per_s else ""
+    files = "1 file" if buffer.max_reads == 1 else f"{buffer.max_reads} files"
+    return f"{buffer.directory} is only read: at most {files} at once{rate}, by station and pilots together."
+
+
+def _listings_of_directory(stream: Stream) -> str:
+    return f"a full listing every {stream.list_every_s:g} s"
+
+
 def _listings(stream: Stream) -> str:
     if stream.bucket is None:
-        return f"a full listing every {stream.list_every_s:g} s"
+        return _listings_of_directory(stream)
     return f"new keys every {stream.list_every_s:g} s, a full listing every {stream.reconcile_every_s:g} s"
 
 
@@ -219,8 +252,19 @@ def _results(experiment: Experiment) -> list[str]:
         f"Results are kept in {_store(experiment)}, in one collection for each pipeline and day "
         f"(which begins at {day.rolls_at} {day.zone}): {experiment.instrument.name}/<pipeline>/<day>/<configuration>.",
         f"The books are kept in {without_password(experiment.ledger.url)}. The page is at http://{where.host}:{where.port}.",
-        f"Work is done by {slots}.",
+        f"Work is done by {slots}.{_waiting(experiment)}",
     ]
+
+
+def _waiting(experiment: Experiment) -> str:
+    pilots = experiment.pilots
+    if isinstance(experiment.store.place, str) or not pilots.waiting_bytes:
+        return ""
+    where = f" in {pilots.waiting_directory}" if pilots.waiting_directory else ""
+    return (
+        f" While the store cannot be reached, up to {size(pilots.waiting_bytes)} of results wait{where} on each of "
+        "the pilots' machines."
+    )
 
 
 def _store(experiment: Experiment) -> str:

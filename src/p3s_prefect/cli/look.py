@@ -13,17 +13,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import result_views, views
 from p3s_prefect.adapters.ledger.weighted_rows import group_values
 from p3s_prefect.adapters.prefect_pools import pools
 from p3s_prefect.adapters.prefect_server import prefect_api, prefect_page
 from p3s_prefect.api import open_experiment
+from p3s_prefect.api import status as status_of
 from p3s_prefect.cli.options import HomeOption, JsonOption
 from p3s_prefect.cli.output import ago, console, in_force_table, plain_text, print_json, state, table
-from p3s_prefect.core.errors import BadName
+from p3s_prefect.core.errors import BadName, ServiceError
 from p3s_prefect.core.health import Status, duration, overall, size
 from p3s_prefect.core.phases import phases
-from p3s_prefect.core.pool_health import pool
+from p3s_prefect.core.pool_health import pool, untold
 from p3s_prefect.core.targets import acting_on, explained
 from p3s_prefect.core.views import GroupRow, UnitDetail, UnitRow, number, plain
 from p3s_prefect.core.weighted_values import WeightedValue
@@ -42,12 +44,12 @@ class What(StrEnum):
 
 def status(home: HomeOption = Path(), as_json: JsonOption = False) -> None:
     """Is all well? Health, and what became of everything that was seen."""
-    with open_experiment(home) as books:
-        found = books.status()
-        address = books.home.station()
-        prefect = prefect_page(books.home, books.experiment)
-        if api := os.environ.get("PREFECT_API_URL") or prefect_api(books.home, books.experiment):
-            _add_pools(found, api)
+    found = status_of(home)
+    at = Home(home)
+    experiment, address = at.read(), at.station()
+    prefect = prefect_page(at, experiment)
+    if api := os.environ.get("PREFECT_API_URL") or prefect_api(at, experiment):
+        _add_pools(found, api, experiment.prefect.pool)
     if as_json:
         print_json(found)
         return
@@ -71,7 +73,10 @@ def status(home: HomeOption = Path(), as_json: JsonOption = False) -> None:
     out.print()
     if found.get("overrides"):  # a station of an earlier version tells none
         out.print(in_force_table(found["overrides"], time.time()), "", sep="\n")
-    _print_account(out, found["sub_jobs"], found["account"])
+    if any(row["name"] == "ledger" and row["status"] == Status.DOWN for row in rows):
+        out.print("What was seen is not known as long as the ledger is away.")
+    else:
+        _print_account(out, found["sub_jobs"], found["account"])
 
 
 def list_(
@@ -154,9 +159,12 @@ def show(
         )
 
 
-def _add_pools(found: dict[str, Any], api_url: str) -> None:
+def _add_pools(found: dict[str, Any], api_url: str, own: str) -> None:
     """Adds what only Prefect knows: a station does not ask it."""
-    rows = [pool(facts) for facts in pools(api_url)]
+    try:
+        rows = [pool(facts, own=own) for facts in pools(api_url)]
+    except ServiceError as error:
+        rows = [untold(error.what, error.fix)]
     found["health"] = [*found["health"], *(plain(row) for row in rows)]
     order = list(Status)
     found["status"] = max(Status(found["status"]), overall(rows), key=order.index).value

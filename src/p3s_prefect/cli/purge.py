@@ -51,8 +51,8 @@ def purge(
         raise BadName(f"there is no stream {stream[:80]!r}", fix=did_you_mean(stream, experiment.streams))
     if stream and experiment.streams[stream].directory is None:
         raise BadName(
-            f"stream {stream} comes from a bucket, where nothing is removed",
-            fix="Give the bucket a rule of its server's own, by which old objects go.",
+            f"stream {stream} comes from {experiment.streams[stream].comes_from}, where nothing is removed",
+            fix="Only what stands in a stream's `directory` is. A bucket may have a rule of its server's own.",
         )
     for directory in copied_to or []:
         if not directory.is_dir():

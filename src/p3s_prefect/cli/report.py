@@ -74,7 +74,11 @@ def _coverage(found: CoverageReport, plot: Path | None, *, as_json: bool) -> Non
     out = console()
     out.print(plain_text(f"Coverage of {found.scope}"), "", sep="\n")
     columns = ["", *(f"{name}>" for name in _COUNTS), "done %>", "q>", "effective>"]
-    out.print(table(columns, [_counted(row, found.scope) for row in found.rows]))
+    counted = [_counted(row, found.scope) for row in found.rows]
+    if any(row.on_standby for row in found.rows):
+        columns.append("on standby>")
+        counted = [(*told, row.on_standby or "-") for told, row in zip(counted, found.rows, strict=True)]
+    out.print(table(columns, counted))
     _print_notes(out, found, plot)
 
 

@@ -19,11 +19,11 @@ from rich.text import Text
 from p3s_prefect.adapters.home import Complaint, Home
 from p3s_prefect.adapters.own_store import choose_own_store
 from p3s_prefect.adapters.prefect_server import prefect_page
-from p3s_prefect.adapters.supervision import COMPLAINED, Services
+from p3s_prefect.adapters.supervision import COMPLAINED, Services, may_come_back
 from p3s_prefect.cli.init import write_home
 from p3s_prefect.cli.options import HomeOption
 from p3s_prefect.cli.replay import FIRST_RUN, play, writer
-from p3s_prefect.core.errors import LeaseLost, LedgerAway, P3sError, StoreUnreachable
+from p3s_prefect.core.errors import LeaseLost, P3sError
 from p3s_prefect.core.replay import ReplayPlan, directory_of, patterns_of
 from p3s_prefect.settings import Settings
 
@@ -113,10 +113,9 @@ def station(
         raise typer.Exit(1) from error
     except P3sError as error:
         logging.getLogger("p3s").error("%s", error)
-        # Servers come back without anybody to start the station: it looks again until they are there.
-        may_come_back = isinstance(error, LedgerAway | StoreUnreachable)
-        at.complain(Complaint(text=str(error), is_tried_again=may_come_back))
-        raise typer.Exit(1 if may_come_back else COMPLAINED) from error
+        again = may_come_back(error)
+        at.complain(Complaint(text=str(error), is_tried_again=again))
+        raise typer.Exit(1 if again else COMPLAINED) from error
 
 
 def start(home: Home, console: Console) -> str:

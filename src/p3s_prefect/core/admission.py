@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from p3s_prefect.core import dag
@@ -52,11 +52,18 @@ def admit_unit(name: str, pipeline: Pipeline, *, u: float, first_q: float) -> Ad
     return admit(Plan.of(name, pipeline, _NO_CLASSES), u=u, first_q=first_q, kept={})
 
 
+def admit_by_hand(name: str, pipeline: Pipeline) -> Admission:
+    """The sub-job of a unit that somebody asks for: nothing of it is left out, and it stands for itself alone."""
+    # 0 is below every prescale.
+    admission = admit_unit(name, pipeline, u=0.0, first_q=1.0)
+    return replace(admission, stages=tuple(replace(stage, q=1.0) for stage in admission.stages))
+
+
 def admit(plan: Plan, *, u: float, first_q: float, kept: Mapping[int, float]) -> Admission:
     """A unit's sub-job, where overload lets only the share `kept` through at some stages, by their positions.
 
-    What the prescale leaves out is prescaled, whatever overload would do; what is left out in overload, and all that
-    comes after it, begins, and ends, as shed.
+    What the prescale leaves out is prescaled, whatever overload would do. What is left out in overload begins as
+    all others do, with its q: it is on standby, as u is not below it.
     """
     reached: dict[int, float] = {}
     stages = []
@@ -66,10 +73,8 @@ def admit(plan: Plan, *, u: float, first_q: float, kept: Mapping[int, float]) ->
         prescale = min(first_q, stage.prescale)
         q = min([prescale, kept.get(stage.position, 1.0), *(reached[parent] for parent in stage.parents)])
         reached[stage.position] = q
-        if u < q:
-            state = StageState.WAITING if stage.parents else StageState.QUEUED
-        else:
-            state = StageState.SHED if u < prescale else StageState.PRESCALED
+        taken = StageState.WAITING if stage.parents else StageState.QUEUED
+        state = taken if u < prescale else StageState.PRESCALED
         stages.append(StagePlan(stage=stage.name, position=stage.position, state=state, q=q))
     return Admission(pipeline=plan.name, per="unit", u=u, stages=tuple(stages))
 
@@ -85,8 +90,8 @@ def admit_group(name: str, pipeline: Pipeline) -> Admission | None:
 
 
 def left_out(state: StageState, u: float, q: float) -> str:
-    """Why a stage begins in its terminal state; empty if it does not."""
-    if state not in (StageState.PRESCALED, StageState.SHED):
+    """Why chance has left a stage out; empty if it has not."""
+    if u < q:
         return ""
     why = "" if state is StageState.PRESCALED else "in overload: "
     return f"{why}u = {u:.4f} is not below q = {q:g}"

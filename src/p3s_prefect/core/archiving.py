@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from p3s_prefect.core.errors import RecordUnreadable
+from p3s_prefect.core.versioned import read_versioned
 
 VERSION: Final = 1
 PREFIX = "archive/"
@@ -146,16 +146,8 @@ def read_archive_manifest(content: bytes, key: str) -> ArchiveManifest:
     Raises:
         RecordUnreadable: it is damaged, or of a newer version.
     """
-    try:
-        found = json.loads(content)
-        version = found.get("version")
-        if not (isinstance(version, int) and version > VERSION):
-            return ArchiveManifest.model_validate(found)
-    except (ValueError, ValidationError, AttributeError, RecursionError) as error:
-        raise RecordUnreadable(
-            f"{key} is damaged", fix="`p3s reconcile --copies DIR` puts it back from a copy of the store."
-        ) from error
-    raise RecordUnreadable(f"{key} is of version {version}, which is newer", fix="Install a newer p3s-prefect.")
+    fix = "`p3s reconcile --copies DIR` puts it back from a copy of the store."
+    return read_versioned(ArchiveManifest, content, newest=VERSION, name=key, if_damaged=fix)
 
 
 def archive_name(groups: Sequence[ArchivedGroup], files: Iterable[str]) -> str:

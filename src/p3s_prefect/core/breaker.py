@@ -11,8 +11,8 @@ elsewhere, as overrides: open is a pause, half-open a limit of 1.
 
 Each stage run counts once, by its latest end, so that one unit that fails at each of its retries is one failure and
 not a pipeline's. What counts as a failure says `COUNTED`: what is likely to befall the next unit too. A lost pilot, a
-deadline and a stop by hand say nothing about the pipeline, nor does a damaged input, which is its own unit's trouble:
-such ends are passed over.
+deadline and a stop by hand say nothing about the pipeline, nor does a store that is away, or a damaged input, which is
+its own unit's trouble: such ends are passed over.
 """
 
 from __future__ import annotations

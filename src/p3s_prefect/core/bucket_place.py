@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import Self
 
 from p3s_prefect.core.errors import BadName
@@ -11,7 +12,12 @@ from p3s_prefect.core.object_keys import is_part
 
 _ADDRESS = re.compile(r"s3://(?P<bucket>[^/?#@:]*)(?P<prefix>(/[^?#@]*)?)")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_ENDPOINT = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?/?")
+_LABEL = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"
+_ENDPOINT = re.compile(
+    rf"https?://(\[(?P<ipv6>[0-9a-fA-F:]+)\]|(?P<host>{_LABEL}(\.{_LABEL})*)\.?)(:(?P<port>[0-9]{{1,5}}))?/?"
+)
+_LONGEST_HOST = 253
+_LAST_PORT = 65535
 _REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
@@ -80,11 +86,24 @@ def checked_endpoint(text: str) -> str:
     Raises:
         BadName: it is none.
     """
-    if not _ENDPOINT.fullmatch(text):
+    found = _ENDPOINT.fullmatch(text)
+    if found is None or not _is_server(found["host"], found["ipv6"], found["port"]):
         # Not quoted: people write keys into it.
         fix = "Write http:// or https://, host and port, and nothing else: keys never stand in an address."
         raise BadName("the endpoint is no address of a server", fix=fix)
     return text
+
+
+def _is_server(host: str | None, ipv6: str | None, port: str | None) -> bool:
+    if port is not None and not 1 <= int(port) <= _LAST_PORT:
+        return False
+    if ipv6 is None:
+        return host is not None and len(host) <= _LONGEST_HOST
+    try:
+        IPv6Address(ipv6)
+    except ValueError:
+        return False
+    return True
 
 
 def checked_region(text: str) -> str:

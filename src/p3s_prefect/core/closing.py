@@ -26,6 +26,17 @@ def closes_by_count(closing: Closing, group: GroupFact) -> str | None:
     return None
 
 
-def quiet_at(closing: Closing, group: GroupFact) -> float:
-    """The moment at which the group closes if nothing more of it arrives; infinite if that is not declared."""
-    return math.inf if closing.quiet_s is None else group.last_arrival_at + closing.quiet_s
+@dataclass(frozen=True, kw_only=True)
+class Sight:
+    """From when to when it is known what came, UTC in seconds since 1970: silence is no sign where nobody can look."""
+
+    since: float = -math.inf
+    until: float = math.inf
+
+
+def quiet_at(closing: Closing, group: GroupFact, since: float = -math.inf) -> float:
+    """The moment at which the group closes if nothing more of it arrives; infinite if that is not declared.
+
+    Silence counts from `since` on.
+    """
+    return math.inf if closing.quiet_s is None else max(group.last_arrival_at, since) + closing.quiet_s

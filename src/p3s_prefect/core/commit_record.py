@@ -10,10 +10,10 @@ import json
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from p3s_prefect.core.errors import RecordUnreadable
 from p3s_prefect.core.states import StageState
+from p3s_prefect.core.versioned import read_versioned
 
 VERSION: Final = 1
 
@@ -163,16 +163,8 @@ def read_commit_record(content: bytes) -> CommitRecord:
     Raises:
         RecordUnreadable: it is damaged, or of a newer version.
     """
-    try:
-        found = json.loads(content)
-        version = found.get("version")
-        if not (isinstance(version, int) and version > VERSION):
-            return CommitRecord.model_validate(found)
-    except (ValueError, ValidationError, AttributeError, RecursionError) as error:
-        raise RecordUnreadable(
-            "it is damaged", fix="`p3s reconcile` writes it again where the ledger knows it."
-        ) from error
-    raise RecordUnreadable(f"it is of version {version}, which is newer", fix="Install a newer p3s-prefect.")
+    fix = "`p3s reconcile` writes it again where the ledger knows it."
+    return read_versioned(CommitRecord, content, newest=VERSION, name="it", if_damaged=fix)
 
 
 def configuration_key(configuration_id: str) -> str:

@@ -23,6 +23,7 @@ from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.experiment import Order
 from p3s_prefect.core.flow import Flow, Load
 from p3s_prefect.core.open_work import Run
+from p3s_prefect.core.overruling import Overruling
 from p3s_prefect.core.plan import Plan, PlannedStage
 from p3s_prefect.core.records import Thinning
 from p3s_prefect.core.states import StageState
@@ -48,7 +49,8 @@ _PART_OF_HORIZON = 0.1
 class Controller:
     """Measures what arrives and how long it takes, and sets the admission probability."""
 
-    def __init__(self) -> None:
+    def __init__(self, overruling: Overruling) -> None:
+        self._overruling = overruling
         self.in_flight = 0
         self.is_turned = False
         """Whether a pipeline has become overloaded, or is so no more, since somebody looked."""
@@ -64,10 +66,14 @@ class Controller:
         self._limits: Mapping[str, float] = {}
 
     def define(self, plans: Mapping[str, Plan], limits: Mapping[str, float]) -> None:
-        """These plans, and limits by pipeline, are those of what comes from now on."""
+        """These plans, limits by pipeline, and the commands in force are those of what comes from now on."""
         known = self._flows
         self._flows = {plan: known.get(plan) or self._make_flow(plan) for plan in plans.values()}
         self._newest = {plan.name: flow for plan, flow in self._flows.items()}
+        for plan, flow in self._flows.items():
+            flow.priorities = tuple(self._overruling.stage_priority(plan, stage) for stage in plan.stages)
+            stopped = (stage.position for stage in plan.stages if self._overruling.is_stage_stopped(plan, stage))
+            flow.stopped = frozenset(stopped)
         self._limits = limits
         self._arrange(self._arranged_at)
 
@@ -92,6 +98,8 @@ class Controller:
     def count_offer(self, pipeline: str, admission: Admission, by: int) -> None:
         """Counts what was offered as work that waits."""
         for stage in admission.stages:
+            if admission.u >= stage.q:
+                continue
             if stage.state is StageState.QUEUED:
                 self._loads[pipeline, stage.stage].queued += by
             elif stage.state is StageState.WAITING:
@@ -156,6 +164,11 @@ class Controller:
             return math.inf
         return tier.late_s
 
+    def last_begin(self, run: Run) -> float:
+        """The moment after which a run would hardly end in time: that and its mean service time before it is needed."""
+        mean_s = run.sub_job.flow.loads[run.stage.position].times.mean_s
+        return run.sub_job.taken_at + run.stage.needed_in_s - mean_s
+
     def is_overloaded(self, plan: Plan) -> bool:
         """Whether units of the pipeline are thinned, and have been for a while."""
         return any(tier is not None and tier.head.overloaded for tier in self._flows[plan].tiers)
@@ -187,7 +200,7 @@ class Controller:
         q = 1.0
         if position == tier.positions[0] and self._slots and tier.sheds:
             q = max(self._share(tier, load, taken_at, now), floor)
-        load.kept.add(min(1.0, q / reached), now)
+        load.kept.add(min(1.0, q / reached, tier.flow.plan.stages[position].prescale / reached), now)
         return q
 
     def _share(self, tier: Tier, head: Load, taken_at: float, now: float) -> float:
@@ -220,7 +233,7 @@ class Controller:
             return 1.0
         own_s, wait_s = tier.queued_s(), self._wait_s(tier)
         target_s = self._target_s(tier, head, head.age_s)
-        most_s = 2 * target_s if self._is_fresh(tier, head) else tier.slack_s - head.age_s
+        most_s = min(2 * target_s, (target_s + tier.slack_s - head.age_s) / 2)
         if wait_s <= most_s or own_s <= 0:
             return 1.0
         return max(0.0, 1 - (wait_s - target_s) * tier.drain / own_s)

@@ -25,10 +25,13 @@ class CoverageRow(AccountRow):
     """``unit`` or ``group``."""
     part: str | None = None
     """Value of the dimension that the report splits by; None without one."""
+    on_standby: int = 0
+    """Of those that are done: how many overload had left out, and ran as a slot idled. They stand for no others."""
     mean_q: float | None = None
-    """Mean probability of having reached this stage, of those that are done; None for sub-jobs, or if none is."""
+    """Mean probability of having reached this stage, of those that are done and that chance let in; None for sub-jobs,
+    or if there is none."""
     effective: float | None = None
-    """Effective sample of those that are done: as many units of equal weight would say as much (Kish 1965)."""
+    """Effective sample of the same: as many units of equal weight would say as much (Kish 1965)."""
 
     @property
     def done_share(self) -> float:

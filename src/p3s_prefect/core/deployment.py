@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from p3s_prefect.core.errors import BadName
-from p3s_prefect.core.experiment import Experiment, Name, WorkClass
+from p3s_prefect.core.experiment import SITE_POOL, Experiment, Name, WorkClass
 from p3s_prefect.core.findings import did_you_mean
 
 DEFAULT_CLASS = "default"
@@ -167,6 +167,27 @@ def overlaid(deployments: Sequence[Deployment], overlay: Overlay) -> tuple[Deplo
             fix = did_you_mean(pool, overlay.pools)
             raise BadName(f"the deployment {deployment.name} names a pool {pool!r} that is not declared", fix=fix)
     return found
+
+
+def in_pool(deployments: Sequence[Deployment], overlay: Overlay, pool: str) -> tuple[tuple[Deployment, ...], Overlay]:
+    """The same, with the name of the experiment's own pool where they say `p3s`.
+
+    Raises:
+        BadName: another pool of the overlay has that name.
+    """
+    if pool != SITE_POOL and {SITE_POOL, pool} <= overlay.pools.keys():
+        raise BadName(
+            f"the pool {pool!r} is the experiment's own, and another one of the overlay",
+            fix="Choose another name: `prefect: {pool: NAME}` in the experiment file.",
+        )
+    named = {pool if name == SITE_POOL else name: found for name, found in overlay.pools.items()}
+    moved = [
+        deployment.model_copy(update={"work_pool": deployment.work_pool.model_copy(update={"name": pool})})
+        if deployment.work_pool.name == SITE_POOL
+        else deployment
+        for deployment in deployments
+    ]
+    return tuple(moved), overlay.model_copy(update={"pools": named})
 
 
 def differences(wanted: Mapping[str, Any], found: Mapping[str, Any] | None, *, within: str = "") -> tuple[str, ...]:

@@ -2,13 +2,14 @@
 
 The station feeds it (`offer`, `add`, `settle`, `set_slots`, `control`), asks (`decide`), and writes what it answers to
 the ledger before anything is started. The simulator does the same in virtual time. It holds open sub-jobs only, so its
-size follows the backlog and not the history. How much is let in, in overload, is the `controller`'s decision.
+size follows the backlog and not the history. How much is let in, in overload, is the `controller`'s decision; what is
+left out stands by for a slot that would idle, and is shed when it would hardly end in time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from p3s_prefect.core.admission import Admission, admit, left_out
@@ -52,7 +53,7 @@ class Backlog:
 
     queued: int
     oldest_taken_at: float | None
-    """When the oldest data among them were taken; None if nothing waits."""
+    """When the oldest data among them were taken, without those on standby, as they wait for idle slots only."""
 
 
 class Dispatcher:
@@ -60,8 +61,8 @@ class Dispatcher:
 
     def __init__(self, pipelines: Mapping[str, Pipeline], classes: Mapping[str, WorkClass] = {}) -> None:
         self._plans: dict[str, Plan] = {}
-        self._controller = Controller()
         self._overruling = Overruling()
+        self._controller = Controller(self._overruling)
         self._queues = Queues(self._overruling, self._controller)
         self._runs: dict[int, Run] = {}
         self._passes: dict[int, Pass] = {}
@@ -91,12 +92,13 @@ class Dispatcher:
         """
         self._plans |= {name: Plan.of(name, pipeline, classes) for name, pipeline in pipelines.items()}
         self._queues.define(self._plans)
-        self._controller.define(self._plans, self._queues.set_limits())
+        self._controller.define(self._plans, self._queues.overrule())
 
     def backlog(self) -> Backlog:
         """What waits for a slot; walks over all that is open."""
-        taken = [run.sub_job.taken_at for run in self._runs.values() if run.state is StageState.QUEUED]
-        return Backlog(queued=len(taken), oldest_taken_at=min(taken, default=None))
+        queued = [run for run in self._runs.values() if run.state is StageState.QUEUED]
+        taken = (run.sub_job.taken_at for run in queued if not run.is_standby)
+        return Backlog(queued=len(queued), oldest_taken_at=min(taken, default=None))
 
     def thinning(self) -> list[Thinning]:
         """How each stage stands: what arrives, how long it takes and waits, and which share is let in."""
@@ -119,7 +121,8 @@ class Dispatcher:
         """
         plan = self._plans[pipeline]
         self.withdraw(pipeline, data_id)
-        kept = self._controller.admit(plan, data_id, first_q=first_q, taken_at=taken_at, now=now)
+        # What the stream leaves out asks for nothing: those that it lets through stand for it.
+        kept = self._controller.admit(plan, data_id, first_q=first_q, taken_at=taken_at, now=now) if u < first_q else {}
         admission = admit(plan, u=u, first_q=first_q, kept=kept)
         if any(not stage.state.is_terminal for stage in admission.stages):
             self._offered[pipeline, data_id] = admission
@@ -153,14 +156,23 @@ class Dispatcher:
             elif run.state is StageState.RUNNING:
                 self._take_slot(run, self._overruling.priority(run))
         changes: list[Transition] = []
-        if self._overruling:
-            self._put_aside(sub_job, changes)
+        self._put_aside(sub_job, changes)
         self._follow(sub_job, now, changes)
         return changes
 
     def returned(self, stage_run_id: int) -> None:
         """A pilot has given a stage run back; its slot is free, though what came of it is not in the ledger yet."""
         self._leave_pilot(self._runs[stage_run_id])
+
+    def waits(self, stage_run_id: int, service_s: float) -> None:
+        """What a pilot has given back waits for the store: it is open, and no slot is busy with it.
+
+        `service_s` is how long one was.
+        """
+        run = self._runs[stage_run_id]
+        self._leave_pilot(run)
+        self._controller.measured(run.sub_job.flow, run.stage, service_s, is_done=True)
+        self._news = True
 
     def settle(
         self,
@@ -184,8 +196,7 @@ class Dispatcher:
         self._news = True
         self._enter(run, state)
         changes: list[Transition] = []
-        if self._overruling:
-            self._put_aside(run.sub_job, changes)
+        self._put_aside(run.sub_job, changes)
         self._follow(run.sub_job, now, changes)
         return changes
 
@@ -195,8 +206,9 @@ class Dispatcher:
         Nothing that is with a pilot is touched.
         """
         self._overruling.controls = controls
-        self._controller.define(self._plans, self._queues.set_limits())
+        self._controller.define(self._plans, self._queues.overrule())
         self._queues.clear()
+        self._news = True
         changes: list[Transition] = []
         for run in list(self._runs.values()):
             if run.state is StageState.HELD and self._overruling.held(run) is None:
@@ -211,25 +223,36 @@ class Dispatcher:
         """Whether it has this sub-job, as something of it is open."""
         return any(stage.id in self._runs for stage in fact.stages)
 
-    def take_back(self, changes: Iterable[Transition], now: float) -> list[Transition]:
-        """Stage runs of sub-jobs that it holds go on by these changes, with deadlines from now on (see `retry`).
+    def take_back(self, changes: Sequence[Transition], now: float) -> list[Transition]:
+        """Stage runs of sub-jobs that it holds go on by these changes (see `retry`).
 
+        They are asked for by hand, so none of their sub-job stands by, and deadlines of all of it count from now on.
         Returns what follows for others.
         """
         changed: list[Transition] = []
-        sub_jobs: dict[int, SubJob] = {}
+        sub_jobs = {run.sub_job.id: run.sub_job for run in (self._runs[change.stage_run_id] for change in changes)}
+        for sub_job in sub_jobs.values():
+            self._ask(sub_job, now)
         for change in changes:
             run = self._runs[change.stage_run_id]
-            run.deadline, run.cause, run.not_before = now + run.stage.deadline_s, "", 0.0
-            run.is_due = False
+            run.cause, run.not_before = "", 0.0
             self._enter(run, change.new)
-            sub_jobs[run.sub_job.id] = run.sub_job
         self._news = True
         for sub_job in sub_jobs.values():
-            if self._overruling:
-                self._put_aside(sub_job, changed)
+            self._put_aside(sub_job, changed)
             self._follow(sub_job, now, changed)
         return changed
+
+    def ask(self, fact: SubJobFact, now: float) -> bool:
+        """Somebody asks for a sub-job that stands by: it does so no more, with deadlines from now on.
+
+        False if it is not held any more, as it was shed or has ended meanwhile.
+        """
+        if not self.holds(fact):
+            return False
+        self._ask(self._runs[fact.stages[0].id].sub_job, now)
+        self._news = True
+        return True
 
     def cancel(self, stage_run_ids: Iterable[int], reason: str, now: float) -> list[Transition]:
         """Gives these up as far as they are open and not with a pilot; returns that, and what follows for others."""
@@ -248,6 +271,8 @@ class Dispatcher:
         starts: list[Start] = []
         self._now = now
         self._queues.wake(now)
+        for run in self._queues.hopeless(now):
+            self._shed(run, now, changes)
         for run in self._queues.overdue(now):
             self._expire(run, "its deadline passed while it waited", now, changes)
         if self._news:
@@ -255,10 +280,14 @@ class Dispatcher:
             self._thin_queues(now, changes)
             if self._controller.is_turned:
                 self._queues.sort_by_load()
-        while (
-            self._at_pilots.in_flight < self.capacity and (found := self._queues.next(now, self.capacity)) is not None
-        ):
+        while self._at_pilots.in_flight < self.capacity:
+            found = self._queues.next(now, self.capacity, idle=self._at_pilots.in_flight < self._at_pilots.slots)
+            if found is None:
+                break
             run, priority = found
+            if run.is_standby and now > self._controller.last_begin(run):
+                self._shed(run, now, changes)
+                continue
             late_s = now + run.sub_job.flow.loads[run.stage.position].times.fastest_s - run.deadline
             if late_s > 0:
                 self._expire(run, f"even the fastest so far would end {late_s:.1f} s after its deadline", now, changes)
@@ -289,6 +318,7 @@ class Dispatcher:
             own_pass=own_pass,
             earlier_passes=tuple(earlier),
             started=started,
+            is_asked=fact.is_asked,
         )
         runs: list[Run | None] = [None] * len(flow.plan.stages)
         for stage in fact.stages:
@@ -350,7 +380,20 @@ class Dispatcher:
             line.running -= 1
             line.of_class.running -= 1
 
+    def _ask(self, sub_job: SubJob, now: float) -> None:
+        """Its deadlines count from now on; what of it stood by is queued, and counts, as what was let in."""
+        for run in sub_job:
+            self._count(run, run.state, -1)
+        sub_job.is_asked, sub_job.taken_at = True, now
+        for run in sub_job:
+            run.deadline, run.is_due = now + run.stage.deadline_s, False
+            self._count(run, run.state, 1)
+            if run.state is StageState.QUEUED:
+                self._queues.add(run)
+
     def _count(self, run: Run, state: StageState, by: int) -> None:
+        if run.is_left_out and not run.sub_job.is_asked:
+            return
         load = run.sub_job.flow.loads[run.stage.position]
         if state is StageState.QUEUED:
             load.queued += by
@@ -359,14 +402,19 @@ class Dispatcher:
 
     # --- thinning -------------------------------------------------------------------------------------------------
 
+    def _set_q(self, run: Run, q: float) -> None:
+        self._count(run, run.state, -1)
+        run.q = q
+        self._count(run, run.state, 1)
+
     def _thin_queues(self, now: float, changes: list[Transition]) -> None:
-        """Leaves out, at random, what cannot end in time any more: the same share of everything in a tier's queue."""
+        """Leaves out, at random, what cannot end in time any more: the same share of all that a tier has let in."""
         for tier, share in self._controller.overfull(now).items():
             for run in list(self._runs.values()):
-                if run.state is StageState.QUEUED and self._controller.in_tier(run, tier):
-                    self._thin(run, share, now, changes)
+                if run.state is StageState.QUEUED and not run.is_left_out and self._controller.in_tier(run, tier):
+                    self._thin(run, share, changes)
 
-    def _thin(self, run: Run, share: float, now: float, changes: list[Transition]) -> None:
+    def _thin(self, run: Run, share: float, changes: list[Transition]) -> None:
         plan, sub_job = run.sub_job.flow.plan, run.sub_job
         if sub_job.u == 0:
             return  # asked for by hand: it is never left out, so its probability stays what it is
@@ -374,24 +422,36 @@ class Dispatcher:
         q = min(run.q, max(run.q * share, floor, LEAST_Q))
         if q == run.q:
             return
-        run.q = q
-        if sub_job.u < q:
-            changes.append(Transition(stage_run_id=run.id, old=run.state, new=run.state, q=q))
-            return
-        run.cause = left_out(StageState.SHED, sub_job.u, q)
-        self._change(run, StageState.SHED, run.cause, changes, q)
-        self._follow(sub_job, now, changes)
+        self._set_q(run, q)
+        changes.append(Transition(stage_run_id=run.id, old=run.state, new=run.state, q=q))
+        if run.is_left_out:
+            self._leave_out_after(run, changes)
+            self._queues.add(run)
+
+    def _leave_out_after(self, run: Run, changes: list[Transition]) -> None:
+        """With a stage that is left out, all that comes after it is."""
+        for after in run.sub_job:
+            if run.stage.position in after.stage.ancestors and after.q > run.q:
+                self._set_q(after, run.q)
+                changes.append(Transition(stage_run_id=after.id, old=after.state, new=after.state, q=run.q))
 
     # --- what follows ---------------------------------------------------------------------------------------------
+
+    def _shed(self, run: Run, now: float, changes: list[Transition]) -> None:
+        run.cause = left_out(StageState.SHED, run.sub_job.u, run.q)
+        self._change(run, StageState.SHED, run.cause, changes)
+        self._follow(run.sub_job, now, changes)
 
     def _expire(self, run: Run, reason: str, now: float, changes: list[Transition]) -> None:
         self._change(run, StageState.EXPIRED, reason, changes)
         self._follow(run.sub_job, now, changes)
 
-    def _change(
-        self, run: Run, state: StageState, reason: str, changes: list[Transition], q: float | None = None
-    ) -> None:
-        changes.append(Transition(stage_run_id=run.id, old=run.state, new=state, reason=reason, q=q))
+    def _change(self, run: Run, state: StageState, reason: str, changes: list[Transition], q: float = 1.0) -> None:
+        """Its q becomes `q` if that is smaller, and is never above those of the stages on the way to it."""
+        q = min([q, run.q, *(before.q for before in run.sub_job if before.stage.position in run.stage.ancestors)])
+        told = q if q < run.q else None
+        self._set_q(run, q)
+        changes.append(Transition(stage_run_id=run.id, old=run.state, new=state, reason=reason, q=told))
         self._enter(run, state)
 
     def _follow(self, sub_job: SubJob, now: float, changes: list[Transition]) -> None:
@@ -406,34 +466,24 @@ class Dispatcher:
             self._forget(sub_job)
 
     def _advance(self, run: Run, now: float, changes: list[Transition]) -> None:
+        """Where a parent did not finish, what comes after it does not either."""
         own = run.parents
         dead = next((one for one in own if one.state.is_terminal and one.state is not StageState.DONE), None)
         if dead is not None:
-            self._fall(run, dead, changes)
+            run.cause = dead.cause or f"{dead.stage.name} is {dead.state}"
+            self._change(run, dead.state if dead.state is StageState.SHED else StageState.BLOCKED, run.cause, changes)
         elif all(parent.state is StageState.DONE for parent in own) and self._units_settled(run):
             self._become_ready(run, own, now, changes)
 
-    def _fall(self, run: Run, dead: Run, changes: list[Transition]) -> None:
-        """A parent did not finish, nor does what comes after it."""
-        run.cause = dead.cause or f"{dead.stage.name} is {dead.state}"
-        if dead.state is StageState.SHED:
-            run.q = min(run.q, dead.q)
-            self._change(run, StageState.SHED, run.cause, changes, run.q)
-        else:
-            self._change(run, StageState.BLOCKED, run.cause, changes)
-
     def _become_ready(self, run: Run, own: list[Run], now: float, changes: list[Transition]) -> None:
-        """Its parents are done: it is queued, or left out, as the admission probability of this moment says."""
+        """Its parents are done: it is queued, on standby where the admission probability of this moment says so."""
         q = min([run.q, *(parent.q for parent in own)])
-        if run.sub_job.is_unit and run.sub_job.u > 0:
+        # Who was left out before asks for nothing here: those that were let in stand for it, by their weights.
+        if 0 < run.sub_job.u < q:
             q = self._controller.thin(run, q, now)
-        told = q if q < run.q else None
-        run.q = q
-        if run.sub_job.u < q or not run.sub_job.is_unit:
-            self._change(run, StageState.QUEUED, "", changes, told)
-        else:
-            run.cause = left_out(StageState.SHED, run.sub_job.u, q)
-            self._change(run, StageState.SHED, run.cause, changes, told)
+        self._change(run, StageState.QUEUED, left_out(StageState.QUEUED, run.sub_job.u, q), changes, q)
+        if run.is_left_out:
+            self._leave_out_after(run, changes)
 
     def _units_settled(self, run: Run) -> bool:
         # Ancestors, not parents alone: a parent that is blocked may have another ancestor that still runs, and what

@@ -17,10 +17,12 @@
     │   ├── ObjectExists        an object is already there, and objects never change
     │   ├── ChecksumMismatch    the bytes are not those that were recorded
     │   ├── StoreUnreachable    it does not answer, or cannot now; later it may
+    │   │   └── StoreDisturbed  it answers, and cannot serve this one now; others it may
     │   ├── StoreTaken          it belongs to another ledger
     │   └── RecordUnreadable    a commit record is damaged, or of a newer version
     ├── InputMissing            a stage reads what was never made
     ├── InputChanged            a file is no longer the one that arrived
+    │   └── InputGone           there is none any more; it may be elsewhere
     ├── PayloadError            a step's own code
     │   ├── PayloadFailed       it raised, or exited with another code than 0
     │   ├── PayloadTimeout      it was killed at its limit
@@ -129,6 +131,10 @@ class StoreUnreachable(StoreError):
     """The store does not answer, or cannot serve now; later it may."""
 
 
+class StoreDisturbed(StoreUnreachable):
+    """The store answers, and cannot serve this object now: all of it may be disturbed, or this one alone for ever."""
+
+
 class StoreTaken(StoreError):
     """The store belongs to another ledger, which would sweep what is not published yet."""
 
@@ -143,6 +149,10 @@ class InputMissing(P3sError):
 
 class InputChanged(P3sError):
     """A file is no longer the one that arrived."""
+
+
+class InputGone(InputChanged):
+    """A file that arrived is not there any more; it may be elsewhere."""
 
 
 class PayloadError(P3sError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
+from posixpath import join
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -260,6 +261,16 @@ class Complete(_Model):
     """Ending of the marker or manifest, added to the whole file name."""
 
 
+class StreamBuffer(_Model):
+    """What of a stream lies in the online buffer, and when it is taken from there."""
+
+    directory: str
+    """Directory of the stream's files, below that of the buffer; it has the keys that the bucket has below its
+    prefix."""
+    always: bool = False
+    """Whether the stream is fed from the buffer always. Default: while the bucket cannot be reached."""
+
+
 class Stream(_Model):
     """Where data arrive, and what is done with them."""
 
@@ -274,6 +285,8 @@ class Stream(_Model):
     credentials: str | None = None
     """Path of a file with the bucket's keys, in Amazon's format, on the machines of station and pilots; a relative one
     is relative to the experiment's home. Default: what boto3 finds."""
+    buffer: StreamBuffer | None = None
+    """Where the same files lie in the online buffer. Default: nowhere."""
     pattern: str
     """Name of a file with its dimensions, such as ``run{run:05d}_{subrun:04d}.fits``."""
     dataset_type: Name
@@ -297,9 +310,14 @@ class Stream(_Model):
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
-        if (self.directory is None) == (self.bucket is None):
+        if self.directory is not None and self.buffer is not None:
+            raise ValueError(
+                "the online buffer stands in for a bucket: give `bucket` instead of directory, or leave `buffer` out"
+            )
+        if (self.directory is None) == (self.bucket is None) and not self.is_buffered_always:
             raise ValueError(
                 "a stream comes either from a `directory: incoming` or from a `bucket: s3://bucket/prefix`"
+                " (or, with `buffer: {directory: ..., always: true}`, from the online buffer alone)"
             )
         if self.bucket is None and (self.endpoint or self.region or self.credentials):
             raise ValueError(
@@ -308,15 +326,22 @@ class Stream(_Model):
         return self
 
     @property
-    def place(self) -> str | BucketPlace:
-        """The directory, relative to the experiment's home, or the bucket."""
+    def place(self) -> str | BucketPlace | None:
+        """The directory, relative to the experiment's home, or the bucket; None where there is the buffer alone."""
         if self.bucket is None:
-            return str(self.directory)
+            return self.directory
         return BucketPlace.named(self.bucket, endpoint=self.endpoint, region=self.region, credentials=self.credentials)
 
     @property
+    def is_buffered_always(self) -> bool:
+        """Whether the stream is fed from the online buffer alone, whatever other places it has."""
+        return self.buffer is not None and self.buffer.always
+
+    @property
     def comes_from(self) -> str:
-        """Directory or bucket, for people."""
+        """Directory, bucket or buffer, for people."""
+        if self.buffer is not None and self.buffer.always:
+            return f"{self.buffer.directory} in the online buffer"
         return str(self.directory or self.bucket)
 
 
@@ -351,6 +376,20 @@ class Store(_Model):
         return BucketPlace.named(self.url, endpoint=self.endpoint, region=self.region)
 
 
+class Buffer(_Model):
+    """The online buffer: the DAQ's own disk, where data lie before and while they come to the bucket.
+
+    It is only read, and never by more than these limits, as the DAQ writes there.
+    """
+
+    directory: str
+    """Its directory, mounted where station and pilots run; a relative one is relative to the experiment's home."""
+    max_reads: Annotated[int, Field(ge=1)] = 2
+    """At most this many files are read at once, by all pilots and the station together."""
+    bytes_per_s: Annotated[Size, Field(ge=1)] | None = None
+    """At most this many bytes are read in a second, by all of them together, such as ``50 MB``. Default: no limit."""
+
+
 # User, host or address in brackets, port, database, options.
 _POSTGRESQL = r"postgresql\+psycopg://(\S+@)?(\[[0-9a-fA-F:.]+\]|[^\s/@?:\[\]]*)(:\d{1,5})?/[^\s/?@]+(\?\S*)?$"
 
@@ -377,6 +416,12 @@ class Pilots(_Model):
     cache_directory: str | None = None
     """Where, as an absolute path on the pilots' machines; nobody else may write there. Default: ``p3s-cache-UID`` in
     the directory for temporary files."""
+    waiting_bytes: Size = 10_000_000_000
+    """How much of the outputs may wait on each machine, for all of its pilots, while a store that is not on it cannot
+    be reached; what is more is made again later. Such as ``100 GB``; 0 for none."""
+    waiting_directory: str | None = None
+    """Where, as an absolute path on the pilots' machines that outlasts their restart; nobody else may write there.
+    Default: ``/var/tmp/p3s-waiting-UID``."""
 
 
 class Station(_Model):
@@ -392,6 +437,10 @@ class Station(_Model):
     """Another station may take over this long after the last sign of life."""
 
 
+SITE_POOL = "p3s"
+"""The work pool of a site, unless it is named otherwise; in overlays and prefect.yaml, whatever it is named."""
+
+
 class Prefect(_Model):
     """What Prefect shows and controls. Data are processed with or without it."""
 
@@ -401,6 +450,8 @@ class Prefect(_Model):
     """The API of an existing Prefect server, such as ``http://prefect:4200/api``. Default: `p3s up` starts one."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 4200
     """Port of the server that `p3s up` starts. Where it is taken, and for 0, it takes a free one."""
+    pool: Name = SITE_POOL
+    """The work pool whose flow runs the agent takes. Experiments that share a server need one each."""
     record_units: Annotated[int, Field(ge=0, le=1000)] = 64
     """A group with more units than this is recorded by stage: one task run each, and one for each unit that failed."""
 
@@ -424,6 +475,8 @@ class Experiment(_Model):
     """Streams by name."""
     store: Store = Store()
     """The central store."""
+    buffer: Buffer | None = None
+    """The online buffer. Default: there is none."""
     ledger: Ledger = Ledger()
     """The database of record."""
     pilots: Pilots = Pilots()
@@ -432,6 +485,12 @@ class Experiment(_Model):
     """The long-lived service."""
     prefect: Prefect = Prefect()
     """The record that people see in Prefect."""
+
+    def buffer_directory(self, stream: Stream) -> str | None:
+        """Where a stream's files lie in the online buffer, relative to the home; None if they do not."""
+        if self.buffer is None or stream.buffer is None:
+            return None
+        return join(self.buffer.directory, stream.buffer.directory)
 
     def class_of(self, pipeline: Pipeline) -> WorkClass:
         """The class of a pipeline's work."""

@@ -29,13 +29,20 @@ def mistakes(experiment: Experiment) -> list[Finding]:
     found += class_checks.names(experiment)
     found += class_checks.floors(experiment)
     found += stream_checks.marker(experiment.instrument)
+    found += stream_checks.buffered(experiment)
     found += stream_checks.directories(experiment)
     return found
 
 
 def remarks(experiment: Experiment) -> list[Finding]:
     """What works as written but is probably not meant."""
-    return [*_unused(experiment), *class_checks.unused(experiment), *_never_reached(experiment)]
+    return [*_unused(experiment), *class_checks.unused(experiment), *_never_reached(experiment), *_unread(experiment)]
+
+
+def _unread(experiment: Experiment) -> Iterator[Finding]:
+    if experiment.buffer is not None and not any(stream.buffer for stream in experiment.streams.values()):
+        fix = "Say in a stream where its files lie in it: `buffer: {directory: lst1}`."
+        yield Finding(where=("buffer",), what="no stream has files in the online buffer", fix=fix)
 
 
 def _unused(experiment: Experiment) -> Iterator[Finding]:

@@ -73,6 +73,10 @@ class Flow:
 
     plan: Plan
     loads: tuple[Load, ...]
+    priorities: tuple[int, ...] = ()
+    """By position, as they are set by command or declared."""
+    stopped: frozenset[int] = frozenset()
+    """Positions of the stages of which a command lets nothing start, or nothing new."""
     tiers: tuple[Tier | None, ...] = ()
     """By position: the tier of each stage; None for one per group, which is never left out."""
 

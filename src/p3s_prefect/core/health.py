@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from p3s_prefect.core.buffer_limits import BufferLimits
 from p3s_prefect.core.overrides import BREAKER, Override
+from p3s_prefect.core.records import BufferUse
 
 # One listing may fall into a busy moment; when three in a row are missing, listing has stopped.
 LATE_LISTINGS = 3
@@ -60,6 +62,21 @@ class SourceFacts:
     """Files that are seen but not complete, such as those without their marker."""
     problem: str = ""
     """Why it cannot be listed; empty if it can."""
+    why_buffer: str = ""
+    """Why it is the online buffer instead of the bucket; empty if it is not."""
+    moved_at: float | None = None
+    """When the stream moved here; None if it never moved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BufferFacts:
+    """The online buffer, and what was read there since the station started."""
+
+    directory: str
+    limits: BufferLimits
+    use: BufferUse
+    problem: str = ""
+    """Why it cannot be read; empty if it can."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +111,21 @@ class StationFacts:
     queued: int
     """Stage runs that wait for a slot."""
     oldest_taken_at: float | None = None
-    """When the oldest data among them were taken; None if nothing waits."""
+    """When the oldest data among them were taken, without those on standby; None if nothing else waits."""
     sources: tuple[SourceFacts, ...] = ()
     store_url: str
     store_problem: str = ""
-    """Why the store cannot be written or read; empty if it can."""
+    """Why the store cannot be used; empty if it can."""
     store_free_bytes: int | None = None
     """Room on its disk; None where that has no meaning."""
+    refused_records: int = 0
+    """Commit records that the store does not take now,"""
+    record_problem: str = ""
+    """and why the first of them is refused; empty if there is none."""
+    waiting_attempts: int = 0
+    """Attempts whose outputs wait on the pilots' machines for the store,"""
+    waiting_bytes: int = 0
+    """and how much they are together."""
     commit_s: float = 0.0
     """Duration of the latest ledger commit; 0 before the first."""
     ledger_problem: str = ""
@@ -115,6 +140,8 @@ class StationFacts:
     """and those that they did not."""
     cache_problem: str = ""
     """Why a local cache could not be used; empty if all could."""
+    buffer: BufferFacts | None = None
+    """The online buffer; None where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +198,10 @@ def station_rows(facts: StationFacts) -> tuple[HealthRow, ...]:
         *(source(facts, stream) for stream in facts.sources),
         backlog(facts),
         store(facts),
+        *commit_records(facts),
+        *waiting_outputs(facts),
         *local_cache(facts),
+        *online_buffer(facts),
         ledger(facts),
     )
 
@@ -227,20 +257,26 @@ def pilots(facts: StationFacts) -> HealthRow:
 
 def source(facts: StationFacts, stream: SourceFacts) -> HealthRow:
     """Whether the stream's place is still being listed."""
-    age_s = None if stream.listed_at is None else facts.at - stream.listed_at
-    seen = "not listed yet" if age_s is None else f"listed {duration(age_s)} ago"
+    since = facts.started_at if stream.moved_at is None else stream.moved_at
+    is_listed = stream.listed_at is not None and stream.listed_at >= since
+    age_s = facts.at - (stream.listed_at if stream.listed_at is not None and is_listed else since)
+    seen = f"listed {duration(age_s)} ago" if is_listed else "not listed yet"
+    place = f"from the buffer for {duration(facts.at - since)}, " if stream.why_buffer else ""
     row = HealthRow(
         name=f"source {stream.stream}",
         nominal=f"listed every {duration(stream.list_every_s)}",
-        actual=f"{seen}, {stream.incomplete} incomplete" if stream.incomplete else seen,
+        actual=place + (f"{seen}, {stream.incomplete} incomplete" if stream.incomplete else seen),
         status=Status.OK,
     )
     if stream.problem:
-        return _bad(row, Status.DOWN, stream.problem, f"Make {stream.directory} readable; listing goes on by itself.")
-    age_s = facts.at - facts.started_at if age_s is None else age_s
+        cause = " and ".join(filter(None, (stream.problem, stream.why_buffer)))
+        return _bad(row, Status.DOWN, cause, f"Make {stream.directory} readable; listing goes on by itself.")
     if age_s > LATE_LISTINGS * stream.list_every_s + 1:
         action = f"Look whether the file system of {stream.directory} hangs (`ls` it)."
         return _bad(row, Status.DEGRADED, "the listing takes too long or hangs", action)
+    if stream.why_buffer:
+        action = "Look at the bucket's server, and at the way to it; input moves back by itself, and nothing is lost."
+        return _bad(row, Status.DEGRADED, stream.why_buffer, action)
     return row
 
 
@@ -250,13 +286,20 @@ def backlog(facts: StationFacts) -> HealthRow:
     row = HealthRow(
         name="backlog",
         nominal=f"data younger than {duration(LONG_WAIT_S)}",
-        actual=f"{facts.queued} queued, oldest data {duration(age_s)} old" if facts.queued else "nothing queued",
+        actual=_queued(facts, age_s),
         status=Status.OK,
     )
-    if facts.queued and age_s > LONG_WAIT_S:
+    if age_s > LONG_WAIT_S:
         action = "Look at the rows `overload` and `commands`. If it grows: add pilots, or lower a prescale in the file."
         return _bad(row, Status.DEGRADED, "work arrives faster than it is started", action)
     return row
+
+
+def _queued(facts: StationFacts, age_s: float) -> str:
+    if not facts.queued:
+        return "nothing queued"
+    oldest = "on standby" if facts.oldest_taken_at is None else f"oldest data {duration(age_s)} old"
+    return f"{facts.queued} queued, {oldest}"
 
 
 def store(facts: StationFacts) -> HealthRow:
@@ -277,6 +320,34 @@ def store(facts: StationFacts) -> HealthRow:
     return row
 
 
+def commit_records(facts: StationFacts) -> tuple[HealthRow, ...]:
+    """Whether the store is told what was published, as a rebuild needs it; nothing where it is."""
+    number = facts.refused_records
+    if not number:
+        return ()
+    row = HealthRow(name="commit records", nominal="written", actual=f"{number} refused", status=Status.OK)
+    action = f"Look at {facts.store_url}; writing is tried again. What was published is in the ledger, and is shown."
+    return (_bad(row, Status.DEGRADED, facts.record_problem, action),)
+
+
+def waiting_outputs(facts: StationFacts) -> tuple[HealthRow, ...]:
+    """How much waits on the pilots' machines for the store; nothing where none does."""
+    number = facts.waiting_attempts
+    if not number:
+        return ()
+    row = HealthRow(
+        name="waiting outputs",
+        nominal="none",
+        actual=f"of {number} stage{'' if number == 1 else 's'}, {size(facts.waiting_bytes)} on the pilots' machines",
+        status=Status.OK,
+    )
+    if facts.store_problem:
+        action = "Start the store: they go there by themselves. Pilots go on while `pilots.waiting_bytes` has room."
+        return (_bad(row, Status.DEGRADED, "the store cannot be reached", action),)
+    action = "Nothing: they are on their way to the store. If it takes long, look at the pilots' logs."
+    return (_bad(row, Status.DEGRADED, "they have waited for the store", action),)
+
+
 def local_cache(facts: StationFacts) -> tuple[HealthRow, ...]:
     """How much of what pilots read of a store elsewhere was on their machines already; nothing where none is used."""
     reads = facts.cache_hits + facts.cache_misses
@@ -294,22 +365,45 @@ def local_cache(facts: StationFacts) -> tuple[HealthRow, ...]:
     return (row,)
 
 
-def ledger(facts: StationFacts) -> HealthRow:
-    """Whether the books can be kept, and how fast."""
-    commit_s = facts.commit_s
-    speed = f"commits in {duration(commit_s)}" if commit_s else "no commit yet"
+def online_buffer(facts: StationFacts) -> tuple[HealthRow, ...]:
+    """How much was read on the DAQ's own disk, within which limits, and whether it is there."""
+    if facts.buffer is None:
+        return ()
+    limits, use = facts.buffer.limits, facts.buffer.use
+    rate = "" if limits.bytes_per_s is None else f", {size(limits.bytes_per_s)}/s"
+    waited = f", waited {duration(use.waited_s)} for one another" if use.waited_s else ""
     row = HealthRow(
-        name="ledger",
-        nominal=f"commits in less than {duration(SLOW_COMMIT_S)}",
-        actual="fails" if facts.ledger_problem else speed,
+        name="online buffer",
+        nominal=f"at most {limits.max_reads} read{'' if limits.max_reads == 1 else 's'} at once{rate}",
+        actual=f"{use.reads} files read, {size(use.bytes)}{waited}" if use.reads else "nothing read",
         status=Status.OK,
     )
+    if facts.buffer.problem:
+        action = f"Mount {facts.buffer.directory} where station and pilots run, readable for them."
+        return (_bad(row, Status.DEGRADED, facts.buffer.problem, action),)
+    return (row,)
+
+
+def ledger(facts: StationFacts) -> HealthRow:
+    """Whether the books can be kept, and how fast."""
     if facts.ledger_problem:
-        action = "Look whether its server runs, and whether its disk is full or read-only; the station tries again."
-        return _bad(row, Status.DOWN, facts.ledger_problem, action)
+        return ledger_away(facts.ledger_problem)
+    commit_s = facts.commit_s
+    row = _ledger(f"commits in {duration(commit_s)}" if commit_s else "no commit yet")
     if commit_s > SLOW_COMMIT_S:
         return _bad(row, Status.DEGRADED, "the ledger's disk is slow", "Find out what else writes to that disk.")
     return row
+
+
+def ledger_away(reason: str) -> HealthRow:
+    """The row of a ledger that cannot be read or written now."""
+    action = "Look whether its server runs, and whether its disk is full or read-only; the station tries again."
+    return _bad(_ledger("fails"), Status.DOWN, reason, action)
+
+
+def _ledger(actual: str) -> HealthRow:
+    nominal = f"commits in less than {duration(SLOW_COMMIT_S)}"
+    return HealthRow(name="ledger", nominal=nominal, actual=actual, status=Status.OK)
 
 
 def arrivals(kept_out: KeptOut) -> HealthRow:

@@ -6,6 +6,7 @@ common is shared.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,8 +18,9 @@ from p3s_prefect.core.states import StageState
 
 Entry = tuple[float, int, "Run"]
 """In a heap: smallest goes first, of equal ones the run with the smaller id."""
-Lane = tuple[int, bool]
-"""What goes before the order: minus the priority, and whether the unit has not started. Smaller goes first."""
+Lane = tuple[bool, int, bool]
+"""What goes before the order: whether it is on standby, minus the priority, and whether the unit has not started.
+Smaller goes first."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -37,6 +39,8 @@ class SubJob:
     runs: tuple[Run | None, ...] = ()
     """By position in the plan; None where a stage is not its own."""
     started: bool = False
+    is_asked: bool = False
+    """Whether somebody asked for it by hand, so that it is queued as what was let in."""
     is_owed: bool = False
     """Whether a floor lets it in, so that it is owed a slot in time however much stands before it."""
 
@@ -73,6 +77,19 @@ class Run:
     lane: Lane | None = None
     entry: Entry | None = None
     """While it is ready to start, its entry in the queue; another one that names it is stale."""
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether chance has left it out, in overload."""
+        return self.sub_job.u >= self.q
+
+    @property
+    def is_standby(self) -> bool:
+        """Whether it is left out, so that it starts only where a slot would idle.
+
+        Nothing is without a deadline, nor what was asked for by hand; that stays left out for statistics all the same.
+        """
+        return self.sub_job.u >= self.q and not self.sub_job.is_asked and self.stage.needed_in_s < math.inf
 
     @property
     def parents(self) -> list[Run]:

@@ -90,12 +90,12 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A stage run as overrides look at it. `unit` is None for a stage per group."""
+    """A stage run as overrides look at it. `unit` is None for a stage per group, both are for a stage as such."""
 
     work_class: str
     pipeline: str
     stage: str
-    group: DataId
+    group: DataId | None
     unit: DataId | None
 
 

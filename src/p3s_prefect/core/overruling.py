@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from p3s_prefect.core.open_work import Run
-from p3s_prefect.core.overrides import Controls, Override, Work
-from p3s_prefect.core.plan import Plan
+from p3s_prefect.core.overrides import Controls, Override, OverrideKind, Work
+from p3s_prefect.core.plan import Plan, PlannedStage
 
 
 class Overruling:
@@ -20,17 +21,31 @@ class Overruling:
 
     def priority(self, run: Run) -> int:
         """Its priority: as it was set, else as it is declared."""
-        if self.controls and (found := self.controls.priority(_work(run))) is not None:
-            return found.value or 0
-        return run.stage.priority
+        return self._priority(_work(run), run.stage) if self.controls else run.stage.priority
+
+    def stage_priority(self, plan: Plan, stage: PlannedStage) -> int:
+        """That of a stage as such: what is set for a group or a unit alone is not in it."""
+        return self._priority(_stage_work(plan, stage), stage)
+
+    def top_priority(self, plans: Iterable[Plan]) -> int:
+        """The highest that anything has."""
+        declared = [self.stage_priority(plan, stage) for plan in plans for stage in plan.stages]
+        given = [one.value or 0 for one in self.controls.overrides if one.kind is OverrideKind.PRIORITY]
+        return max(declared + given, default=0)
 
     def is_stopped(self, run: Run) -> bool:
         """Whether it may not start, by a pause or a drain."""
         return bool(self.controls) and self.controls.stopped(_work(run), begun=run.sub_job.started) is not None
 
+    def is_stage_stopped(self, plan: Plan, stage: PlannedStage) -> bool:
+        """Whether nothing of a stage starts: by a pause, a hold or a limit of 0, or as a drain begins no new unit."""
+        work = _stage_work(plan, stage)
+        is_stopped = self.controls.stopped(work, begun=bool(stage.parents)) or self.controls.held(work)
+        return is_stopped is not None or 0 in (self.limit(plan), self.class_limit(plan))
+
     def held(self, run: Run) -> Override | None:
         """The hold that puts it aside."""
-        return self.controls.held(_work(run))
+        return self.controls.held(_work(run)) if self.controls else None
 
     def limit(self, plan: Plan) -> float:
         """How many stages of a pipeline may run at once."""
@@ -41,6 +56,14 @@ class Overruling:
         """How many stages of a pipeline's class may run at once."""
         found = self.controls.limit(work_class=plan.class_name)
         return _or_infinite(plan.work_class.limit if found is None else found.value)
+
+    def _priority(self, work: Work, stage: PlannedStage) -> int:
+        found = self.controls.priority(work)
+        return stage.priority if found is None else found.value or 0
+
+
+def _stage_work(plan: Plan, stage: PlannedStage) -> Work:
+    return Work(work_class=plan.class_name, pipeline=plan.name, stage=stage.name, group=None, unit=None)
 
 
 def _work(run: Run) -> Work:

@@ -28,8 +28,8 @@ Either may leave two files in its working directory, and a Python payload may re
 **Weights.** Where units were left out at random (prescaled or shed), those that were taken stand for the others, each
 for 1/q, with q its probability of having got so far. ``weights`` has them for each gathered input, by data id, for all
 units that chance let reach the stage that makes it, the missing too: a unit that has a weight and no value has expired
-or failed. `core.weighting` makes of both what all units would have given, with its error and the range in which what is
-missing could move it.
+or failed. What ran only because a slot was idle counts as shed, and is no input. `core.weighting` makes of both what
+all units would have given, with its error and the range in which what is missing could move it.
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ class PlannedStage:
     priority: int
     deadline_s: float
     """Infinite if it is never given up."""
+    needed_in_s: float
+    """The earliest deadline of it and of what comes after it in the unit; infinite if there is none."""
     prescale: float
     """The smallest on the way to it, without that of the stream."""
     value: float
@@ -91,6 +93,21 @@ def _planned(pipeline: Pipeline, work_class: WorkClass, name: str, positions: Ma
         ancestors=frozenset(positions[before] for before in dag.ancestors(pipeline, name)),
         priority=work_class.priority if own is None else own,
         deadline_s=math.inf if stage.deadline_s is None else stage.deadline_s,
+        needed_in_s=needed_in_s(pipeline, name),
         prescale=dag.reach(pipeline, name),
         value=work_class.value * stage.value,
+    )
+
+
+def needed_in_s(pipeline: Pipeline, name: str) -> float:
+    """The earliest deadline of a stage and of what comes after it in the unit; infinite if there is none."""
+    return min(
+        (
+            stage.deadline_s
+            for other, stage in pipeline.stages.items()
+            if stage.per == pipeline.stages[name].per
+            and stage.deadline_s is not None
+            and (other == name or name in dag.ancestors(pipeline, other))
+        ),
+        default=math.inf,
     )

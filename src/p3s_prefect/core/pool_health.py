@@ -22,8 +22,11 @@ class PoolFacts:
     """Runs whose time has come, and that nobody has taken."""
 
 
-def pool(facts: PoolFacts) -> HealthRow:
-    """Whether runs that are asked for will start. Without any, a pool may be without workers."""
+def pool(facts: PoolFacts, *, own: str) -> HealthRow:
+    """Whether runs that are asked for will start. Without any, a pool may be without workers.
+
+    `own` is the pool that the experiment's agent serves.
+    """
     deployed = ", ".join(facts.deployments)
     row = {"name": f"pool {facts.name}", "nominal": f"a worker for {deployed}"}
     if facts.is_paused:
@@ -41,13 +44,24 @@ def pool(facts: PoolFacts) -> HealthRow:
         actual=f"no worker, {_runs(facts.waiting)}",
         status=Status.DEGRADED if facts.waiting else Status.OK,
         cause=f"no worker takes runs of {deployed}",
-        action=_start(facts),
+        action=_start(facts, own),
     )
 
 
-def _start(facts: PoolFacts) -> str:
+def untold(why: str, fix: str) -> HealthRow:
+    """Where the server does not say: runs may wait for ever, and nobody sees it."""
+    return HealthRow(
+        name="pools", nominal="told by Prefect", actual="not told", status=Status.DEGRADED, cause=why, action=fix
+    )
+
+
+def _start(facts: PoolFacts, own: str) -> str:
     by_hand = f"`prefect worker start --pool {facts.name}` starts one, where the experiment's home can be reached."
-    return f"`p3s up` starts it; or look into run/logs/agent.log. {by_hand}" if facts.type == "p3s" else by_hand
+    if facts.type != "p3s":
+        return by_hand
+    if facts.name == own:
+        return f"`p3s up` starts it; or look into run/logs/agent.log. {by_hand}"
+    return f"`p3s up` starts it in a home whose experiment file has `prefect: {{pool: {facts.name}}}`. {by_hand}"
 
 
 def _runs(waiting: int) -> str:

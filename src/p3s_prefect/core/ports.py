@@ -5,13 +5,14 @@ The ledger has no protocol: its rules are SQL, and an in-memory SQLite database 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from p3s_prefect.core.buffer_limits import BufferLimits
 from p3s_prefect.core.data_id import DataId
-from p3s_prefect.core.records import Arrival, PublishedObject, StageOrder, StageReport
+from p3s_prefect.core.records import Arrival, PublishedObject, StageOrder, StageReport, WaitingTold
 
 
 class Clock(Protocol):
@@ -102,6 +103,8 @@ class PilotPool(Protocol):
     async def run(self, order: StageOrder, *, priority: int, patience_s: float) -> StageReport:
         """Runs one attempt of a stage on some pilot, which is given up if it has not answered after `patience_s`.
 
+        The time in which it waits for the online buffer, or reads it, does not count.
+
         Raises:
             PilotLost: the pilot died, or did not answer in time. Whether the stage had ended is not known.
         """
@@ -111,8 +114,32 @@ class PilotPool(Protocol):
         """Kills a running attempt; its report then says that it was stopped. One that is not running is no error."""
         ...
 
+    async def waiting(self) -> WaitingTold | None:
+        """What waits on the pilots' machines for the store; None where not everybody who may know has answered."""
+        ...
+
+    async def drop_waiting(self, prefixes: Collection[str]) -> None:
+        """What waits of these attempts matters no more; who does not hear it takes it to the store: it is swept."""
+        ...
+
     def slots(self) -> int:
         """How many slots there are now."""
+        ...
+
+
+class BufferLeases(Protocol):
+    """Counts who reads the online buffer, so that there are never more readers than its limits allow."""
+
+    def acquire(self, limits: BufferLimits, timeout_s: float) -> bool:
+        """Whether the caller may read now; waits so long for others to end. Each that may gives it back by `release`.
+
+        Raises:
+            StoreUnreachable: whoever keeps the count does not answer.
+        """
+        ...
+
+    def release(self, limits: BufferLimits) -> None:
+        """Gives back what was acquired."""
         ...
 
 
@@ -143,6 +170,6 @@ Seen = Arrival | Refusal | MarkerSeen
 class ArrivalSource(Protocol):
     """Where data arrive."""
 
-    def arrivals(self) -> AsyncIterator[Seen]:
+    def arrivals(self) -> AsyncGenerator[Seen, None]:
         """What is new or was not settled yet; what has been told may be told again."""
         ...

@@ -45,7 +45,7 @@ class Line:
 
     def push(self, run: Run, priority: int) -> None:
         """Makes a run ready."""
-        lane = (-priority, not run.sub_job.started)
+        lane = (run.is_standby, -priority, not run.sub_job.started)
         if lane not in self._heaps:
             self._heaps[lane] = []
             insort(self._lanes, lane)
@@ -59,7 +59,9 @@ class Line:
         self._push(self.deadlines, (run.deadline, run.id, run), _is_queued)
 
     def key(self, run: Run) -> float:
-        """Its place in the order; smaller goes first."""
+        """Its place in the order; smaller goes first. On standby that is the order in which q would let it in."""
+        if run.is_standby:
+            return run.sub_job.u
         if self.order is Order.FRESHEST_FIRST:
             return -run.sub_job.taken_at
         if self.order is Order.OLDEST_FIRST:
@@ -136,5 +138,5 @@ def _is_ready(entry: Entry) -> bool:
 
 
 def _is_queued(entry: Entry) -> bool:
-    # A retry has given it another deadline.
-    return entry[2].state is StageState.QUEUED and entry[2].deadline == entry[0]
+    # A retry has given it another deadline, or it was left out.
+    return entry[2].state is StageState.QUEUED and entry[2].deadline == entry[0] and not entry[2].is_standby

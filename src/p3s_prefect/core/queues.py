@@ -1,10 +1,13 @@
-"""The queues of all pipelines: what is ready, what waits for its retry, what a floor is owed, and who goes next."""
+"""The queues of all pipelines: what is ready, what waits for its retry, what a floor is owed, and who goes next.
+
+What chance has left out in overload stands by: it goes behind all others, and only where a slot would idle.
+"""
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from p3s_prefect.core.controller import Controller
 from p3s_prefect.core.experiment import Order
@@ -26,6 +29,7 @@ class Queues:
         self._classes: dict[str, ClassLine] = {}
         self._later: list[Entry] = []
         self._owed: list[Entry] = []
+        self._standby: list[Entry] = []
         self.lines: dict[str, Line] = {}
         self.open = 0
         """Stage runs of open sub-jobs, whatever their state: what heaps are measured by."""
@@ -33,7 +37,6 @@ class Queues:
     def define(self, plans: Mapping[str, Plan]) -> None:
         """These are the plans of today, by which queues are sorted."""
         self._plans = plans
-        self._top_priority = max((stage.priority for plan in plans.values() for stage in plan.stages), default=0)
         for name, plan in plans.items():
             of_class = self._classes.setdefault(plan.class_name, ClassLine())
             line = self.lines.setdefault(name, Line(of_class))
@@ -43,11 +46,12 @@ class Queues:
                 line.of_class = of_class
             line.reorder(plan.order)
 
-    def set_limits(self) -> dict[str, float]:
-        """Takes limits as they are declared or set; returns how many stages of each pipeline may run at once.
+    def overrule(self) -> dict[str, float]:
+        """Takes limits and priorities as they are declared or set; returns how many of a pipeline's stages may run.
 
         A limit of 0 is left out, as it is a pause: what comes then waits, and is not thinned as if that were for good.
         """
+        self._top_priority = self._overruling.top_priority(self._plans.values())
         for name, line in self.lines.items():
             line.limit = self._overruling.limit(self._plans[name])
             line.of_class.limit = self._overruling.class_limit(self._plans[name])
@@ -67,10 +71,12 @@ class Queues:
 
     def add(self, run: Run) -> None:
         """A run is queued: ready, unless it is to be tried again later, or is stopped by command."""
-        if run.deadline < math.inf and not run.is_due:
+        if run.is_standby:
+            self._push(self._standby, (self._controller.last_begin(run), run.id, run), _is_standby)
+        elif run.deadline < math.inf and not run.is_due:
             self.line(run).push_deadline(run)
         if run.not_before > 0:
-            self._push(self._later, (run.not_before, run.id, run), later=True)
+            self._push(self._later, (run.not_before, run.id, run), _is_later)
         else:
             self.make_ready(run)
 
@@ -80,7 +86,7 @@ class Queues:
             return
         self.line(run).push(run, self._overruling.priority(run))
         if run.sub_job.is_owed and run.deadline < math.inf:
-            self._push(self._owed, (run.deadline, run.id, run), later=False)
+            self._push(self._owed, (run.deadline, run.id, run), _is_owed)
 
     def wake(self, now: float) -> None:
         """Makes ready what was to be tried again by now."""
@@ -114,8 +120,9 @@ class Queues:
     # --- out --------------------------------------------------------------------------------------------------------
 
     def wake_at(self) -> float:
-        """When the next retry, or deadline, is due."""
-        return min([self._first_later(), *(line.earliest_deadline() for line in self.lines.values())])
+        """When the next retry, or deadline, is due, or something has stood by for too long."""
+        ahead = (self._first_later(), self._first_standby())
+        return min([*ahead, *(line.earliest_deadline() for line in self.lines.values())])
 
     def overdue(self, now: float) -> Iterator[Run]:
         """What is queued and has passed its deadline; each is to be expired before the next is asked for."""
@@ -123,8 +130,18 @@ class Queues:
             while (run := line.first_due()) is not None and run.deadline <= now:
                 yield run
 
-    def next(self, now: float, capacity: int) -> tuple[Run, int] | None:
-        """What to start next, and its priority among what the pilots have not begun."""
+    def hopeless(self, now: float) -> Iterator[Run]:
+        """What has stood by until it would hardly end in time; each is to be shed before the next is asked for."""
+        while self._first_standby() <= now:
+            run = heapq.heappop(self._standby)[2]
+            last_begin = self._controller.last_begin(run)
+            if last_begin <= now:
+                yield run
+            else:
+                heapq.heappush(self._standby, (last_begin, run.id, run))
+
+    def next(self, now: float, capacity: int, *, idle: bool) -> tuple[Run, int] | None:
+        """What to start next, and its priority among what the pilots have not begun; `idle` is whether a slot is."""
         if self._owed and (owed := self._first_owed(now, capacity)) is not None:
             return owed, self._top_priority
         best: tuple[Lane, int, float, int] | None = None
@@ -137,7 +154,9 @@ class Queues:
             turn = (head[0], line.running, head[1][0], head[1][1])
             if best is None or turn < best:
                 best, chosen = turn, head[1][2]
-        return None if chosen is None else (chosen, self._overruling.priority(chosen))
+        if chosen is None or (chosen.is_standby and not idle):
+            return None
+        return chosen, self._overruling.priority(chosen)
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
@@ -162,16 +181,25 @@ class Queues:
             heapq.heappop(self._later)
         return self._later[0][0] if self._later else math.inf
 
-    def _push(self, heap: list[Entry], entry: Entry, *, later: bool) -> None:
+    def _first_standby(self) -> float:
+        while self._standby and not _is_standby(self._standby[0]):
+            heapq.heappop(self._standby)
+        return self._standby[0][0] if self._standby else math.inf
+
+    def _push(self, heap: list[Entry], entry: Entry, is_live: Callable[[Entry], bool]) -> None:
         # What was settled otherwise leaves its entry behind; without this the heaps would grow with the history.
         if len(heap) > 64 + 2 * self.open:
-            heap[:] = filter(_is_later if later else _is_owed, heap)
+            heap[:] = filter(is_live, heap)
             heapq.heapify(heap)
         heapq.heappush(heap, entry)
 
 
 def _is_later(entry: Entry) -> bool:
     return entry[2].state is StageState.QUEUED and entry[2].not_before == entry[0]
+
+
+def _is_standby(entry: Entry) -> bool:
+    return entry[2].state is StageState.QUEUED and entry[2].is_standby
 
 
 def _is_owed(entry: Entry) -> bool:

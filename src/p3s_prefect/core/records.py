@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from p3s_prefect.core.buffer_limits import BufferLimits
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.experiment import Format, Step
 from p3s_prefect.core.payload import Product, Summary
@@ -101,6 +102,8 @@ class SubJobFact:
     taken_at: float
     u: float = 0.0
     """The unit's number, which is compared with every q; 0, as of a group, is never left out."""
+    is_asked: bool = False
+    """Whether somebody asked for it by hand: it does not stand by, though chance may have left it out."""
     stages: tuple[StageFact, ...]
     earlier_passes: tuple[int, ...] = ()
     """For a group's sub-job: the earlier passes of its job, whose units it gathers too."""
@@ -138,6 +141,18 @@ class Thinning:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BufferPlace:
+    """Where the bytes of a file that arrived are, or may be, in the online buffer."""
+
+    path: str
+    limits: BufferLimits
+    bucket: str | None = None
+    """URL of the same object in the bucket; None where the stream has none."""
+    is_first: bool = False
+    """Whether it is read in the buffer even while the bucket can be reached."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class InputFile:
     """One file that a stage reads: in the store (`key`), or where it arrived (`path`)."""
 
@@ -150,6 +165,8 @@ class InputFile:
     mtime_ns: int | None = None
     etag: str = ""
     """Of an object that arrived in a bucket, where `path` is its URL."""
+    buffered: BufferPlace | None = None
+    """Of a file that arrived, where its stream has files in the online buffer; `path` is one of the two places."""
     sha256: str | None = None
     dataset_id: int | None = None
     is_gathered: bool = False
@@ -181,6 +198,10 @@ class StageOrder:
     """Where a pilot's machine keeps objects of a store that is elsewhere; None for the usual place."""
     cache_bytes: int = 0
     """The most that it keeps there; 0 for none."""
+    waiting_directory: str | None = None
+    """Where outputs wait on a pilot's machine for a store that is away; None for the usual place."""
+    waiting_bytes: int = 0
+    """The most that may wait there; 0 for none."""
     stop_at: float | None = None
     """Killed at this moment, where the stage is stopped at its deadline."""
 
@@ -266,8 +287,41 @@ class Failure(StrEnum):
     """An input is missing, changed or corrupt: trying again will not help."""
     STORE = "store"
     """The store could not be read or written."""
+    AWAY = "away"
+    """The store, or the bucket from which data come, could not be reached: no fault of the unit's."""
+    DISTURBED = "disturbed"
+    """The store, or that bucket, answers and cannot serve something now: an outage, or that object's own trouble."""
     STOPPED = "stopped"
     """It was killed because somebody asked for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitingPlace:
+    """Where pilots' machines keep outputs that wait for a store."""
+
+    store_url: str
+    directory: str | None
+    """As an order says it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitingTold:
+    """What pilots tell of the outputs that wait on their machines for a store."""
+
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """In bytes, by the prefix of the attempt."""
+    unreadable: Mapping[str, int] = field(default_factory=dict)
+    """In bytes, by the execution, where the disk does not let anybody read whose they are."""
+    given_up: Mapping[str, str] = field(default_factory=dict)
+    """Why the store can never take them, by the prefix of the attempt: they wait no more."""
+
+    def and_those(self, other: WaitingTold) -> WaitingTold:
+        """With what another pilot has told; all pilots of a machine tell the same."""
+        return WaitingTold(
+            sizes={**self.sizes, **other.sizes},
+            unreadable={**self.unreadable, **other.unreadable},
+            given_up={**self.given_up, **other.given_up},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,6 +341,25 @@ class CacheUse:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BufferUse:
+    """What was read from the online buffer."""
+
+    reads: int = 0
+    """Files that were read to their ends."""
+    bytes: int = 0
+    waited_s: float = 0.0
+    """How long they waited for others to have read, all together."""
+
+    def and_then(self, later: BufferUse) -> BufferUse:
+        """Both together."""
+        return BufferUse(
+            reads=self.reads + later.reads,
+            bytes=self.bytes + later.bytes,
+            waited_s=self.waited_s + later.waited_s,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageReport:
     """What a pilot hands back: descriptions, not bytes."""
 
@@ -297,8 +370,19 @@ class StageReport:
     started_at: float
     ended_at: float
     manifest: Manifest | None = None
+    waits: bool = False
+    """Whether what the manifest names, or it itself, waits on the pilot's machine for the store."""
     failure: Failure | None = None
     reason: str = ""
     log: PublishedObject | None = None
     steps: tuple[StepTime, ...] = ()
     cache: CacheUse = CacheUse()
+    buffer: BufferUse = BufferUse()
+
+    @property
+    def service_s(self) -> float | None:
+        """How long the slot was busy with the stage; None where what it needs was away, as that tells nothing of it.
+
+        Who finds it away gives up within milliseconds: in an outage, stages would seem to take hardly any time.
+        """
+        return None if self.failure in (Failure.AWAY, Failure.DISTURBED) else self.ended_at - self.started_at

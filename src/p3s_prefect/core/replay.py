@@ -170,17 +170,10 @@ class ReplayPlan:
             yield PlannedFile(at_s=second_s, name=name, data_id=data_id, fault=fault, version=version)
 
 
-def patterns_of(experiment: Experiment, stream: str | None = None) -> tuple[FilePattern, FilePattern | None]:
-    """The file names of a stream (default: the first one) and of the markers that close its groups, if it has any.
-
-    Raises:
-        BadName: there is no such stream.
-    """
-    name = stream or next(iter(experiment.streams))
-    if name not in experiment.streams:
-        raise BadName(f"there is no stream {name!r}", fix=f"Choose one of {', '.join(experiment.streams)}.")
-    instrument = experiment.instrument
-    files = FilePattern(experiment.streams[name].pattern, instrument.dimensions)
+def patterns_of(experiment: Experiment) -> tuple[FilePattern, FilePattern | None]:
+    """The file names of the first stream, and of the markers that close its groups, if it has any."""
+    instrument, stream = experiment.instrument, next(iter(experiment.streams.values()))
+    files = FilePattern(stream.pattern, instrument.dimensions)
     if instrument.closing.marker is None:
         return files, None
     of_group = {dimension: instrument.dimensions[dimension] for dimension in instrument.group}
@@ -191,9 +184,10 @@ def directory_of(experiment: Experiment) -> str:
     """Where files are played: the directory of the first stream.
 
     Raises:
-        BadName: it comes from a bucket.
+        BadName: it has none.
     """
     stream = next(iter(experiment.streams.values()))
     if stream.directory is None:
-        raise BadName(f"{stream.comes_from} is a bucket", fix="Files can be played into a stream with a `directory`.")
+        fix = "Files can be played into a stream with a `directory`."
+        raise BadName(f"the first stream comes from {stream.comes_from}", fix=fix)
     return stream.directory

@@ -13,6 +13,13 @@ from p3s_prefect.core.states import StageState
 # A unit that takes its pilot down with it must not take all of them: the third loss counts as the unit's own failure.
 MOST_LOSSES = 3
 MOST_BACKOFF_DOUBLINGS = 6
+# The first is about as long as whoever asks in vain in haste. With the last, a thousand units that wait for the store
+# make 12 attempts a second, and go on at most so long after it is back.
+_FIRST_AWAY_S = 5.0
+MOST_AWAY_S = 80.0
+# With their waits a quarter of an hour to half an hour: in it the disks of a store are mounted again. Which object can
+# never be read shows later, and has kept its group open for so long.
+MOST_DISTURBED = 20
 
 
 class Which(StrEnum):
@@ -35,9 +42,25 @@ class NextState:
     delay_s: float = 0.0
 
 
-def after_failure(stage: Stage, failure: Failure, failures: int) -> NextState:
-    """The next state after an execution that failed; `failures` counts this one too."""
+def judged(failure: Failure, times: int) -> Failure:
+    """What a failure counts as, after so many of the stage run's attempts ended with the same words as this one.
+
+    Where an attempt's words have a key of its own, its execution's place is left out of them.
+    """
+    if failure is not Failure.DISTURBED:
+        return failure
+    return Failure.AWAY if times < MOST_DISTURBED else Failure.STORE
+
+
+def after_failure(stage: Stage, failure: Failure, failures: int, attempts: int = 1) -> NextState:
+    """The next state after an execution that failed.
+
+    `failure` is what it was `judged` to be. `failures` counts this one too, unless what it needs was away, and
+    `attempts` all that there were.
+    """
     match failure:
+        case Failure.AWAY:
+            return NextState(state=StageState.QUEUED, delay_s=away_s(attempts))
         case Failure.DEADLINE:
             return NextState(state=StageState.EXPIRED)
         case Failure.STOPPED:
@@ -53,6 +76,11 @@ def backoff_s(stage: Stage, failures: int) -> float:
     """How long a stage waits before it is tried again, after so many failures."""
     doublings = min(failures - 1, MOST_BACKOFF_DOUBLINGS)
     return stage.backoff_s * float(2**doublings)
+
+
+def away_s(attempts: int) -> float:
+    """How long a stage waits for what could not be reached, after so many attempts."""
+    return float(min(_FIRST_AWAY_S * 2 ** min(attempts - 1, MOST_BACKOFF_DOUBLINGS), MOST_AWAY_S))
 
 
 def after_loss(losses: int) -> NextState:

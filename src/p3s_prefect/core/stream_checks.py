@@ -61,20 +61,47 @@ def marker(instrument: Instrument) -> Iterator[Finding]:
         yield Finding(where=("instrument", "closing", "marker"), what=error.what, fix=fix)
 
 
+def buffered(experiment: Experiment) -> Iterator[Finding]:
+    """A stream's directory in the online buffer lies in it, and there is a buffer."""
+    for name, stream in experiment.streams.items():
+        if stream.buffer is None:
+            continue
+        where: Where = ("streams", name, "buffer")
+        if experiment.buffer is None:
+            fix = "Say where it is: `buffer: {directory: /daq/disk}` at the top of the file, beside `streams`."
+            yield Finding(where=where, what="the experiment has no online buffer", fix=fix)
+        if normpath(stream.buffer.directory).startswith(("/", "..")):
+            what = f"{stream.buffer.directory!r} does not lie below the directory of the buffer"
+            fix = "Write it relative to `buffer.directory`, such as lst1."
+            yield Finding(where=(*where, "directory"), what=what, fix=fix)
+
+
 def directories(experiment: Experiment) -> Iterator[Finding]:
-    """No watched place holds another one, or the store: files would be taken twice, or results as arrivals."""
+    """No place that is read holds another one, or the store: files would be taken twice, or results as arrivals."""
     store = experiment.store.place
-    streams = list(experiment.streams.items())
-    for index, (name, stream) in enumerate(streams):
-        where: Where = ("streams", name, "directory" if stream.bucket is None else "bucket")
-        kind = "directory" if stream.bucket is None else "prefix"
-        if _overlap(stream.place, store):
-            what = f"{_shown(stream.place)} and the store's {_shown(store)} lie in one another"
-            yield Finding(where=where, what=what, fix="Keep arrivals and results apart.")
-        for other_name, other in streams[:index]:
-            if _overlap(stream.place, other.place):
-                what = f"{_shown(stream.place)} and {_shown(other.place)} of stream {other_name} lie in one another"
-                yield Finding(where=where, what=what, fix=f"Give each stream a {kind} of its own.")
+    before: list[tuple[str, str | BucketPlace]] = []
+    for name, stream in experiment.streams.items():
+        own = list(_places(experiment, name, stream))
+        for where, place, kind in own:
+            if _overlap(place, store):
+                what = f"{_shown(place)} and the store's {_shown(store)} lie in one another"
+                yield Finding(where=where, what=what, fix="Keep arrivals and results apart.")
+            for other_name, other in before:
+                if _overlap(place, other):
+                    what = f"{_shown(place)} and {_shown(other)} of stream {other_name} lie in one another"
+                    yield Finding(where=where, what=what, fix=f"Give each stream a {kind} of its own.")
+        before += [(name, place) for _, place, _ in own]
+
+
+def _places(experiment: Experiment, name: str, stream: Stream) -> Iterator[tuple[Where, str | BucketPlace, str]]:
+    """Where a stream's files are: the key that says so, the place, and what it is."""
+    place, buffered_in = stream.place, experiment.buffer_directory(stream)
+    if isinstance(place, BucketPlace):
+        yield ("streams", name, "bucket"), place, "prefix"
+    elif place is not None:
+        yield ("streams", name, "directory"), place, "directory"
+    if buffered_in is not None:
+        yield ("streams", name, "buffer", "directory"), buffered_in, "directory"
 
 
 def _overlap(one: str | BucketPlace, other: str | BucketPlace) -> bool:

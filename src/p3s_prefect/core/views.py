@@ -36,6 +36,8 @@ class AttemptRow:
     pilot: str | None
     steps: tuple[StepSpan, ...]
     log_key: str | None
+    waits_since: float | None = None
+    """Since when its outputs have been waiting for the store; None if they do not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +211,7 @@ class SummaryRow:
     unit: str
     taken_at: float
     q: float
-    """Probability of its unit having got so far: it stands for 1/q units."""
+    """Probability of its unit having got so far: if its number is below it, it stands for 1/q units."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,8 +225,8 @@ class Trend:
     unit: str
     data_ids: tuple[str, ...]
     values: tuple[float | int | str | bool, ...]
-    qs: tuple[float, ...]
-    """Of each value, the probability of its unit having got so far."""
+    weights: tuple[float, ...]
+    """Of each value, how many units its unit stands for; 0 if chance had left it out, and it ran on standby."""
     whole: WeightedValue | None = None
     """The same for all units of this stretch of time; None for texts, and for groups."""
 

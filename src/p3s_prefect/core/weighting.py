@@ -16,7 +16,8 @@ values x of weights w, W their sum, and sums over what was taken:
   n/(n - 1) of simple random sampling.
 
 An error counts the choice alone. It is 0 where nothing was left out, says nothing of how well each x was measured, and
-nothing of what expired or failed: that is not random, and `missing_range` says how far it could move a mean.
+nothing of what expired or failed: that is not random, and `missing_range` says how far it could move a mean,
+`missing_total_range` a total.
 Units are taken to be chosen independently of each other: values that share one u belong added up, as one value.
 """
 
@@ -163,6 +164,14 @@ def missing_range(mean: float, share: float, lowest: float, highest: float) -> t
     """
     # Not as a difference, which could overflow.
     return (1 - share) * mean + share * lowest, (1 - share) * mean + share * highest
+
+
+def missing_total_range(total: float, missing: float, lowest: float, highest: float) -> tuple[float, float]:
+    """Between which values a total would lie if what is missing had given values from `lowest` to `highest`.
+
+    `missing` is how many units that is, by weight; the rest is as for `missing_range`.
+    """
+    return total + missing * lowest, total + missing * highest
 
 
 def student_quantile(probability: float, freedom: float) -> float:

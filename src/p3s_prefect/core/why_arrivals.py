@@ -107,9 +107,15 @@ def _how_it_comes(name: str, stream: Stream, file: str, *, is_there: bool) -> Re
             rule=rule("streams", name, "complete", "by", stream.complete.by),
             release=f"It is taken when it stands there {complete}.",
         )
-    below = "a directory below it" if stream.bucket is None else "below it"
+    below = "below it" if stream.bucket and not stream.is_buffered_always else "a directory below it"
     return Reason(
         why=f"nothing of this name was ever seen: stream {name} would bring it as {file}",
         rule=rule("streams", name, "pattern", stream.pattern),
-        release=f"It is taken when {file} stands in {stream.comes_from}, or {below}, {complete}.",
+        release=f"It is taken when {file} stands in {stream.comes_from}, or {below}, {complete}{_meanwhile(stream)}.",
     )
+
+
+def _meanwhile(stream: Stream) -> str:
+    if stream.buffer is None or stream.is_buffered_always:
+        return ""
+    return f"; while that cannot be reached, when it stands so in {stream.buffer.directory} of the online buffer"

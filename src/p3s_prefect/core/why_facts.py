@@ -21,6 +21,8 @@ class StationCase:
     remedy: str = ""
     slots: int | None = None
     """Its pilot slots; None where it does not answer."""
+    started_at: float | None = None
+    """When it started; None where it does not answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,10 @@ class Queued:
     taken_at: float
     begun: bool
     """Whether a stage of its unit has begun."""
+    u: float
+    """The unit's number."""
+    left_out: bool
+    """Whether u is not below q, and nobody asked for it by hand: chance has left it out, in overload."""
 
 
 @dataclass(frozen=True, kw_only=True)

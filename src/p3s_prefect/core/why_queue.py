@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.experiment import Experiment, Order, Pipeline
 from p3s_prefect.core.overrides import Override, Work
+from p3s_prefect.core.plan import needed_in_s
 from p3s_prefect.core.why_facts import Case, Queued, Reason
 from p3s_prefect.core.why_rules import of_override, rule, station_reasons
 
@@ -20,6 +22,12 @@ def queue_reasons(experiment: Experiment, case: Case, stage_run_id: int, work: W
     if stopped is not None:
         yield of_override(stopped, case.at)
     yield from _limits(experiment, case, work)
+    if own is not None and _is_standby(experiment, own):
+        yield Reason(
+            why=f"overload has left it out, as its number {own.u:.4g} is not below the share that could be let in",
+            rule=rule("classes", work.work_class, "shed", True),
+            release="It stands by: it starts if a slot would idle while it can still end in time, or is shed.",
+        )
     if own is not None and stopped is None:
         yield _place_in_words(experiment, case, own, work)
 
@@ -88,6 +96,8 @@ def _target(work: Work, of_pipeline: str | None) -> str:
 class Place:
     """How many stage runs go before one that is queued, and by what."""
 
+    by_standby: int
+    """Where it is on standby: those that are not."""
     by_priority: int
     by_begun: int
     """Of the same priority, those of units that have begun; later stages go before new units."""
@@ -98,19 +108,21 @@ class Place:
     @property
     def before(self) -> int:
         """All that go before it for certain."""
-        return self.by_priority + self.by_begun + self.by_order
+        return self.by_standby + self.by_priority + self.by_begun + self.by_order
 
 
 def place(experiment: Experiment, case: Case, own: Queued) -> Place:
     """The place of a queued stage run among those that may start; those that are stopped are passed over."""
-    counts = {"by_priority": 0, "by_begun": 0, "by_order": 0, "turns": 0}
+    counts = {"by_standby": 0, "by_priority": 0, "by_begun": 0, "by_order": 0, "turns": 0}
     lane, key = _lane(experiment, case, own), _key(experiment, own)
     for other in _others(case, own, experiment):
         theirs = _lane(experiment, case, other)
         if theirs[0] != lane[0]:
-            counts["by_priority"] += theirs[0] < lane[0]
+            counts["by_standby"] += theirs[0] < lane[0]
         elif theirs[1] != lane[1]:
-            counts["by_begun"] += theirs[1] < lane[1]
+            counts["by_priority"] += theirs[1] < lane[1]
+        elif theirs[2] != lane[2]:
+            counts["by_begun"] += theirs[2] < lane[2]
         elif other.pipeline != own.pipeline:
             counts["turns"] += 1
         else:
@@ -137,9 +149,14 @@ def _work(experiment: Experiment, one: Queued) -> Work:
     )
 
 
-def _lane(experiment: Experiment, case: Case, one: Queued) -> tuple[int, bool]:
-    """Smaller goes first: minus the priority, and whether the unit is still to begin."""
-    return -_priority(experiment, case, one), not one.begun
+def _lane(experiment: Experiment, case: Case, one: Queued) -> tuple[bool, int, bool]:
+    """Smaller goes first: whether it is on standby, minus the priority, and whether the unit is still to begin."""
+    return _is_standby(experiment, one), -_priority(experiment, case, one), not one.begun
+
+
+def _is_standby(experiment: Experiment, one: Queued) -> bool:
+    pipeline = experiment.pipelines[one.pipeline]
+    return one.left_out and one.stage in pipeline.stages and needed_in_s(pipeline, one.stage) < math.inf
 
 
 def _priority(experiment: Experiment, case: Case, one: Queued) -> int:
@@ -172,6 +189,8 @@ def _priority_rule(experiment: Experiment, case: Case, one: Queued) -> str:
 def _key(experiment: Experiment, one: Queued) -> tuple[float, int]:
     """Smaller goes first among those of one pipeline and lane."""
     pipeline = experiment.pipelines[one.pipeline]
+    if _is_standby(experiment, one):
+        return one.u, one.id
     match pipeline.order:
         case Order.FRESHEST_FIRST:
             return -one.taken_at, one.id
@@ -187,24 +206,28 @@ def _key(experiment: Experiment, one: Queued) -> tuple[float, int]:
 
 def _place_in_words(experiment: Experiment, case: Case, own: Queued, work: Work) -> Reason:
     found, order = place(experiment, case, own), experiment.pipelines[own.pipeline].order
-    priority = _priority(experiment, case, own)
+    priority, standby = _priority(experiment, case, own), _is_standby(experiment, own)
     parts = [
+        (found.by_standby, f"{found.by_standby} that are not on standby"),
         (found.by_priority, f"{found.by_priority} of a priority above {priority}"),
         (found.by_begun, f"{found.by_begun} of units that have begun"),
-        (found.by_order, f"{found.by_order} in the order {order}"),
+        (
+            found.by_order,
+            f"{found.by_order} in the order {order}" if not standby else f"{found.by_order} of a smaller number",
+        ),
     ]
     told = ", ".join(words for number, words in parts if number)
     before = f"{found.before} go before it in the queue ({told})" if found.before else "it is the first in its queue"
     turns = f"; it takes turns with {found.turns} of other pipelines of priority {priority}" if found.turns else ""
     rules = [_priority_rule(experiment, case, own)] if found.by_priority or found.turns or not found.before else []
-    rules += _order_rules(own.pipeline, experiment.pipelines[own.pipeline]) if found.by_order else []
-    return Reason(
-        why=f"{before}{turns}; {_slots(case)}",
-        rule=", ".join(rules),
-        release="It starts when these have started and a slot is free. `p3s priority` puts it forward."
-        if found.before or found.turns
-        else "It starts when a slot is free.",
-    )
+    rules += _order_rules(own.pipeline, experiment.pipelines[own.pipeline]) if found.by_order and not standby else []
+    if standby:
+        release = "It starts when a slot would idle. `p3s process` asks for it whatever the load."
+    elif found.before or found.turns:
+        release = "It starts when these have started and a slot is free. `p3s priority` puts it forward."
+    else:
+        release = "It starts when a slot is free."
+    return Reason(why=f"{before}{turns}; {_slots(case)}", rule=", ".join(rules), release=release)
 
 
 def _order_rules(name: str, pipeline: Pipeline) -> list[str]:

@@ -9,7 +9,7 @@ from p3s_prefect.core import dag
 from p3s_prefect.core.experiment import Experiment, Pipeline, Stage
 from p3s_prefect.core.health import duration
 from p3s_prefect.core.overrides import Work
-from p3s_prefect.core.retry import backoff_s
+from p3s_prefect.core.retry import away_s, backoff_s
 from p3s_prefect.core.states import StageState
 from p3s_prefect.core.views import StageRow, UnitRow
 from p3s_prefect.core.why_facts import Case, Reason, StageWhy, SubJobCase, since, units_named
@@ -47,9 +47,12 @@ class _Asked:
         return None if self.pipeline is None else self.pipeline.stages.get(self.run.stage)
 
     @property
+    def work_class(self) -> str:
+        return "default" if self.pipeline is None else self.pipeline.work_class
+
+    @property
     def work(self) -> Work:
-        work_class = "default" if self.pipeline is None else self.pipeline.work_class
-        return self.case.work(self.unit, self.run.stage, work_class)
+        return self.case.work(self.unit, self.run.stage, self.work_class)
 
     def of(self, key: str) -> str:
         """The rule of a key of its stage."""
@@ -110,14 +113,30 @@ def _queued(asked: _Asked) -> Iterator[Reason]:
 
 def _back_off(asked: _Asked, stage: Stage) -> Iterator[Reason]:
     last = asked.run.attempts[-1] if asked.run.attempts else None
-    if last is None or last.state != "failed" or asked.run.queued_at is None:
+    queued_at, station_at = asked.run.queued_at, asked.case.station.started_at
+    # Until when something waits only its station knows: the next one begins it at once.
+    if last is None or queued_at is None or station_at is None or queued_at < station_at:
         return
-    left_s = asked.run.queued_at + backoff_s(stage, asked.run.failures) - asked.case.at
+    # What ends uncounted and not by a pilot's report (its pilot was lost, say) is ready at once.
+    if last.state == "stopped" and last.started_at is not None:
+        yield from _away(asked, last.reason, queued_at)
+    if last.state != "failed":
+        return
+    left_s = queued_at + backoff_s(stage, asked.run.failures) - asked.case.at
     if left_s > 0:
         yield Reason(
             why=f"it failed {_times(asked.run.failures)} ({last.reason}), and is tried again after a while",
             rule=asked.of("backoff_s"),
-            release=f"It is tried again in {duration(left_s)}.",
+            release=f"It is ready again in {duration(left_s)}.",
+        )
+
+
+def _away(asked: _Asked, reason: str, queued_at: float) -> Iterator[Reason]:
+    left_s = queued_at + away_s(len(asked.run.attempts)) - asked.case.at
+    if left_s > 0:
+        yield Reason(
+            why=f"its last attempt gave nothing, which does not count ({reason})",
+            release=f"It is ready again in {duration(left_s)}.",
         )
 
 
@@ -125,6 +144,9 @@ def _running(asked: _Asked) -> Iterator[Reason]:
     last = asked.run.attempts[-1] if asked.run.attempts else None
     if last is None or last.state != "running":
         yield Reason(why="it was handed to a pilot", release="It ends by itself.")
+        return
+    if last.waits_since is not None:
+        yield _waits_for_store(asked, last.pilot, last.waits_since)
         return
     tries = f", attempt {last.number + 1}" if last.number else ""
     began = duration(max(0.0, asked.case.at - last.opened_at))
@@ -135,6 +157,18 @@ def _running(asked: _Asked) -> Iterator[Reason]:
         release=f"Its steps are killed when they take longer than {duration(limit_s)} together." if limit_s else "",
     )
     yield from station_reasons(asked.case)
+
+
+def _waits_for_store(asked: _Asked, pilot: str | None, since_at: float) -> Reason:
+    waited = duration(max(0.0, asked.case.at - since_at))
+    return Reason(
+        why=f"its results have been waiting on {pilot} for the store for {waited}"
+        if pilot
+        else f"the station ended while it ran, {waited} ago, and the store, which can tell whether there are results, "
+        "did not answer",
+        rule=rule("pilots", "waiting_bytes", asked.experiment.pilots.waiting_bytes),
+        release="It goes on when the store is back; `p3s status` tells what is wrong with that.",
+    )
 
 
 def _held(asked: _Asked) -> Iterator[Reason]:
@@ -151,6 +185,13 @@ def _held(asked: _Asked) -> Iterator[Reason]:
 
 def _done(asked: _Asked) -> Iterator[Reason]:
     yield Reason(why="its results are published", release=f"`p3s show {asked.unit.data_id}` lists them.")
+    u, q = asked.found.u, asked.run.q
+    if u >= q:
+        yield Reason(
+            why=f"overload had left it out, as its number {u:.4g} is not below {q:.4g}, and it ran as a slot idled",
+            rule=rule("classes", asked.work_class, "shed", True),
+            release="Nothing: chance decides once. It has the weight 0 in trends and totals, and stands for no others.",
+        )
 
 
 def _prescaled(asked: _Asked) -> Iterator[Reason]:
@@ -187,7 +228,7 @@ def _prescales(asked: _Asked) -> Iterator[tuple[str, float, str]]:
 
 
 def _shed(asked: _Asked) -> Iterator[Reason]:
-    name = "default" if asked.pipeline is None else asked.pipeline.work_class
+    name = asked.work_class
     yield Reason(
         why=f"its number {asked.found.u:.4g} is not below {asked.run.q:.4g}, the share that could be let in "
         "in the overload of that moment",
@@ -268,6 +309,8 @@ def _activity(stage: StageRow, now: float) -> str:
     """``running since 3 s on pilot tcp://...``."""
     if stage.state == _S.RUNNING and stage.attempts:
         last = stage.attempts[-1]
+        if last.waits_since is not None:
+            return f"waiting for the store with its results, for {duration(max(0.0, now - last.waits_since))}"
         where = f" on pilot {last.pilot}" if last.pilot else ""
         return f"running{where}, for {duration(max(0.0, now - last.opened_at))}"
     at = since(stage)

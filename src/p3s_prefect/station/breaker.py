@@ -77,7 +77,8 @@ class Breakers:
         while True:
             with contextlib.suppress(TimeoutError):
                 # Without an open breaker there is nothing to wait for but the first to open.
-                await asyncio.wait_for(self._wake.wait(), _LOOK_EVERY_S if self._overrides else None)
+                async with asyncio.timeout(_LOOK_EVERY_S if self._overrides else None):
+                    await self._wake.wait()
             self._wake.clear()
             await self._look()
             for pipeline in list(self._circuits):

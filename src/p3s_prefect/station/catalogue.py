@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from p3s_prefect.adapters.buffer_places import BufferPlaces
 from p3s_prefect.adapters.ledger import execution, inputs
 from p3s_prefect.adapters.ledger.arrivals import Collection, Intake
 from p3s_prefect.adapters.software import resolve_command, software
@@ -33,6 +34,8 @@ class Catalogue:
         self.experiment = experiment
         self.home = home
         self._store_url = store_url
+        self.buffered = BufferPlaces(experiment, home)
+        """Where files that arrived are a second time."""
         self._formats: dict[str, Format] = {name: kind.format for name, kind in experiment.dataset_types.items()}
         self.group_admissions: dict[str, Admission | None] = {
             name: admit_group(name, pipeline) for name, pipeline in experiment.pipelines.items()
@@ -98,7 +101,7 @@ class Catalogue:
         """What a pilot needs to run an attempt that was opened; raises as `open_attempt`."""
         stage = self.stage(opened.pipeline, opened.stage)
         wires = external_inputs(self.experiment.pipelines[opened.pipeline], opened.stage)
-        files = inputs.find(connection, opened, wires, self._formats)
+        files = inputs.find(connection, opened, wires, self._formats, self.buffered.of)
         missing = [wire.dataset_type for wire in wires if not any(f.dataset_type == wire.dataset_type for f in files)]
         if missing:
             raise InputMissing(
@@ -125,6 +128,8 @@ class Catalogue:
             weights=inputs.weights(connection, opened, wires),
             cache_directory=self.experiment.pilots.cache_directory,
             cache_bytes=self.experiment.pilots.cache_bytes,
+            waiting_directory=self.experiment.pilots.waiting_directory,
+            waiting_bytes=self.experiment.pilots.waiting_bytes,
             stop_at=deadline if stage.stop_at_deadline else None,
         )
 

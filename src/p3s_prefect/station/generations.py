@@ -37,9 +37,10 @@ class Generations:
         opened = execution.start(connection, stage_run_id, now)
         return self._of(connection, opened.collection).order(connection, opened)
 
-    def stage(self, connection: Connection, order: StageOrder) -> Stage:
-        """The definition of the stage that an order is of."""
-        return self._of(connection, order.collection).stage(order.pipeline, order.stage)
+    def stage(self, connection: Connection, stage_run_id: int) -> Stage:
+        """The definition of the stage that a stage run is of."""
+        collection, pipeline, stage = execution.definition_of(connection, stage_run_id)
+        return self._of(connection, collection).stage(pipeline, stage)
 
     def _of(self, connection: Connection, collection: str) -> Catalogue:
         if not self._former:

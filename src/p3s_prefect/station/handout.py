@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from p3s_prefect.adapters.ledger import execution
+from sqlalchemy import Connection
+
+from p3s_prefect.adapters.ledger import asked, execution
 from p3s_prefect.core.admission import Admission
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.dispatcher import Dispatcher, Start
@@ -15,7 +19,16 @@ from p3s_prefect.core.errors import Conflict, InputMissing
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.overrides import Controls
 from p3s_prefect.core.ports import Clock, PilotLost, PilotPool
-from p3s_prefect.core.records import CacheUse, Failure, Manifest, StageOrder, StageReport, SubJobFact, Transition
+from p3s_prefect.core.records import (
+    BufferUse,
+    CacheUse,
+    Failure,
+    Manifest,
+    StageOrder,
+    StageReport,
+    SubJobFact,
+    Transition,
+)
 from p3s_prefect.core.retry import NextState
 from p3s_prefect.core.states import StageState
 from p3s_prefect.station import settling
@@ -59,10 +72,16 @@ class Handout:
         self._breakers = breakers
         self.cache_use = CacheUse()
         """How often the pilots' local caches had what was read, since the station started."""
+        self.buffer_use = BufferUse()
+        """What the pilots have read from the online buffer since then."""
         self._wake = asyncio.Event()
         self._running: dict[int, asyncio.Task[None]] = {}
         self._orders: dict[int, StageOrder] = {}
         self._cancelled: dict[int, str] = {}
+        self._ending: set[int] = set()
+        """What waits no more, while that is committed."""
+        self.waiting: dict[int, execution.Waiting] = {}
+        """Attempts whose outputs wait for the store, by stage run; `WaitingAttempts` looks after them."""
         self._stopping = False
         self._patience_s = _patience_s(catalogue.experiment)
 
@@ -86,6 +105,12 @@ class Handout:
         await self._apply(self.dispatcher.add(fact, self._clock.now()))
         self.wake()
 
+    def resume_waiting(self, found: Sequence[execution.Waiting]) -> None:
+        """Takes up what an earlier station has left waiting, once its sub-jobs were added."""
+        for one in found:
+            self.waiting[one.stage_run_id] = one
+            self.dispatcher.returned(one.stage_run_id)
+
     def define(self) -> None:
         """The experiment file was read again: its definitions are those of what comes from now on."""
         experiment = self._catalogue.experiment
@@ -100,13 +125,17 @@ class Handout:
         self.wake()
 
     async def take_back(self, fact: SubJobFact, changes: list[Transition]) -> bool:
-        """Lets stage runs of an open sub-job go on (see `core.retry`); False if nothing of it is open here."""
+        """Lets stage runs of an open sub-job go on (see `core.retry`), with deadlines from now on.
+
+        False if nothing of it is open here.
+        """
         if not self.dispatcher.holds(fact):
             return False
         now = self._clock.now()
         # Before anybody waits: the ledger is told in the order in which things were decided.
         follow = self.dispatcher.take_back(changes, now)
-        await self._apply([*changes, *follow])
+        await self._committer.do(lambda connection: asked.take_back(connection, fact, [*changes, *follow], now))
+        self._feed.tell("stages", number=len(changes) + len(follow))
         self.wake()
         return True
 
@@ -114,12 +143,66 @@ class Handout:
         """Gives up what is open of these sub-jobs; what runs is killed."""
         wanted = [stage.id for fact in facts for stage in fact.stages]
         running = [number for number in wanted if number in self._running]
-        self._cancelled |= dict.fromkeys(running, reason)
+        self._cancelled |= dict.fromkeys([*running, *self._ending.intersection(wanted)], reason)
         await self._apply(self.dispatcher.cancel(wanted, reason, self._clock.now()))
+        ended = []
+        for number in wanted:
+            if (one := self.waiting.get(number)) is not None:
+                await self._cancel_waiting(one, reason)
+                ended.append(one.prefix)
+        if ended:
+            # All at once: each pilot looks through everything that waits on its machine.
+            await self._pilots.drop_waiting(ended)
         for number in running:
             if (order := self._orders.get(number)) is not None:
                 await self._pilots.stop(order.attempt_id)
         self.wake()
+
+    async def publish_waiting(self, one: execution.Waiting, manifest: Manifest) -> None:
+        """Publishes what has waited, if it still waits."""
+        # Before anybody waits: else somebody might cancel it meanwhile.
+        if self.waiting.pop(one.stage_run_id, None) is None:
+            return
+        now = self._clock.now()
+        try:
+            record = await self._committer.do(lambda connection: settling.publish(connection, manifest, now))
+        except Conflict as conflict:
+            log.error("%s", conflict)
+            reason = conflict.what
+            after = await self._committer.do(
+                lambda connection: settling.refuse(connection, one.attempt_id, one.stage_run_id, reason, now)
+            )
+        else:
+            self._recorder.add(record)
+            after = NextState(state=StageState.DONE)
+        await self._settle(one.stage_run_id, after)
+        self.wake()
+
+    async def lose_waiting(self, one: execution.Waiting) -> None:
+        """Nobody has the outputs of an attempt any more."""
+        now = self._clock.now()
+        gone = f"on {one.pilot} are gone" if one.pilot else "were not made"
+        await self._end_waiting(
+            one,
+            lambda connection: settling.lose(
+                connection, one.attempt_id, one.stage_run_id, f"its outputs {gone}", now, by_stage=False
+            ),
+        )
+
+    async def give_up_waiting(self, one: execution.Waiting, reason: str) -> None:
+        """The store can never take the outputs of an attempt: its stage's retries decide."""
+        now = self._clock.now()
+
+        def end(connection: Connection) -> NextState:
+            stage = self._catalogue.stage(connection, one.stage_run_id)
+            return settling.give_up_outputs(connection, one.attempt_id, one.stage_run_id, stage, reason, now)
+
+        await self._end_waiting(one, end)
+
+    def wait_on(self, one: execution.Waiting) -> None:
+        """Others are looked at before this one is again."""
+        if self.waiting.pop(one.stage_run_id, None) is not None:
+            self.waiting[one.stage_run_id] = one
 
     async def run(self) -> None:
         """Decides whenever something changed or is due, until cancelled or stopped."""
@@ -153,7 +236,8 @@ class Handout:
         due_at = self.dispatcher.wake_at()
         wait_s = None if math.isinf(due_at) else max(0.0, due_at - self._clock.now())
         try:
-            await asyncio.wait_for(self._wake.wait(), wait_s)
+            async with asyncio.timeout(wait_s):
+                await self._wake.wait()
         except TimeoutError:
             return
 
@@ -204,7 +288,10 @@ class Handout:
             self._free_slot(order)
             self._breakers.ended(order, begun_at, report)
             self.cache_use = self.cache_use.and_then(report.cache)
-            if report.manifest is not None:
+            self.buffer_use = self.buffer_use.and_then(report.buffer)
+            if report.waits:
+                await self._wait(order, report)
+            elif report.manifest is not None:
                 await self._publish(order, report, report.manifest)
             else:
                 await self._failed(order, report)
@@ -213,6 +300,47 @@ class Handout:
         """The next stage starts while this one's outcome is committed."""
         self.dispatcher.returned(order.stage_run_id)
         self.wake()
+
+    async def _wait(self, order: StageOrder, report: StageReport) -> None:
+        now = self._clock.now()
+        one = await self._committer.do(
+            lambda connection: execution.wait(
+                connection, order.attempt_id, now, execution=report.execution, pilot=report.pilot
+            )
+        )
+        log.warning("%s of %s waits on %s for the store", order.stage, order.data_id, report.pilot)
+        self.dispatcher.waits(order.stage_run_id, report.ended_at - report.started_at)
+        self.waiting[order.stage_run_id] = one
+        self._feed.tell("waits")
+        if (reason := self._cancelled.get(order.stage_run_id)) is not None:
+            await self._cancel_waiting(one, reason)
+            await self._pilots.drop_waiting([one.prefix])
+
+    async def _cancel_waiting(self, one: execution.Waiting, reason: str) -> None:
+        now = self._clock.now()
+        await self._end_waiting(
+            one, lambda connection: settling.cancel(connection, one.attempt_id, one.stage_run_id, reason, now)
+        )
+
+    async def _end_waiting(self, one: execution.Waiting, end: Callable[[Connection], NextState]) -> None:
+        if self.waiting.pop(one.stage_run_id, None) is None:
+            return
+        with self._until_settled(one.stage_run_id):
+            after = await self._committer.do(end)
+            await self._settle(one.stage_run_id, after)
+        self.wake()
+
+    @contextmanager
+    def _until_settled(self, stage_run_id: int) -> Iterator[None]:
+        """Who cancels it meanwhile finds it neither waiting nor running; `_settle` then cancels what it became."""
+        self._ending.add(stage_run_id)
+        try:
+            yield
+        finally:
+            self._ending.discard(stage_run_id)
+            # Once settled it may run again, and be cancelled as that.
+            if stage_run_id not in self._running:
+                self._cancelled.pop(stage_run_id, None)
 
     async def _publish(self, order: StageOrder, report: StageReport, manifest: Manifest) -> None:
         now = self._clock.now()
@@ -223,7 +351,7 @@ class Handout:
             await self._failed(order, report, Failure.INPUT, conflict.what)
             return
         self._recorder.add(record)
-        await self._settle(order.stage_run_id, NextState(state=StageState.DONE), _service_s(report))
+        await self._settle(order.stage_run_id, NextState(state=StageState.DONE), report.service_s)
 
     async def _failed(
         self, order: StageOrder, report: StageReport, failure: Failure | None = None, reason: str = ""
@@ -233,14 +361,14 @@ class Handout:
             lambda connection: settling.fail(
                 connection,
                 order,
-                self._catalogue.stage(connection, order),
+                self._catalogue.stage(connection, order.stage_run_id),
                 report,
                 now,
                 failure=failure,
                 reason=reason,
             )
         )
-        await self._gave_nothing(order, reason or report.reason, after, _service_s(report))
+        await self._gave_nothing(order, reason or report.reason, after, report.service_s)
 
     async def _lost(self, order: StageOrder, lost: PilotLost) -> None:
         now, reason, by_stage = self._clock.now(), str(lost), lost.by_stage
@@ -270,7 +398,3 @@ class Handout:
 def _patience_s(experiment: Experiment) -> float:
     stages = (stage for pipeline in experiment.pipelines.values() for stage in pipeline.stages.values())
     return max(sum(step.timeout_s for step in stage.steps) for stage in stages) + _PATIENCE_S
-
-
-def _service_s(report: StageReport) -> float:
-    return report.ended_at - report.started_at

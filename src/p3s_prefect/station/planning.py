@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from p3s_prefect.adapters.buffer_leases import LocalLeases
 from p3s_prefect.adapters.clock import SystemClock
 from p3s_prefect.adapters.directory_source import DirectorySource
 from p3s_prefect.adapters.ledger import arrivals, execution, groups, selected
@@ -21,7 +22,7 @@ from p3s_prefect.core.records import Arrival, Identity, StageFact, SubJobFact, T
 from p3s_prefect.core.retry import retried
 from p3s_prefect.core.states import StageState
 from p3s_prefect.station.catalogue import Catalogue
-from p3s_prefect.station.intake import checksums
+from p3s_prefect.station.checksums import Checksums
 from p3s_prefect.station.production import Plan, Production, StageWork
 
 _MOST_NAMED = 20
@@ -40,7 +41,7 @@ def select_files(home: Path, experiment: Experiment, files: Sequence[str]) -> li
     watched = [name for name, stream in experiment.streams.items() if stream.directory is not None]
     if not watched:
         fix = "Files are named after those of a stream with a `directory`: give the experiment one."
-        raise BadSelection("all of the experiment's streams come from buckets", fix=fix)
+        raise BadSelection("no stream of the experiment has a directory that is watched", fix=fix)
     tried = {name: _examine(home, experiment, name, paths) for name in watched}
     name, (found, wrong) = min(tried.items(), key=lambda entry: len(entry[1][1]))
     if not wrong:
@@ -103,7 +104,7 @@ def _examine(home: Path, experiment: Experiment, stream: str, paths: list[Path])
         stream,
         experiment.streams[stream],
         experiment.instrument,
-        home,
+        (home / str(experiment.streams[stream].directory)).resolve(),
         clock=SystemClock(),
         known=_nothing_known,
         is_open=lambda _: False,
@@ -140,25 +141,25 @@ def _take_all(
 ) -> dict[str, str]:
     """Takes files; returns those that were kept out, with the reason."""
 
-    def take(connection: Connection, arrival: Arrival, rival_sha256: str | None = None) -> arrivals.Rival | None:
+    def take(connection: Connection, arrival: Arrival, compared: arrivals.Rival | None = None) -> arrivals.Rival | None:
         intake = catalogue.intake(arrival, pipelines)
-        taken = arrivals.take(connection, arrival, intake, catalogue.collections, rival_sha256=rival_sha256)
+        taken = arrivals.take(connection, arrival, intake, catalogue.collections, compared=compared)
         return taken.rival
 
     with ledger.transaction(production.lease) as connection:
         rivals = [(arrival, rival) for arrival in seen if (rival := take(connection, arrival)) is not None]
     for arrival, rival in rivals:
-        compared, rival_sha256 = _checksums(arrival, rival)
+        read, compared = _checksums(catalogue, arrival, rival)
         with ledger.transaction(production.lease) as connection:
-            take(connection, compared, rival_sha256)
+            take(connection, read, compared)
     with ledger.reading() as connection:
         verdicts = {arrival.path: selected.verdict(connection, arrival) for arrival in seen}
     return {path: reason for path, (verdict, reason) in verdicts.items() if verdict in _KEPT_OUT}
 
 
-def _checksums(arrival: Arrival, rival: arrivals.Rival) -> tuple[Arrival, str | None]:
+def _checksums(catalogue: Catalogue, arrival: Arrival, rival: arrivals.Rival) -> tuple[Arrival, arrivals.Rival]:
     try:
-        return checksums(arrival, rival)
+        return Checksums(LocalLeases()).both(catalogue.buffered, arrival, rival)
     except OSError as error:
         raise BadSelection(
             f"{arrival.path} cannot be read: {error.strerror or error}", fix="Mend its permissions."

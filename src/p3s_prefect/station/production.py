@@ -137,7 +137,8 @@ def begin(production: Production, work: StageWork) -> StageOrder | None:
                 found = _ready(connection, production, work, now)
                 if found.state is StageState.QUEUED:
                     order = production.catalogue().open_attempt(connection, work.stage_run_id, now)
-                    return replace(order, stop_at=None)
+                    # Nobody would take to the store what waits for it, once the production has ended.
+                    return replace(order, stop_at=None, waiting_bytes=0)
         except InputMissing as error:
             with ledger.transaction(production.lease) as connection:
                 _advance(connection, production, work, now)
@@ -169,6 +170,9 @@ def settle(production: Production, order: StageOrder, report: StageReport) -> No
             else:
                 _record(production, ledger, [record])
                 return
+        if failure in (Failure.AWAY, Failure.DISTURBED):
+            # Prefect tries again as often as the stage declares, and knows no tries that do not count.
+            failure = Failure.STORE
         stage = production.catalogue().stage(order.pipeline, order.stage)
         with ledger.transaction(production.lease) as connection:
             after = settling.fail(connection, order, stage, report, now, failure=failure, reason=reason)
@@ -255,6 +259,8 @@ def _running(ledger: Ledger) -> bool:
 
 def _recover(production: Production, ledger: Ledger) -> None:
     store, now = production.store(), SystemClock().now()
+    with ledger.transaction(production.lease) as connection:
+        execution.wait_no_more(connection)
     with ledger.reading() as connection:
         complete = manifests(connection, store)
     with ledger.transaction(production.lease) as connection:

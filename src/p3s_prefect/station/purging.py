@@ -47,16 +47,20 @@ class Purge:
 
     def remove(self, row: PurgeRow) -> PurgeRow:
         """Removes a file of the plan, and notes it; what has changed meanwhile stays."""
+        # Looked at beforehand: copies may be on a tape or a mount that hangs, and as long as this writes, no station
+        # commits. What goes away between this and the removal would do so after it as well.
         if row.is_file_copy and not Path(row.copy).is_file():
             return _kept(row, "its copy is gone")
-        if why := _trouble(row, self.roots[row.stream]):
-            return _kept(row, why)
-        try:
-            Path(row.path).unlink(missing_ok=True)
-        except OSError as error:
-            return _kept(row, f"it cannot be removed: {error.strerror or error}")
-        # Killed in between, the next purge finds that it is gone, looks for the copy again, and notes it.
+        # The plan may be hours old, and nobody asks for work on the file as long as this writes: so what the ledger
+        # knows, the file's own identity and its removal belong together.
         with self.ledger.transaction() as connection:
+            if why := self._why_kept_now(connection, row):
+                return _kept(row, why)
+            try:
+                Path(row.path).unlink(missing_ok=True)
+            except OSError as error:
+                return _kept(row, f"it cannot be removed: {error.strerror or error}")
+            # Killed in between, the next purge finds that it is gone, looks for the copy again, and notes it.
             purged.note_purged(connection, row, by=self.by, now=self.clock.now())
         return row
 
@@ -67,17 +71,34 @@ class Purge:
         with self.ledger.reading() as connection:
             return query(connection)
 
-    def _judge(self, row: Any, root: Path) -> PurgeRow:
-        states, is_open = self._read(partial(purged.made_from, arrival_id=row.id))
+    def _why_kept_now(self, connection: Connection, row: PurgeRow) -> str:
+        taken = purged.taken_file(connection, row.arrival_id)
+        if taken is None:
+            return "it was removed or archived meanwhile"
+        if why := self._why_kept(connection, taken, self.roots[row.stream]):
+            return why
+        if row.is_file_copy:
+            return ""
+        keys = purged.objects_with(connection, taken.sha256, taken.size)
+        return "" if any(row.copy == self._address(key) for key in keys) else "its copy is gone"
+
+    def _why_kept(self, connection: Connection, row: Any, root: Path) -> str:
+        states, is_open = purged.made_from(connection, row.id)
         facts = PurgeFacts(
             arrived_at=row.arrived_at,
             sha256=row.sha256,
             states=states,
             is_group_open=is_open,
-            has_damage=self._read(partial(purged.has_damage, arrival_id=row.id)),
+            has_damage=purged.has_damage(connection, row.id),
             trouble=_trouble(row, root),
         )
-        why = why_kept(facts, now=self.clock.now(), older_than_s=self.older_than_s)
+        return why_kept(facts, now=self.clock.now(), older_than_s=self.older_than_s)
+
+    def _address(self, key: str) -> str:
+        return f"{self.store.url}/{key}"
+
+    def _judge(self, row: Any, root: Path) -> PurgeRow:
+        why = self._read(partial(self._why_kept, row=row, root=root))
         copy, is_file = ("", False) if why else self._copy(row, root)
         if not why and not copy:
             why = "no copy of it was found"
@@ -108,7 +129,7 @@ class Purge:
             with suppress(StoreError):
                 seen = next((one for one in self.store.list(key) if one.key == key), None)
                 if damage_of(self.store, key, row.size, row.sha256, seen) is None:
-                    return f"{self.store.url}/{key}", False
+                    return self._address(key), False
         return "", False
 
 

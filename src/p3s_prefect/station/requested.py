@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from p3s_prefect.adapters.ledger import asked, requests
 from p3s_prefect.adapters.ledger.asked import Found, LetIn, Scope
 from p3s_prefect.adapters.ledger.database import Ledger
-from p3s_prefect.core.admission import admit_unit
+from p3s_prefect.core.admission import admit_by_hand
 from p3s_prefect.core.asking import CANCEL, PROCESS, RETRY, ProcessAsked, check_asked
 from p3s_prefect.core.errors import LedgerAway, NoSuchRecord, P3sError
 from p3s_prefect.core.overrides import Target
@@ -136,8 +136,6 @@ class Requested:
     async def _let_in(self, wanted: ProcessAsked) -> str:
         now, current = self.clock.now(), self.catalogue.now
         pipeline = current.experiment.pipelines[wanted.pipeline]
-        # 0 is below every prescale: what is asked for by hand is never left out.
-        admission = admit_unit(wanted.pipeline, pipeline, u=0.0, first_q=1.0)
         found: LetIn = await self.committer.do(
             lambda connection: asked.let_in(
                 connection,
@@ -145,17 +143,17 @@ class Requested:
                 units=wanted.units,
                 which=wanted.which,
                 collection=current.collections[wanted.pipeline],
-                admission=admission,
+                admission=admit_by_hand(wanted.pipeline, pipeline),
                 of_group=current.group_admissions[wanted.pipeline],
                 now=now,
             )
         )
         for fact in found.facts:
             await self.handout.add(fact)
-        units = sum(fact.per == "unit" for fact in found.facts)
-        if found.pass_number is None:
-            return "nothing to begin: what was asked for is under way, or has ended"
-        return f"{_number(units, 'unit')} {'begins' if units == 1 else 'begin'} in pass {found.pass_number}"
+        # What was shed while the ledger was told is not held any more.
+        awake = sum(self.handout.dispatcher.ask(fact, now) for fact in found.from_standby)
+        self.handout.wake()
+        return _begun(sum(fact.per == "unit" for fact in found.facts), found.pass_number, awake)
 
     # --- retry and cancel ---------------------------------------------------------------------------------------
 
@@ -200,6 +198,17 @@ class Requested:
 
 
 _OUTDATED = "what ran under an earlier configuration stays as it is"
+
+
+def _begun(units: int, pass_number: int | None, awake: int) -> str:
+    told = []
+    if pass_number is not None:
+        told.append(f"{_number(units, 'unit')} {'begins' if units == 1 else 'begin'} in pass {pass_number}")
+    if awake:
+        told.append(
+            f"{_number(awake, 'unit')} that stood by {'waits' if awake == 1 else 'wait'} no longer for idle slots"
+        )
+    return "; ".join(told) or "nothing to begin: what was asked for is under way, or has ended"
 
 
 def _nothing_to_retry(outdated: int) -> NoSuchRecord:

@@ -10,37 +10,35 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import uvicorn
 from sqlalchemy import Connection
 from starlette.applications import Starlette
 
 import p3s_prefect
-from p3s_prefect.adapters.bucket_source import BucketSource
 from p3s_prefect.adapters.clock import SystemClock
 from p3s_prefect.adapters.cluster_users import refuse_productions
 from p3s_prefect.adapters.dask_pilots import DaskPilots
-from p3s_prefect.adapters.directory_source import DirectorySource
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import arrivals, execution, groups, reconfigured
 from p3s_prefect.adapters.ledger.commit_records import commit_record
 from p3s_prefect.adapters.ledger.database import Ledger
-from p3s_prefect.adapters.listed_source import ListedSource
 from p3s_prefect.adapters.own_store import make_ready
 from p3s_prefect.adapters.store_owner import owner_of
+from p3s_prefect.adapters.stores import is_local
 from p3s_prefect.adapters.supervision import Services
+from p3s_prefect.core.buffer_limits import BufferLimits
 from p3s_prefect.core.closing import GroupFact
-from p3s_prefect.core.errors import LeaseLost, StoreTaken
+from p3s_prefect.core.errors import LeaseLost, StoreTaken, StoreUnreachable
 from p3s_prefect.core.experiment import Experiment
-from p3s_prefect.core.health import SourceFacts, StationFacts
-from p3s_prefect.core.notices import Notice
+from p3s_prefect.core.health import BufferFacts, StationFacts
 from p3s_prefect.core.ports import ObjectStore
-from p3s_prefect.core.records import Identity, SubJobFact
+from p3s_prefect.core.records import Identity, SubJobFact, WaitingPlace
 from p3s_prefect.settings import Settings
 from p3s_prefect.station import upkeep
 from p3s_prefect.station.breaker import Breakers
 from p3s_prefect.station.catalogue import Catalogue
+from p3s_prefect.station.checksums import Checksums
 from p3s_prefect.station.committer import Committer
 from p3s_prefect.station.feed import Feed
 from p3s_prefect.station.generations import Generations
@@ -48,11 +46,13 @@ from p3s_prefect.station.handout import Handout
 from p3s_prefect.station.intake import Intake
 from p3s_prefect.station.page import listen, page_server, page_url
 from p3s_prefect.station.recorder import Recorder
-from p3s_prefect.station.recovery import manifests, recover
+from p3s_prefect.station.recovery import manifests, put_off, recover
 from p3s_prefect.station.reloading import Reloading
 from p3s_prefect.station.requested import Requested
+from p3s_prefect.station.sources import Source, SourceMaker, buffer_problem, hint, sight, source_facts
 from p3s_prefect.station.steering import Steering
 from p3s_prefect.station.store_watch import StoreWatch
+from p3s_prefect.station.waiting import WaitingAttempts
 from p3s_prefect.web.app import create_app
 from p3s_prefect.web.face import Face
 
@@ -103,7 +103,7 @@ class _Station:
         self.feed = Feed()
         self.stop_asked = stop
         self.started_at = self.clock.now()
-        self.sources: list[ListedSource] = []
+        self.sources: list[Source] = []
         self.store_watch = StoreWatch(self.store)
         await self.store_watch.begin()
         lease_s = self.experiment.station.lease_s
@@ -126,7 +126,8 @@ class _Station:
             self.recorder = Recorder(self.store, self.committer, self.ledger)
             await self._recover()
             await self._retire(catalogue)
-            pilots = DaskPilots(scheduler, catalogue.payload_modules, self.experiment.experiment)
+            modules, place = catalogue.payload_modules, self._waiting_place()
+            pilots = DaskPilots(scheduler, modules, self.experiment.experiment, place, self.owner.ledger)
             self.pilots = await stack.enter_async_context(pilots)
             self.catalogue = Generations(catalogue)
             self.breakers = Breakers(self.catalogue, self.committer, self.feed, self.clock)
@@ -134,12 +135,16 @@ class _Station:
             self.handout = Handout(
                 self.catalogue, self.committer, self.pilots, self.recorder, self.feed, self.clock, self.breakers
             )
-            self.intake = Intake(self.catalogue, self.committer, self.handout, self.feed, self.clock)
+            self.waiting = WaitingAttempts(self.handout, self.store, self.store_watch, self.pilots, self.clock)
+            self.checksums = Checksums(self.pilots.buffer_leases)
+            stack.callback(self.checksums.end)
+            self.intake = Intake(self.catalogue, self.committer, self.handout, self.feed, self.clock, self.checksums)
+            self.intake.sight = lambda: sight(self.sources)
             self.steering = Steering(self.ledger, self.committer, self.handout, self.feed, self.clock)
             # Before anything may start.
             await self.steering.look()
             await self._resume()
-            self.sources = [self._source(name) for name in self.experiment.streams]
+            self.sources = [self._maker().make(self.experiment, name) for name in self.experiment.streams]
             app = self._app(settings)
             self.face: Face = app.state.face
             await self._until_stopped(page_server(app), listener)
@@ -148,12 +153,22 @@ class _Station:
 
     # --- inside -------------------------------------------------------------------------------------------------
 
+    def _waiting_place(self) -> WaitingPlace | None:
+        if is_local(self.store.url):
+            return None
+        return WaitingPlace(store_url=self.store.url, directory=self.experiment.pilots.waiting_directory)
+
     async def _recover(self) -> None:
         now = self.clock.now()
-        complete = await upkeep.read_patiently(self.ledger, partial(manifests, store=self.store))
-        published, given_back = await self.committer.do(lambda connection: recover(connection, complete, now))
-        if published or given_back:
-            log.info("recovered: %d results published, %d stages back in the queue", published, given_back)
+        try:
+            complete = await upkeep.read_patiently(self.ledger, partial(manifests, store=self.store))
+        except StoreUnreachable as error:
+            number = await self.committer.do(lambda connection: put_off(connection, now))
+            log.warning("what became of %d stages that ran shows when the store is back: %s", number, error.what)
+        else:
+            published, given_back = await self.committer.do(lambda connection: recover(connection, complete, now))
+            if published or given_back:
+                log.info("recovered: %d results published, %d stages back in the queue", published, given_back)
         unrecorded = await self.committer.do(
             lambda connection: [commit_record(connection, found) for found in execution.unrecorded(connection)]
         )
@@ -174,6 +189,7 @@ class _Station:
         self.intake.resume(open_groups)
         for fact in open_sub_jobs:
             await self.handout.add(fact)
+        self.handout.resume_waiting(await upkeep.read_patiently(self.ledger, execution.waiting))
 
     async def _until_stopped(self, server: uvicorn.Server, listener: socket.socket) -> None:
         """Runs everything until it is asked to stop; if one part fails, the station ends, and is started anew."""
@@ -188,6 +204,7 @@ class _Station:
             other = [
                 tasks.create_task(self.recorder.run()),
                 tasks.create_task(self.store_watch.run()),
+                tasks.create_task(self.waiting.run()),
                 tasks.create_task(_outcome(self.keeping)),
                 tasks.create_task(self._follow_pilots()),
                 tasks.create_task(self.breakers.run()),
@@ -255,25 +272,17 @@ class _Station:
         self.sources = [source for source in self.sources if source.name not in changed]
         for name in changed:
             if name in experiment.streams:
-                source = self._source(name)
+                source = self._maker().make(experiment, name)
                 self.sources.append(source)
                 self.following[name] = self.tasks.create_task(self.intake.follow(source))
 
-    def _source(self, name: str) -> ListedSource:
+    def _maker(self) -> SourceMaker:
         async def known(stream: str, keys: Sequence[str]) -> set[Identity]:
             return await upkeep.read_patiently(self.ledger, partial(arrivals.known, stream=stream, keys=keys))
 
-        stream, instrument = self.experiment.streams[name], self.experiment.instrument
-        told: dict[str, Any] = {"clock": self.clock, "known": known, "is_open": self.intake.is_open}
-        place = stream.place
-        if isinstance(place, str):
-            return DirectorySource(name, stream, instrument, self.home.path, **told)
-        return BucketSource(name, stream, instrument, self.home.bucket(place), **told)
-
-    def _hint(self, notices: Sequence[Notice]) -> int:
-        """Hands hints to the streams that watch there; returns how many were any stream's concern."""
-        watching = [source for source in self.sources if isinstance(source, BucketSource)]
-        return sum(source.hint(one) for one in notices for source in watching)
+        return SourceMaker(
+            home=self.home, clock=self.clock, known=known, is_open=self.intake.is_open, checksums=self.checksums
+        )
 
     def _app(self, settings: Settings) -> Starlette:
         return create_app(
@@ -282,7 +291,7 @@ class _Station:
             store=self.store,
             facts=self._facts,
             events=self.feed.listen,
-            hint=self._hint,
+            hint=lambda notices: hint(self.sources, notices),
             token=settings.token.get_secret_value() if settings.token else None,
         )
 
@@ -298,20 +307,14 @@ class _Station:
             running=self.handout.dispatcher.in_flight,
             queued=backlog.queued,
             oldest_taken_at=backlog.oldest_taken_at,
-            sources=tuple(
-                SourceFacts(
-                    stream=source.name,
-                    directory=source.place,
-                    list_every_s=source.looks_every_s,
-                    listed_at=source.listed_at,
-                    incomplete=source.incomplete,
-                    problem=source.trouble,
-                )
-                for source in self.sources
-            ),
+            sources=tuple(map(source_facts, self.sources)),
             store_url=self.store.url,
-            store_problem=self.recorder.trouble or self.store_watch.trouble,
+            store_problem=self.store_watch.trouble,
             store_free_bytes=self.store.free_bytes(),
+            refused_records=self.recorder.refused,
+            record_problem=self.recorder.trouble,
+            waiting_attempts=self.waiting.number,
+            waiting_bytes=self.waiting.size_bytes,
             commit_s=self.committer.latency_s,
             ledger_problem=self.committer.trouble,
             breakers=self.breakers.facts(),
@@ -319,6 +322,18 @@ class _Station:
             cache_hits=self.handout.cache_use.hits,
             cache_misses=self.handout.cache_use.misses,
             cache_problem=self.handout.cache_use.trouble,
+            buffer=self._buffer_facts(),
+        )
+
+    def _buffer_facts(self) -> BufferFacts | None:
+        declared = self.experiment.buffer
+        if declared is None:
+            return None
+        return BufferFacts(
+            directory=declared.directory,
+            limits=BufferLimits(max_reads=declared.max_reads, bytes_per_s=declared.bytes_per_s),
+            use=self.handout.buffer_use.and_then(self.checksums.use),
+            problem=buffer_problem(self.sources),
         )
 
 

@@ -9,10 +9,14 @@ from p3s_prefect.adapters.ledger.commit_records import commit_record
 from p3s_prefect.core.commit_record import CommitRecord
 from p3s_prefect.core.experiment import Stage
 from p3s_prefect.core.records import Failure, Manifest, StageOrder, StageReport, Transition
-from p3s_prefect.core.retry import NextState, after_failure, after_loss
+from p3s_prefect.core.retry import NextState, after_failure, after_loss, judged
 from p3s_prefect.core.states import StageState
 
-_ENDED_AS: dict[Failure, execution.AttemptState] = {Failure.DEADLINE: "expired", Failure.STOPPED: "stopped"}
+_ENDED_AS: dict[Failure, execution.AttemptState] = {
+    Failure.DEADLINE: "expired",
+    Failure.STOPPED: "stopped",
+    Failure.AWAY: "stopped",
+}
 
 
 def publish(connection: Connection, manifest: Manifest, now: float) -> CommitRecord:
@@ -36,16 +40,21 @@ def fail(
     reason: str = "",
 ) -> NextState:
     """Ends an attempt that gave no results; `failure` and `reason` take the place of what the report says."""
+    told = reason or report.reason
     kind = failure or report.failure or Failure.STORE
+    if kind is Failure.DISTURBED:
+        words = execution.without_place(told, order.prefix, report.execution)
+        kind = judged(kind, execution.number_of_attempts(connection, order.stage_run_id, ended_with=words))
     failures, _ = execution.counts(connection, order.stage_run_id)
-    after = after_failure(stage, kind, failures + 1)
+    attempts = execution.number_of_attempts(connection, order.stage_run_id) if kind is Failure.AWAY else 1
+    after = after_failure(stage, kind, failures + 1, attempts)
     execution.give_up(
         connection,
         attempt_id=order.attempt_id,
         stage_run_id=order.stage_run_id,
         ended_as=_ENDED_AS.get(kind, "failed"),
         next_state=after.state,
-        reason=reason or report.reason,
+        reason=told,
         now=now,
         report=report,
     )
@@ -68,6 +77,47 @@ def lose(
         now=now,
     )
     return after
+
+
+def give_up_outputs(
+    connection: Connection, attempt_id: int, stage_run_id: int, stage: Stage, reason: str, now: float
+) -> NextState:
+    """Ends an attempt whose outputs the store can never take: a failure of the store, which counts."""
+    failures, _ = execution.counts(connection, stage_run_id)
+    after = after_failure(stage, Failure.STORE, failures + 1)
+    _end(connection, attempt_id, stage_run_id, "failed", after.state, reason, now)
+    return after
+
+
+def refuse(connection: Connection, attempt_id: int, stage_run_id: int, reason: str, now: float) -> NextState:
+    """Ends an attempt whose results cannot be published: trying again would not help."""
+    return _end(connection, attempt_id, stage_run_id, "failed", StageState.FAILED, reason, now)
+
+
+def cancel(connection: Connection, attempt_id: int, stage_run_id: int, reason: str, now: float) -> NextState:
+    """Ends an attempt whose outputs wait, as somebody gave its stage run up."""
+    return _end(connection, attempt_id, stage_run_id, "stopped", StageState.CANCELLED, reason, now)
+
+
+def _end(
+    connection: Connection,
+    attempt_id: int,
+    stage_run_id: int,
+    ended_as: execution.AttemptState,
+    state: StageState,
+    reason: str,
+    now: float,
+) -> NextState:
+    execution.give_up(
+        connection,
+        attempt_id=attempt_id,
+        stage_run_id=stage_run_id,
+        ended_as=ended_as,
+        next_state=state,
+        reason=reason,
+        now=now,
+    )
+    return NextState(state=state)
 
 
 def block(connection: Connection, stage_run_id: int, reason: str, now: float) -> NextState:

@@ -12,14 +12,19 @@ from p3s_prefect.core.ports import ObjectStore
 log = logging.getLogger(__name__)
 
 # One small request; the page shows within this time what has happened.
-_ASK_EVERY_S = 10.0
+ASK_EVERY_S = 10.0
+# While it is away, work waits for its return.
+_ASK_AGAIN_S = 2.0
 
 
 class StoreWatch:
     """Asks the store; `trouble` says why it cannot be used, and is empty if it can."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, ask_every_s: float = ASK_EVERY_S, ask_again_s: float = _ASK_AGAIN_S) -> None:
+        """It is asked every `ask_every_s`, and every `ask_again_s` while there is trouble."""
         self._store = store
+        self._ask_every_s = ask_every_s
+        self._ask_again_s = ask_again_s
         self.trouble = ""
 
     async def begin(self) -> None:
@@ -36,9 +41,10 @@ class StoreWatch:
     async def run(self) -> None:
         """Asks until cancelled."""
         while True:
-            await asyncio.sleep(_ASK_EVERY_S)
+            await asyncio.sleep(self._ask_again_s if self.trouble else self._ask_every_s)
             try:
-                await asyncio.to_thread(ask_store, self._store)
+                # With all tries, one that is silent is noticed after a minute and a half.
+                await asyncio.to_thread(ask_store, self._store, is_hasty=True)
             except StoreError as error:
                 self._note(error)
             else:

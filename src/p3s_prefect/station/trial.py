@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, select
 
+from p3s_prefect.adapters.buffer_places import BufferPlaces
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import inputs
 from p3s_prefect.adapters.ledger.execution import Attempt
@@ -78,8 +79,9 @@ def trial_order(home: Home, experiment: Experiment, name: StepName, unit: str, d
         data_id = group
     formats = {kind: declared.format for kind, declared in experiment.dataset_types.items()}
     wires = external_inputs(experiment.pipelines[name.pipeline], name.stage)
-    known = _from_ledger(home, experiment, stage, name, data_id, group, wires, formats)
-    files = [_arrived(seen, formats)] if seen is not None and stage.per == "unit" else []
+    catalogue = Catalogue(experiment, home.path.resolve(), home.store_url(experiment))
+    known = _from_ledger(home, catalogue, stage, name, data_id, group, wires, formats)
+    files = [_arrived(seen, formats, catalogue.buffered)] if seen is not None and stage.per == "unit" else []
     files += [file for file in known.files if not (files and file.key is None)]
     _must_be_there(wires, files, data_id)
     last = [step.name for step in stage.steps].index(name.step)
@@ -103,7 +105,7 @@ def trial_order(home: Home, experiment: Experiment, name: StepName, unit: str, d
 
 def _from_ledger(
     home: Home,
-    experiment: Experiment,
+    catalogue: Catalogue,
     stage: Stage,
     name: StepName,
     data_id: DataId,
@@ -111,7 +113,7 @@ def _from_ledger(
     wires: tuple[Wire, ...],
     formats: Mapping[str, Format],
 ) -> _Known:
-    ledger = home.ledger(experiment)
+    ledger = home.ledger(catalogue.experiment)
     try:
         if not ledger.exists():
             return _Known()
@@ -119,9 +121,8 @@ def _from_ledger(
             opened = _opened(connection, stage, name, data_id, group)
             if opened is None:
                 return _Known()
-            catalogue = Catalogue(experiment, home.path.resolve(), home.store_url(experiment))
             return _Known(
-                files=tuple(inputs.find(connection, opened, wires, formats)),
+                files=tuple(inputs.find(connection, opened, wires, formats, catalogue.buffered.of)),
                 coverage=catalogue.coverage(connection, opened) if stage.per == "group" else {},
                 weights=inputs.weights(connection, opened, wires),
             )
@@ -161,7 +162,7 @@ def _opened(connection: Connection, stage: Stage, name: StepName, data_id: DataI
     )
 
 
-def _arrived(seen: Arrival, formats: Mapping[str, Format]) -> InputFile:
+def _arrived(seen: Arrival, formats: Mapping[str, Format], buffered: BufferPlaces) -> InputFile:
     return InputFile(
         dataset_type=seen.dataset_type,
         format=formats[seen.dataset_type],
@@ -169,6 +170,7 @@ def _arrived(seen: Arrival, formats: Mapping[str, Format]) -> InputFile:
         path=seen.path,
         size=seen.identity.size,
         mtime_ns=seen.identity.mtime_ns,
+        buffered=buffered.of(seen.stream, seen.path),
     )
 
 

@@ -11,7 +11,6 @@ from starlette.responses import JSONResponse
 
 from p3s_prefect.adapters.ledger import overrides, result_views, views
 from p3s_prefect.adapters.ledger.archiving import archives_of
-from p3s_prefect.adapters.ledger.weighted_rows import group_values
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.health import HealthRow, StationFacts, Status, overall, station_rows
 from p3s_prefect.core.views import plain
@@ -80,16 +79,28 @@ async def groups(request: Request) -> JSONResponse:
 
 
 async def group(request: Request) -> JSONResponse:
-    """One group, with its units' summary values as values of all of them."""
+    """One group, with its own products, and its units' summary values as values of all of them."""
+    face = face_of(request)
     data_id = str(DataId.parse(request.path_params["data_id"]))
 
     def read(connection: Connection) -> dict[str, Any]:
         found = result_views.group(connection, data_id)
         archives = archives_of(connection, data_id)
-        values = () if archives else group_values(connection, data_id)
-        return {"group": plain(found), "values": _plain(values), "archives": archives}
+        values = () if archives else face.group_values(connection, data_id)
+        products = result_views.group_products(connection, data_id)
+        return {
+            "group": plain(found),
+            "products": _plain(products),
+            "values": _plain(values),
+            "archives": archives,
+        }
 
-    return JSONResponse(await face_of(request).read(read))
+    return JSONResponse(await face.read(read))
+
+
+async def products(request: Request) -> JSONResponse:
+    """The latest product of each kind, as the first page shows them; an ``id`` is that of ``/api/products/<id>``."""
+    return JSONResponse({"products": _plain(await face_of(request).read(result_views.latest_products))})
 
 
 async def trends(request: Request) -> JSONResponse:

@@ -71,6 +71,7 @@ def _routes() -> list[Route | Mount]:
         Route("/api/account", answers.account),
         Route("/api/notices", notices, methods=["POST"]),
         Route("/api/events", live_events),
+        Route("/api/products", answers.products),
         Route("/api/products/{product_id}", objects.product),
         Route("/api/logs/{attempt_id}", objects.log),
         # In an editable installation these files are links.

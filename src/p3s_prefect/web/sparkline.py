@@ -38,8 +38,8 @@ class Sparkline:
 def sparkline(trend: Trend) -> Sparkline | None:
     """None where there is nothing to draw: fewer than two numbers."""
     found = [
-        (name, value, q)
-        for name, value, q in zip(trend.data_ids, trend.values, trend.qs, strict=True)
+        (name, value, weight)
+        for name, value, weight in zip(trend.data_ids, trend.values, trend.weights, strict=True)
         if isinstance(value, int | float) and not isinstance(value, bool)
     ]
     if len(found) < 2:
@@ -48,10 +48,16 @@ def sparkline(trend: Trend) -> Sparkline | None:
     scale = _Scale(low=min(values), high=max(values))
     step = WIDTH / (len(found) - 1)
     dots = tuple(
-        Dot(x=index * step, y=scale.y(value), title=f"{name}: {number(value)}{f', kept with {q:.2g}' if q < 1 else ''}")
-        for index, (name, value, q) in enumerate(found)
+        Dot(x=index * step, y=scale.y(value), title=f"{name}: {number(value)}{_chance(weight)}")
+        for index, (name, value, weight) in enumerate(found)
     )
-    return Sparkline(dots=dots, is_thinned=any(q < 1 for _, _, q in found), band=_band(trend, scale))
+    return Sparkline(dots=dots, is_thinned=any(weight != 1 for _, _, weight in found), band=_band(trend, scale))
+
+
+def _chance(weight: float) -> str:
+    if not weight:
+        return ", left out by chance"
+    return f", kept with {1 / weight:.2g}" if weight > 1 else ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,6 +46,7 @@ def test_the_file_says_what_it_holds(path: Path) -> None:
         assert np.array_equal(events.data["WAVEFORM"], sample_subrun(2008, 3).waveform)
 
 
+@pytest.mark.alone
 def test_writing_takes_less_than_a_tenth_of_a_second(tmp_path: Path) -> None:
     subrun, took_s = sample_subrun(1, 0), []
     for number in range(5):

@@ -174,6 +174,11 @@ def test_the_payload_weighs_and_says_what_is_missing(workdir: Path) -> None:
     assert arrays["noise_counts"].sum(axis=1).tolist() == [16 * 1855] * 2
     assert (arrays["noise_counts_error"][arrays["noise_counts"] > 7] > 0).mean() > 0.9
     assert np.isnan(arrays["noise_counts_error"][arrays["noise_counts"] == 0]).all()
+    # The missing one stands for four, each with as many in a bin as the emptiest, or the fullest, that is there.
+    high_gain = [np.histogram(parts[n].noise[0].clip(1, 999), arrays["noise_edges"])[0] for n in arrays["subrun"]]
+    for name, extreme in (("lowest", np.min), ("highest", np.max)):
+        moved = arrays["noise_counts"][0] + 4 * extreme(high_gain, axis=0)
+        np.testing.assert_allclose(arrays[f"noise_counts_{name}"][0], moved)
     for name in ("pedestal_median_high_gain", "noise_max_low_gain", "occupancy_high_gain"):
         assert summary[f"{name}_error"] > 0
         assert summary[f"{name}_lowest"] < summary[name] < summary[f"{name}_highest"]
@@ -187,4 +192,7 @@ def test_a_whole_run_has_no_errors_to_tell(workdir: Path, parts: list[PixelStati
     result = run_totals(there, RUN, {"done": 3}, {"pixel_statistics": dict.fromkeys(there, 1.0)})
     assert result["summary"]["missing_share"]["value"] == 0.0
     assert not [name for name in result["summary"] if name.endswith(("_error", "_lowest", "_highest"))]
-    assert not result["run_statistics"]["noise_error"].any()
+    arrays = result["run_statistics"]
+    assert not arrays["noise_error"].any()
+    assert (arrays["noise_counts_lowest"] == arrays["noise_counts"]).all()
+    assert (arrays["noise_counts_highest"] == arrays["noise_counts"]).all()

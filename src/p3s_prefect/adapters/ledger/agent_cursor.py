@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, inspect, select, update
 
 from p3s_prefect.adapters.ledger.rows import add
 from p3s_prefect.adapters.ledger.schema import agent_cursor, journal
@@ -35,6 +35,14 @@ def open_cursor(connection: Connection, now: float, site: uuid.UUID | None = Non
     site = site or uuid.uuid4()
     add(connection, agent_cursor, name=_NAME, site=str(site), number=0, seen_at=now, problem="")
     return Cursor(site=site, number=0)
+
+
+def site_of(connection: Connection) -> uuid.UUID | None:
+    """The ledger's own id; None if no station has opened it yet."""
+    if not inspect(connection).has_table(agent_cursor.name):
+        return None
+    found = connection.scalar(select(agent_cursor.c.site).where(agent_cursor.c.name == _NAME))
+    return None if found is None else uuid.UUID(found)
 
 
 def move(connection: Connection, number: int, now: float) -> None:

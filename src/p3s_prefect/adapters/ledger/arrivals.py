@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -59,6 +59,9 @@ class Rival:
     path: str
     identity: Identity
     sha256: str | None
+    """None if nobody has read it, or if it can no longer be read, as it is gone or has changed."""
+    is_gone: bool = False
+    """Whether no file is there any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,21 +103,24 @@ def take(
     intake: Intake,
     collections: dict[str, Collection],
     *,
-    rival_sha256: str | None = None,
+    compared: Rival | None = None,
 ) -> Taken:
     """Takes an arrival, unless its identity was settled before.
 
     Where the unit was taken from another file, or from this one with other size or time, the answer names the
-    `Rival`; call again with the arrival's own ``sha256`` and, if it can still be had, the rival's.
+    `Rival`; call again with the arrival's own ``sha256`` and what was found of the rival, `compared`. Between bucket
+    and online buffer, another size is enough.
     """
     if seen.identity in known(connection, seen.stream, [seen.identity.key]):
         return Taken()
     rival = _rival(connection, seen)
     if rival is None:
         return _take_new(connection, seen, intake, collections)
-    if seen.sha256 is None:
+    if seen.sha256 is None and not (_are_of_two_places(seen, rival) and seen.identity.size != rival.identity.size):
         return Taken(rival=rival)
-    return _compare(connection, seen, rival, rival_sha256 or rival.sha256)
+    if compared is not None:
+        rival = replace(rival, sha256=compared.sha256 or rival.sha256, is_gone=compared.is_gone)
+    return _compare(connection, seen, rival)
 
 
 def _rival(connection: Connection, seen: Arrival) -> Rival | None:
@@ -134,11 +140,15 @@ def _identity(row: Any) -> Identity:
     return Identity(key=row.key, size=row.size, mtime_ns=row.mtime_ns, etag=row.etag)
 
 
-def _compare(connection: Connection, seen: Arrival, rival: Rival, rival_sha256: str | None) -> Taken:
-    if rival_sha256 is None:
+def _compare(connection: Connection, seen: Arrival, rival: Rival) -> Taken:
+    has_left = rival.sha256 is None and rival.is_gone
+    if has_left and _are_of_two_places(seen, rival) and _key_and_size(seen) == _key_and_size(rival):
+        verdict = Verdict.SAME
+        reason = f"the same key and size as {rival.path}, which was taken before, and is there no more"
+    elif rival.sha256 is None and seen.sha256 is not None:
         verdict = Verdict.CONFLICT
         reason = f"{rival.identity.key} was taken for this unit, and changed before its bytes were read"
-    elif rival_sha256 == seen.sha256:
+    elif rival.sha256 is not None and rival.sha256 == seen.sha256:
         verdict = Verdict.SAME
         reason = f"the same bytes as {rival.identity.key}, which was taken before"
     else:
@@ -147,6 +157,15 @@ def _compare(connection: Connection, seen: Arrival, rival: Rival, rival_sha256: 
     _insert_arrival(connection, seen.stream, seen.identity, seen.path, verdict, reason, seen.arrived_at, seen=seen)
     journal.write(connection, seen.arrived_at, f"arrival.{verdict}", seen.data_id, key=seen.identity.key, reason=reason)
     return Taken(verdict=verdict, reason=reason)
+
+
+def _are_of_two_places(seen: Arrival, rival: Rival) -> bool:
+    """Whether one is in a bucket, and the other in the online buffer."""
+    return bool(seen.identity.etag) != bool(rival.identity.etag)
+
+
+def _key_and_size(one: Arrival | Rival) -> tuple[str, int]:
+    return one.identity.key, one.identity.size
 
 
 def _take_new(connection: Connection, seen: Arrival, intake: Intake, collections: dict[str, Collection]) -> Taken:
@@ -241,6 +260,7 @@ def add_sub_job(
         per=admission.per,
         taken_at=taken_at if asked_at is None else asked_at,
         u=admission.u,
+        is_asked=asked_at is not None,
         stages=stages,
     )
 

@@ -78,6 +78,8 @@ class LetIn:
     facts: tuple[SubJobFact, ...]
     pass_number: int | None
     """None if there was nothing to let in."""
+    from_standby: tuple[SubJobFact, ...]
+    """What is under way, but stood by; from now on it is queued as what was let in."""
 
 
 def failed(connection: Connection, scope: Scope) -> list[Found]:
@@ -97,7 +99,7 @@ def newest(connection: Connection, scope: Scope) -> list[int]:
 
 
 def take_back(connection: Connection, fact: SubJobFact, changes: Sequence[Transition], now: float) -> SubJobFact:
-    """Opens a sub-job again by these changes, and returns it as it is then; its deadlines count from now on."""
+    """Lets a sub-job go on by these changes, and returns it as it is then; its deadlines count from now on."""
     execution.apply(connection, changes, now)
     connection.execute(update(sub_job).where(sub_job.c.id == fact.id).values(asked_at=now))
     row = connection.execute(_select(Scope()).where(sub_job.c.id == fact.id)).one()
@@ -131,13 +133,14 @@ def let_in(
     """Lets units in by hand; their deadlines count from now on.
 
     They join the pass that is open for further units, or open one. Each unit begins as `admission` says. Where the
-    group has closed, its own stages come into being too, as `of_group` says.
+    group has closed, its own stages come into being too, as `of_group` says. What stands by does so no more.
     """
+    awake = _take_from_standby(connection, admission.pipeline, group, units, now)
     home = connection.execute(select(data_group).where(data_group.c.data_id == str(group))).one()
     job_id = connection.scalar(JOB, {"group": home.id, "pipeline_": admission.pipeline})
     wanted = [row for row in _arrived(connection, home.id, units) if _is_wanted(connection, job_id, row, which)]
     if not wanted:
-        return LetIn(facts=(), pass_number=None)
+        return LetIn(facts=(), pass_number=None, from_standby=awake)
     if job_id is None:
         job_id = add(connection, job, group_id=home.id, pipeline=admission.pipeline)
     _end_pass_with(connection, job_id, wanted)
@@ -145,7 +148,7 @@ def let_in(
     facts = [_let_in_unit(connection, pass_id, admission, row, group, now) for row in wanted]
     facts += _let_in_group(connection, pass_id, of_group, home, group, now)
     number = connection.scalar(select(production_pass.c.number).where(production_pass.c.id == pass_id))
-    return LetIn(facts=tuple(facts), pass_number=number)
+    return LetIn(facts=tuple(facts), pass_number=number, from_standby=awake)
 
 
 def count_open(connection: Connection, sub_job_ids: Iterable[int]) -> int:
@@ -167,6 +170,7 @@ def outcome(connection: Connection, sub_job_ids: Iterable[int]) -> tuple[UnitRow
 
 # SQLite takes 32,766 parameters in a statement.
 _MOST_AT_ONCE = 10_000
+_MAY_STAND_BY = (StageState.WAITING, StageState.QUEUED, StageState.HELD)
 _IS_THERE = arrival.c.verdict.in_([Verdict.TAKEN.value, Verdict.IGNORED.value])
 
 
@@ -242,6 +246,22 @@ def _arrived(connection: Connection, group_id: int, units: Collection[DataId]) -
         )
         query = query.where(arrival.c.id.in_(of_group))
     return list({row.data_id: row for row in connection.execute(query)}.values())
+
+
+def _take_from_standby(
+    connection: Connection, pipeline: str, group: DataId, units: Collection[DataId], now: float
+) -> tuple[SubJobFact, ...]:
+    scope = Scope(target=Target(pipeline=pipeline, group=group), units=frozenset(map(str, units)))
+    left_out = (
+        stage_run.c.sub_job_id == sub_job.c.id,
+        stage_run.c.state.in_(_MAY_STAND_BY),
+        stage_run.c.q <= sub_job.c.u,
+    )
+    query = _select(scope).where(sub_job.c.per == "unit", sub_job.c.asked_at.is_(None), exists().where(*left_out))
+    facts = [replace(one.fact, taken_at=now, is_asked=True) for one in _found(connection, query)]
+    for some in _pages(fact.id for fact in facts):
+        connection.execute(update(sub_job).where(sub_job.c.id.in_(some)).values(asked_at=now))
+    return tuple(facts)
 
 
 def _is_wanted(connection: Connection, job_id: int | None, row: Row[Any], which: Which) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, Select, select, update
+from sqlalchemy import Connection, Row, Select, func, select, update
 
 from p3s_prefect.adapters.ledger import journal
 from p3s_prefect.adapters.ledger.outputs import insert_datasets, insert_descriptions
@@ -66,6 +66,21 @@ class Interrupted:
     opened_at: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """An attempt whose outputs wait for the store, as far as anybody knows: no slot is busy with it."""
+
+    attempt_id: int
+    stage_run_id: int
+    prefix: str
+    opened_at: float
+    since: float
+    """UTC in seconds since 1970."""
+    pilot: str | None
+    """None where the station ended before the pilot had told what became of it; so is `execution`."""
+    execution: str | None = None
+
+
 def open_sub_jobs(connection: Connection) -> list[SubJobFact]:
     """Every sub-job that is not settled, units before groups."""
     rows = connection.execute(
@@ -98,6 +113,7 @@ def sub_job_fact(connection: Connection, row: Row[Any]) -> SubJobFact:
         per=row.per,
         taken_at=row.taken_at if row.asked_at is None else row.asked_at,
         u=row.u,
+        is_asked=row.asked_at is not None,
         earlier_passes=earlier_passes(connection, row.pass_id) if row.per == "group" else (),
         stages=tuple(
             StageFact(
@@ -271,12 +287,81 @@ def give_up(
         settle_sub_job(connection, row.sub_job_id, now)
 
 
+def wait(connection: Connection, attempt_id: int, now: float, *, execution: str, pilot: str) -> Waiting:
+    """Notes that the outputs of a running attempt wait for the store.
+
+    Raises:
+        Conflict: the attempt is not running.
+    """
+    values = {
+        "waits_since": now,
+        "execution": execution,
+        "pilot": pilot,
+        "reason": f"its results wait on {pilot} for the store",
+    }
+    return _wait(connection, attempt_id, values)
+
+
+def wait_unknown(connection: Connection, attempt_id: int, now: float) -> Waiting:
+    """Notes that only the store, which does not answer, or a pilot can tell what became of an interrupted attempt.
+
+    Raises:
+        Conflict: the attempt is not running.
+    """
+    reason = "the station ended while it ran; whether there are results shows when the store is back"
+    return _wait(connection, attempt_id, {"waits_since": now, "reason": reason})
+
+
+def _wait(connection: Connection, attempt_id: int, values: dict[str, Any]) -> Waiting:
+    running = update(attempt).where(attempt.c.id == attempt_id, attempt.c.state == "running")
+    row = connection.execute(running.values(values).returning(attempt)).one_or_none()
+    if row is None:
+        raise Conflict(f"attempt {attempt_id} is not running", fix="Nothing to do: it was ended by somebody else.")
+    query = select(stage_run.c.stage, sub_job.c.data_id).join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
+    told = connection.execute(query.where(stage_run.c.id == row.stage_run_id)).one()
+    detail = {"stage": told.stage, "stage_run": row.stage_run_id, "attempt": attempt_id, "reason": row.reason}
+    journal.write(connection, row.waits_since, "stage.waits", told.data_id, **detail)
+    return _as_waiting(row)
+
+
+def _as_waiting(row: Row[Any]) -> Waiting:
+    return Waiting(
+        attempt_id=row.id,
+        stage_run_id=row.stage_run_id,
+        prefix=row.prefix,
+        opened_at=row.opened_at,
+        since=row.waits_since,
+        pilot=row.pilot,
+        execution=row.execution,
+    )
+
+
 def counts(connection: Connection, stage_run_id: int) -> tuple[int, int]:
     """How many attempts of a stage run have failed by themselves, and how many were lost with their pilot."""
     row = connection.execute(
         select(stage_run.c.failures, stage_run.c.losses).where(stage_run.c.id == stage_run_id)
     ).one()
     return row.failures, row.losses
+
+
+def number_of_attempts(connection: Connection, stage_run_id: int, *, ended_with: str | None = None) -> int:
+    """How many attempts of a stage run there were; with `ended_with`, those whose reason is this `without_place`."""
+    own = attempt.c.stage_run_id == stage_run_id
+    if ended_with is None:
+        return connection.scalar(select(func.count()).select_from(attempt).where(own)) or 0
+    query = select(attempt.c.reason, attempt.c.prefix, attempt.c.execution).where(own, attempt.c.execution.is_not(None))
+    return sum(without_place(*row) == ended_with for row in connection.execute(query))
+
+
+def without_place(reason: str, prefix: str, execution: str) -> str:
+    """A reason that names no key of this execution: else that of each attempt would be another one."""
+    return reason.replace(f"{prefix}/{execution}/", "")
+
+
+def definition_of(connection: Connection, stage_run_id: int) -> tuple[str, str, str]:
+    """The run collection, the pipeline and the stage of a stage run."""
+    row = connection.execute(START, {"stage_run_id": stage_run_id}).one()
+    return row.run_collection, row.pipeline, row.stage
 
 
 def settle_sub_job(connection: Connection, sub_job_id: int, now: float) -> SubJobState:
@@ -288,9 +373,24 @@ def settle_sub_job(connection: Connection, sub_job_id: int, now: float) -> SubJo
     return state
 
 
+def waiting(connection: Connection) -> list[Waiting]:
+    """Attempts whose outputs wait for the store."""
+    query = select(attempt).where(attempt.c.state == "running", attempt.c.waits_since.is_not(None))
+    return [_as_waiting(row) for row in connection.execute(query.order_by(attempt.c.id))]
+
+
+def wait_no_more(connection: Connection) -> None:
+    """What waits for the store counts as interrupted from now on: there is nobody who would look for it later."""
+    connection.execute(update(attempt).where(attempt.c.state == "running").values(waits_since=None))
+
+
 def interrupted(connection: Connection) -> list[Interrupted]:
-    """Attempts that are still marked as running; at the start of a station none of them has anybody who waits."""
-    rows = connection.execute(select(attempt).where(attempt.c.state == "running").order_by(attempt.c.id))
+    """Attempts that are still marked as running, and do not wait for the store.
+
+    At the start of a station none of them has anybody who waits.
+    """
+    running = select(attempt).where(attempt.c.state == "running", attempt.c.waits_since.is_(None))
+    rows = connection.execute(running.order_by(attempt.c.id))
     return [
         Interrupted(attempt_id=row.id, stage_run_id=row.stage_run_id, prefix=row.prefix, opened_at=row.opened_at)
         for row in rows

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from sqlalchemy import Connection, select, true
+from sqlalchemy import Connection, select
 
 from p3s_prefect.adapters.ledger.execution import Attempt
+from p3s_prefect.adapters.ledger.sampled import IS_BY_HAND, IS_SAMPLED, SAMPLED_STATE, counts, probabilities
 from p3s_prefect.adapters.ledger.schema import (
     arrival,
     attempt,
@@ -18,13 +19,20 @@ from p3s_prefect.adapters.ledger.schema import (
 )
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.experiment import Format
-from p3s_prefect.core.records import InputFile
-from p3s_prefect.core.states import LEFT_OUT, StageState, sub_job_state
+from p3s_prefect.core.records import BufferPlace, InputFile
+from p3s_prefect.core.states import LEFT_OUT, StageState, SubJobState, sub_job_state
 from p3s_prefect.core.wiring import Wire
+
+Buffered = Callable[[str, str], BufferPlace | None]
+"""Where else a file is, by its stream and its path."""
 
 
 def find(
-    connection: Connection, opened: Attempt, wires: Sequence[Wire], formats: Mapping[str, Format]
+    connection: Connection,
+    opened: Attempt,
+    wires: Sequence[Wire],
+    formats: Mapping[str, Format],
+    buffered: Buffered = lambda _stream, _path: None,
 ) -> list[InputFile]:
     """The files that an attempt reads; those of a stage per group in the order of their data ids.
 
@@ -33,13 +41,15 @@ def find(
     found: list[InputFile] = []
     for wire in wires:
         if wire.producer is None:
-            found += _arrived(connection, opened, wire, formats[wire.dataset_type])
+            found += _arrived(connection, opened, wire, formats[wire.dataset_type], buffered)
         else:
             found += _published(connection, opened, wire)
     return found
 
 
-def _arrived(connection: Connection, opened: Attempt, wire: Wire, raw_format: Format) -> list[InputFile]:
+def _arrived(
+    connection: Connection, opened: Attempt, wire: Wire, raw_format: Format, buffered: Buffered
+) -> list[InputFile]:
     chosen = select(arrival).where(arrival.c.dataset_type == wire.dataset_type).distinct()
     if opened.arrival_id is not None:
         chosen = chosen.where(arrival.c.id == opened.arrival_id)
@@ -59,6 +69,7 @@ def _arrived(connection: Connection, opened: Attempt, wire: Wire, raw_format: Fo
             size=row.size,
             mtime_ns=row.mtime_ns,
             etag=row.etag,
+            buffered=buffered(row.stream, row.path),
             sha256=row.sha256,
         )
         for row in connection.execute(chosen)
@@ -67,7 +78,10 @@ def _arrived(connection: Connection, opened: Attempt, wire: Wire, raw_format: Fo
 
 
 def _published(connection: Connection, opened: Attempt, wire: Wire) -> list[InputFile]:
-    """Each data id's dataset of this job, from its newest pass up to this one."""
+    """Each data id's dataset of this job, from its newest pass up to this one.
+
+    What chance has left out is not gathered, as nobody could weight it.
+    """
     chosen = (
         select(dataset, production_pass.c.number)
         .join(attempt, attempt.c.id == dataset.c.attempt_id)
@@ -82,8 +96,7 @@ def _published(connection: Connection, opened: Attempt, wire: Wire) -> list[Inpu
         )
         .order_by(production_pass.c.number)
     )
-    if not wire.is_gathered:
-        chosen = chosen.where(dataset.c.data_id == str(opened.data_id))
+    chosen = chosen.where(IS_SAMPLED if wire.is_gathered else dataset.c.data_id == str(opened.data_id))
     newest = {
         row.data_id: InputFile(
             dataset_type=wire.dataset_type,
@@ -101,12 +114,13 @@ def _published(connection: Connection, opened: Attempt, wire: Wire) -> list[Inpu
 
 
 def coverage(connection: Connection, opened: Attempt, stages: Collection[str]) -> dict[str, int]:
-    """How many units of an attempt's group are in which state; of a unit in several passes, the newest counts.
+    """How many units of an attempt's group are in which state.
 
-    A unit's state follows from those of its `stages`, which are gathered; what else runs for it is not waited for.
+    Of a unit in several passes the newest that is done counts, else the newest, as for what is gathered of it. A unit's
+    state follows from those of its `stages`, which are gathered; what else runs for it is not waited for.
     """
     rows = connection.execute(
-        select(sub_job.c.id, sub_job.c.data_id, stage_run.c.state)
+        select(sub_job.c.id, sub_job.c.data_id, SAMPLED_STATE)
         .join(stage_run, stage_run.c.sub_job_id == sub_job.c.id)
         .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
         .where(
@@ -117,12 +131,15 @@ def coverage(connection: Connection, opened: Attempt, stages: Collection[str]) -
         )
         .order_by(production_pass.c.number, stage_run.c.position)
     )
-    states: dict[int, list[StageState]] = {}
-    newest: dict[str, int] = {}
+    of_units: dict[tuple[str, int], list[StageState]] = {}
     for row in rows:
-        states.setdefault(row.id, []).append(StageState(row.state))
-        newest[row.data_id] = row.id
-    return dict(Counter(sub_job_state(states[sub_job_id]).value for sub_job_id in newest.values()))
+        of_units.setdefault((row.data_id, row.id), []).append(StageState(row.state))
+    counted: dict[str, SubJobState] = {}
+    for (data_id, _), states in of_units.items():
+        state = sub_job_state(states)
+        if state is SubJobState.DONE or counted.get(data_id) is not SubJobState.DONE:
+            counted[data_id] = state
+    return dict(Counter(state.value for state in counted.values()))
 
 
 def weights(connection: Connection, opened: Attempt, wires: Iterable[Wire]) -> dict[str, dict[DataId, float]]:
@@ -135,26 +152,23 @@ def weights(connection: Connection, opened: Attempt, wires: Iterable[Wire]) -> d
 
 def _weights(connection: Connection, opened: Attempt, wire: Wire) -> dict[DataId, float]:
     """By 1/q of the stage that makes it; what arrives is all taken in, and weighs 1."""
-    rows = connection.execute(
-        select(sub_job.c.data_id, stage_run.c.state, stage_run.c.q)
+    rows = (
+        select(sub_job.c.data_id, SAMPLED_STATE, IS_BY_HAND, stage_run.c.q)
         .join(stage_run, stage_run.c.sub_job_id == sub_job.c.id)
         .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
         .where(
             production_pass.c.job_id == opened.job_id,
             production_pass.c.number <= opened.pass_number,
             sub_job.c.per == "unit",
-            true() if wire.producer is None else stage_run.c.stage == wire.producer,
         )
         .order_by(production_pass.c.number)
     )
     if wire.producer is None:
-        return {DataId.parse(row.data_id): 1.0 for row in rows}
-    counts: dict[str, tuple[str, float]] = {}
-    for row in rows:
-        # Of a unit in several passes the one whose dataset is read, else the newest.
-        if row.state == StageState.DONE or counts.get(row.data_id, ("",))[0] != StageState.DONE:
-            counts[row.data_id] = row.state, row.q
-    return {DataId.parse(name): 1 / q for name, (state, q) in counts.items() if state not in LEFT_OUT}
+        return {DataId.parse(row.data_id): 1.0 for row in connection.execute(rows)}
+    found = connection.execute(rows.where(stage_run.c.stage == wire.producer, counts(opened.pass_number)))
+    runs = {row.data_id: row for row in found}
+    likely = probabilities(runs)
+    return {DataId.parse(unit): 1 / likely[unit] for unit, run in runs.items() if run.state not in LEFT_OUT}
 
 
 def _order(file: InputFile) -> tuple[tuple[str, bool, str], ...]:

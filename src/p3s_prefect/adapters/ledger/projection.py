@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Select, case, func, select
+from sqlalchemy import Connection, Select, case, func, or_, select
 
 from p3s_prefect.adapters.ledger.pass_facts import (
     MOST_ROWS,
@@ -205,7 +205,12 @@ def _units(connection: Connection, pass_id: int, *, most: int | None, told: froz
     query = select_units().where(sub_job.c.pass_id == pass_id)
     if most is not None:
         # Groups, then what failed just now, then what went wrong before, then what is open, then the newest.
-        failing = select(stage_run.c.sub_job_id).where(stage_run.c.sub_job_id.in_(told), stage_run.c.failures > 0)
+        went_wrong = or_(
+            stage_run.c.failures > 0,
+            stage_run.c.losses > 0,
+            stage_run.c.state.in_([StageState.FAILED, StageState.EXPIRED]),
+        )
+        failing = select(stage_run.c.sub_job_id).where(stage_run.c.sub_job_id.in_(told), went_wrong)
         bad = sub_job.c.state.in_([StageState.FAILED, StageState.EXPIRED, StageState.BLOCKED])
         rank = case(
             (sub_job.c.per == "group", 0),

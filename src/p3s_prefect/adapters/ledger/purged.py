@@ -34,6 +34,12 @@ def taken_files(connection: Connection, stream: str, after: int = 0) -> Sequence
     return connection.execute(query.order_by(arrival.c.id).limit(_PAGE)).all()
 
 
+def taken_file(connection: Connection, arrival_id: int) -> Row[Any] | None:
+    """A file that was taken and not removed, as it stands now."""
+    query = select(arrival).where(arrival.c.id == arrival_id, arrival.c.verdict == Verdict.TAKEN)
+    return connection.execute(query.where(arrival.c.purged_at.is_(None))).one_or_none()
+
+
 def made_from(connection: Connection, arrival_id: int) -> tuple[tuple[str, ...], bool]:
     """States of the newest sub-job in each pipeline that took a file; and whether its group is open in one of them."""
     rows = connection.execute(

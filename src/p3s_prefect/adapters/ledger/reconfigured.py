@@ -13,6 +13,7 @@ from p3s_prefect.adapters.ledger import execution
 from p3s_prefect.adapters.ledger.arrivals import Collection, add_sub_job, open_pass
 from p3s_prefect.adapters.ledger.schema import (
     arrival,
+    attempt,
     data_group,
     job,
     production_pass,
@@ -38,7 +39,8 @@ def retire(
     """Cancels what is open under another configuration than today's, and lets its units in again, in a new pass.
 
     A unit of a pipeline that is no longer there is only cancelled. `admission` tells how a unit begins, from pipeline,
-    stream and data id. Nothing may be running. Returns the number of sub-jobs that were cancelled.
+    stream and data id. Nothing may be with a pilot; what waits for the store is processed again too. Returns the number
+    of sub-jobs that were cancelled.
     """
     outdated = [row for row in connection.execute(_open()) if not _is_current(row, collections)]
     for row in outdated:
@@ -129,6 +131,10 @@ def _cancel(connection: Connection, sub_job_id: int, now: float) -> None:
         if not StageState(found.state).is_terminal
     ]
     execution.apply(connection, changes, now)
+    # Of what waits for the store only: nothing else runs.
+    of_sub_job = select(stage_run.c.id).where(stage_run.c.sub_job_id == sub_job_id).scalar_subquery()
+    running = update(attempt).where(attempt.c.state == "running", attempt.c.stage_run_id.in_(of_sub_job))
+    connection.execute(running.values(state="stopped", reason=_REASON, ended_at=now))
 
 
 def _let_in_again(

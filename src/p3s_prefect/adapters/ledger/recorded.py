@@ -14,6 +14,7 @@ from p3s_prefect.adapters.ledger.schema import (
     data_group,
     job,
     journal,
+    override,
     production_pass,
     stage_run,
     sub_job,
@@ -40,12 +41,16 @@ def recorded(connection: Connection, scope: Scope, group: Sequence[str]) -> Reco
     if not units:
         raise report_rows.nothing(connection, scope)
     groups = {str(unit.data_id.subset(group)) for unit in units}
+    attempts = tuple(_attempts(connection, groups, {str(unit.data_id) for unit in units} | groups))
+    since, until = units[0].at, max([units[-1].at, *(one.ended_at for one in attempts)])
     return Recorded(
         about=str(scope),
         units=units,
-        closings=tuple(_closings(connection, groups, since=units[0].at)),
-        attempts=tuple(_attempts(connection, groups, {str(unit.data_id) for unit in units} | groups)),
-        open_before=_open_before(connection, units[0].at),
+        closings=tuple(_closings(connection, groups, since=since)),
+        attempts=attempts,
+        open_before=_open_before(connection, since),
+        overrides=_overrides(connection, since, until),
+        asked=_asked(connection, since, until),
     )
 
 
@@ -76,6 +81,17 @@ def _units(connection: Connection, scope: Scope, group: Sequence[str]) -> Iterat
 def _open_before(connection: Connection, at: float) -> int:
     is_open = or_(sub_job.c.settled_at.is_(None), sub_job.c.settled_at > at)
     return connection.scalar(select(func.count()).where(is_open, sub_job.c.arrived_at < at)) or 0
+
+
+def _overrides(connection: Connection, since: float, until: float) -> tuple[str, ...]:
+    """Kinds of what was in force at some time between, once for each."""
+    over_at = func.coalesce(override.c.ended_at, override.c.expires_at, until)
+    between = select(override.c.kind).where(override.c.set_at <= until, over_at >= since)
+    return tuple(connection.scalars(between.order_by(override.c.id)))
+
+
+def _asked(connection: Connection, since: float, until: float) -> int:
+    return connection.scalar(select(func.count()).where(sub_job.c.asked_at.between(since, until))) or 0
 
 
 def _groups_of_day(connection: Connection, day: str) -> set[str]:

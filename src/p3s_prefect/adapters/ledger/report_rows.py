@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, case, func, literal, null, or_, select
 
 from p3s_prefect.adapters.ledger.functions import PlaceIn
+from p3s_prefect.adapters.ledger.sampled import IS_SAMPLED
 from p3s_prefect.adapters.ledger.schema import (
     attempt,
     configuration,
@@ -52,16 +53,19 @@ def sub_job_counts(scope: Scope) -> Rows:
 
 
 def stage_counts(scope: Scope) -> Rows:
-    """Number of stage runs by pass, per, part, stage and state, with the sums of q, 1/q and 1/q**2."""
+    """Number of stage runs by pass, per, part, stage and state; of those that stand for others, the number and the
+    sums of q, 1/q and 1/q**2."""
+    q = case((IS_SAMPLED, stage_run.c.q))
     keys = (_PASS, sub_job.c.per, stage_run.c.stage, stage_run.c.state, *_parts(scope.by))
     query = select(
         *keys,
         *_no_part(scope.by),
         func.max(stage_run.c.position).label("position"),
         func.count().label("seen"),
-        func.sum(stage_run.c.q).label("q"),
-        func.sum(1 / stage_run.c.q).label("weight"),
-        func.sum(1 / (stage_run.c.q * stage_run.c.q)).label("square"),
+        func.count(q).label("sampled"),
+        func.sum(q).label("q"),
+        func.sum(1 / q).label("weight"),
+        func.sum(1 / (q * q)).label("square"),
     )
     return _within(query, scope).join(stage_run, stage_run.c.sub_job_id == sub_job.c.id).group_by(*keys)
 

@@ -27,12 +27,13 @@ _Key = tuple[str, int, str, str, str | None]
 
 @dataclass
 class _Count:
-    """How many are in which state, and sums over those that are done."""
+    """How many are in which state, and sums over those that are done and stand for others."""
 
     states: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     deadlines_s: set[float] = field(default_factory=set)
     position: int = -1
     seen: int = 0
+    sampled: int = 0
     q: float = 0.0
     weight: float = 0.0
     """Sum of 1/q."""
@@ -45,7 +46,8 @@ class _Count:
         self.position = row.position
         if (row.per, row.stage) in of.deadlines_s:
             self.deadlines_s.add(of.deadlines_s[row.per, row.stage])
-        if row.stage is not None and row.state == StageState.DONE:
+        if row.stage is not None and row.state == StageState.DONE and row.sampled:
+            self.sampled += row.sampled
             self.q, self.weight, self.square = self.q + row.q, self.weight + row.weight, self.square + row.square
 
     def row(self, key: _Key) -> CoverageRow:
@@ -59,7 +61,8 @@ class _Count:
             seen=self.seen,
             open=sum(self.states[state] for state in _OPEN),
             **{state.value: self.states[state] for state in TERMINAL},
-            mean_q=self.q / self.states[StageState.DONE] if self.square else None,
+            on_standby=self.states[StageState.DONE] - self.sampled if stage is not None else 0,
+            mean_q=self.q / self.sampled if self.square else None,
             effective=self.weight**2 / self.square if self.square else None,
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, select
 
+from p3s_prefect.adapters.ledger.sampled import IS_SAMPLED, counts
 from p3s_prefect.adapters.ledger.schema import (
     arrival,
     attempt,
@@ -174,8 +175,12 @@ def datasets(connection: Connection, dataset_type: str, data_id: str) -> tuple[D
 
 
 def trends(connection: Connection, *, limit: int = 40) -> tuple[Trend, ...]:
-    """Each summary value over the last units of its pipeline, in the order in which their data were taken."""
-    query = _summaries(sub_job.c.id.label("sub_job_id")).where(summary_value.c.attempt_id.in_(_recent(connection)))
+    """Each summary value over the last units of its pipeline, in the order in which their data were taken.
+
+    What was made in several passes is in it once.
+    """
+    also = (sub_job.c.id.label("sub_job_id"), IS_SAMPLED.label("is_sampled"))
+    query = _summaries(*also).where(summary_value.c.attempt_id.in_(_recent(connection)), counts())
     series: dict[tuple[str, ...], list[Row[Any]]] = defaultdict(list)
     for row in connection.execute(query):
         series[row.pipeline, row.stage, row.name, row.unit].append(row)
@@ -195,7 +200,7 @@ def _stretch(rows: list[Row[Any]]) -> tuple[str, str, int, float] | None:
 
 
 def _trend(rows: list[Row[Any]], others: Outcomes | None) -> Trend:
-    last, given = rows[-1], [(row.value, 1 / row.q) for row in rows]
+    last, given = rows[-1], [(row.value, 1 / row.q) for row in rows if row.is_sampled]
     named, whole = (last.pipeline, last.stage, last.name, last.unit), None
     if others is not None:
         whole = weighted_value(*named, given, others.with_done(weight for _, weight in given))
@@ -207,7 +212,7 @@ def _trend(rows: list[Row[Any]], others: Outcomes | None) -> Trend:
         unit=last.unit,
         data_ids=tuple(row.data_id for row in rows),
         values=tuple(row.value for row in rows),
-        qs=tuple(row.q for row in rows),
+        weights=tuple(1 / row.q if row.is_sampled else 0.0 for row in rows),
         whole=whole,
     )
 

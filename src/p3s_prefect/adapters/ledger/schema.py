@@ -192,6 +192,7 @@ attempt = Table(
     Column("coverage", JSON, comment="of a stage per group: number of units by state"),
     Column("log_key", String(1000)),
     Column("is_recorded", Boolean, nullable=False, comment="whether its commit record is in the store"),
+    Column("waits_since", Double, comment="when its outputs began to wait for the store"),
     _one_of("state", ["running", "done", "failed", "lost", "stopped", "expired"]),
     UniqueConstraint("stage_run_id", "number"),
     UniqueConstraint("prefix"),

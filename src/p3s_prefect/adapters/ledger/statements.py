@@ -85,6 +85,7 @@ END_WELL = (
     .where(attempt.c.id == bindparam("attempt_id"))
     .values(
         state="done",
+        reason="",
         execution=bindparam("execution"),
         pilot=bindparam("pilot"),
         started_at=bindparam("started_at"),

@@ -341,6 +341,7 @@ def _attempts(connection: Connection, stage_run_ids: Sequence[int]) -> dict[int,
                 pilot=row.pilot,
                 steps=tuple(StepSpan(**step) for step in row.steps or ()),
                 log_key=row.log_key,
+                waits_since=row.waits_since if row.state == "running" else None,
             )
         )
     return found

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Row, Select, func, select
 
+from p3s_prefect.adapters.ledger.sampled import IS_BY_HAND, SAMPLED_STATE, counts, probabilities
 from p3s_prefect.adapters.ledger.schema import (
     attempt,
     data_group,
@@ -23,13 +24,19 @@ _Stage = tuple[str, str]
 
 
 def group_values(connection: Connection, data_id: str) -> tuple[WeightedValue, ...]:
-    """Every summary value of a group's units that is a number, in the order of pipelines, stages and names.
-
-    Of a unit in several passes the newest that is done counts, else the newest.
-    """
-    runs = _newest_runs(connection, data_id)
-    outcomes = {stage: Outcomes.of((run.state, run.q) for run in units.values()) for stage, units in runs.items()}
-    weights = {run.id: 1 / run.q for units in runs.values() for run in units.values() if run.state == StageState.DONE}
+    """Every summary value of a group's units that is a number, in the order of pipelines, stages and names."""
+    runs = _runs_that_count(connection, data_id)
+    chances = {stage: probabilities(units) for stage, units in runs.items()}
+    outcomes = {
+        stage: Outcomes.of((run.state, chances[stage][unit]) for unit, run in units.items())
+        for stage, units in runs.items()
+    }
+    weights = {
+        run.id: 1 / chances[stage][unit]
+        for stage, units in runs.items()
+        for unit, run in units.items()
+        if run.state == StageState.DONE
+    }
     given: dict[tuple[_Stage, str, str], list[tuple[Scalar, float]]] = defaultdict(list)
     for row in connection.execute(_summaries(data_id)):
         if row.stage_run_id in weights:
@@ -45,7 +52,7 @@ def group_values(connection: Connection, data_id: str) -> tuple[WeightedValue, .
 def not_done_since(connection: Connection, pipeline: str, stage: str, sub_job_id: int, taken_at: float) -> Outcomes:
     """What became of the units of a stage that are not done, from a sub-job and a time of data on."""
     rows = connection.execute(
-        select(stage_run.c.state, func.count().label("units"), func.sum(1 / stage_run.c.q).label("weight"))
+        select(SAMPLED_STATE, func.count().label("units"), func.sum(1 / stage_run.c.q).label("weight"))
         .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
         .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
         .join(job, job.c.id == production_pass.c.job_id)
@@ -55,31 +62,31 @@ def not_done_since(connection: Connection, pipeline: str, stage: str, sub_job_id
             sub_job.c.per == "unit",
             job.c.pipeline == pipeline,
             stage_run.c.stage == stage,
-            stage_run.c.state != StageState.DONE,
+            SAMPLED_STATE.element != StageState.DONE,
+            counts(),
         )
-        .group_by(stage_run.c.state)
+        .group_by(SAMPLED_STATE.element)
     ).all()
     return Outcomes(
         units={row.state: row.units for row in rows}, weights={row.state: float(row.weight) for row in rows}
     )
 
 
-def _newest_runs(connection: Connection, data_id: str) -> dict[_Stage, dict[str, Any]]:
+def _runs_that_count(connection: Connection, data_id: str) -> dict[_Stage, dict[str, Row[Any]]]:
     """Of each stage per unit, in the order of pipelines and stages: the stage run that counts, by unit."""
+    also = (stage_run.c.id, stage_run.c.stage, stage_run.c.q, sub_job.c.data_id, job.c.pipeline)
     rows = connection.execute(
-        select(stage_run.c.id, stage_run.c.stage, stage_run.c.state, stage_run.c.q, sub_job.c.data_id, job.c.pipeline)
+        select(SAMPLED_STATE, IS_BY_HAND, *also)
         .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
         .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
         .join(job, job.c.id == production_pass.c.job_id)
         .join(data_group, data_group.c.id == job.c.group_id)
-        .where(data_group.c.data_id == data_id, sub_job.c.per == "unit")
-        .order_by(job.c.pipeline, stage_run.c.position, production_pass.c.number)
+        .where(data_group.c.data_id == data_id, sub_job.c.per == "unit", counts())
+        .order_by(job.c.pipeline, stage_run.c.position, production_pass.c.number, sub_job.c.id)
     )
-    found: dict[_Stage, dict[str, Any]] = defaultdict(dict)
+    found: dict[_Stage, dict[str, Row[Any]]] = defaultdict(dict)
     for row in rows:
-        units = found[row.pipeline, row.stage]
-        if row.state == StageState.DONE or row.data_id not in units or units[row.data_id].state != StageState.DONE:
-            units[row.data_id] = row
+        found[row.pipeline, row.stage][row.data_id] = row
     return found
 
 

@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from p3s_prefect.adapters.buffer_reader import BufferReader
 from p3s_prefect.adapters.pilot.local_cache import LocalCache
 from p3s_prefect.adapters.pilot.payload_process import PayloadProcess
 from p3s_prefect.adapters.pilot.step import StepInput, StepOutput
@@ -22,12 +23,22 @@ class Signature:
     inode: int
 
 
+class Stopped(Exception):
+    """Somebody asked for it."""
+
+
+class DeadlinePassed(Exception):
+    """It was killed at its deadline."""
+
+
 @dataclass(slots=True)
 class Execution:
     """Dask may execute an order twice, so each execution has an id, and a prefix in the store, of its own."""
 
     order: StageOrder
     scratch: Path
+    buffer: BufferReader
+    """For files in the online buffer."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     files: dict[str, StepInput] = field(default_factory=dict)
     arrived: dict[Path, Signature] = field(default_factory=dict)
@@ -54,6 +65,12 @@ class Execution:
     def step_directory(self, step: str) -> Path:
         """The working directory of a step, apart from what else is here, whatever the step's name."""
         return self.directory / "steps" / step
+
+    def room_for(self, name: str) -> Path:
+        """Where a copy of a file that arrived goes, under its own name."""
+        place = self.directory / "arrived" / uuid.uuid4().hex
+        place.mkdir(parents=True)
+        return place / name
 
     @property
     def prefix(self) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path, PurePosixPath
 
 from p3s_prefect.adapters.bucket_objects import copy_arrived, is_bucket_path
 from p3s_prefect.adapters.bucket_url import object_place
 from p3s_prefect.adapters.directory_store import file_sha256
+from p3s_prefect.adapters.pilot.buffered_inputs import fetch_buffered
 from p3s_prefect.adapters.pilot.execution import Execution, Signature, suffix
 from p3s_prefect.adapters.pilot.step import StepInput
 from p3s_prefect.core.errors import InputChanged
@@ -48,6 +48,8 @@ def _stored(file: InputFile, store: ObjectStore, execution: Execution) -> tuple[
 
 def _arrived(file: InputFile, execution: Execution) -> tuple[Path, str]:
     """A file as it arrived, with its checksum; it must be the one that was taken."""
+    if file.buffered is not None:
+        return fetch_buffered(file, file.buffered, execution)
     if is_bucket_path(str(file.path)):
         return _uploaded(file, execution)
     path = Path(str(file.path))
@@ -70,8 +72,7 @@ def _arrived(file: InputFile, execution: Execution) -> tuple[Path, str]:
 def _uploaded(file: InputFile, execution: Execution) -> tuple[Path, str]:
     """A copy of an object that arrived in a bucket, with its checksum; it must be the one that was taken."""
     url = str(file.path)
-    target = execution.directory / "arrived" / uuid.uuid4().hex / PurePosixPath(object_place(url)[1]).name
-    target.parent.mkdir(parents=True)
+    target = execution.room_for(PurePosixPath(object_place(url)[1]).name)
     size, sha256 = copy_arrived(url, file.etag, target)
     if size != file.size or file.sha256 not in (None, sha256):
         raise InputChanged(f"{url} has other bytes than those that arrived", fix="Upload it under a new key.")

@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path
 
+from p3s_prefect.adapters.pilot.own_directory import locked, make_own, still_named
 from p3s_prefect.core.ports import ObjectStore
 from p3s_prefect.core.records import CacheUse, InputFile
 
@@ -61,7 +62,7 @@ class LocalCache:
         key, sha256 = str(file.key), str(file.sha256)
         entry = None
         try:
-            _make_own(self._root)
+            make_own(self._root)
             entry = self._entry(store, key, sha256, file.size)
         except OSError as error:
             self._trouble = f"the local cache in {self._root} fails: {error.strerror or error}"
@@ -99,13 +100,13 @@ class LocalCache:
 
     def _hold(self, entry: Path) -> bool:
         """Uses an entry from now on; False if it is not there. One that was damaged is removed."""
-        file = _locked(entry, fcntl.LOCK_SH)
+        file = locked(entry, fcntl.LOCK_SH)
         if file is None:
             return False
         if hashlib.file_digest(file, "sha256").hexdigest() != entry.name:
             log.warning("an entry of the local cache was damaged, and is fetched again: %s", entry)
             with file, self._entries_change():
-                if _still_named(file, entry):
+                if still_named(file, entry):
                     entry.unlink()
             return False
         self._use(file)
@@ -121,7 +122,7 @@ class LocalCache:
         landing.mkdir()
         fetched = store.fetch(key, landing, entry.name)
         fetched.chmod(0o400)
-        file = _locked(fetched, fcntl.LOCK_SH)
+        file = locked(fetched, fcntl.LOCK_SH)
         if file is None:
             raise FileNotFoundError(f"{fetched} was taken away")
         self._use(file)
@@ -159,7 +160,7 @@ class LocalCache:
 
     def _remove(self, path: Path) -> bool:
         """Removes what nobody uses, or fetches; called while names change."""
-        file = _locked(path, fcntl.LOCK_EX)
+        file = locked(path, fcntl.LOCK_EX)
         if file is None:
             return False
         with file:
@@ -178,7 +179,7 @@ class LocalCache:
 @contextmanager
 def _alone(entry: Path) -> Iterator[bool]:
     """Whether it is for this execution to make an entry; nobody else does meanwhile."""
-    place = _locked(_reserved(entry), fcntl.LOCK_EX, os.O_CREAT)
+    place = locked(_reserved(entry), fcntl.LOCK_EX, os.O_CREAT)
     if place is None:
         yield False
         return
@@ -198,34 +199,3 @@ def _reserved(entry: Path) -> Path:
 
 def _landing(entry: Path) -> Path:
     return entry.with_suffix(_LANDING)
-
-
-def _locked(path: Path, kind: int, flags: int = 0) -> BufferedReader | None:
-    """A file with a lock; None if there is none, or somebody is in the way: by a lock, or by taking its name away."""
-    try:
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | flags, 0o600), "rb")
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-        if _still_named(file, path):
-            return file
-    except BlockingIOError:
-        pass
-    file.close()
-    return None
-
-
-def _still_named(file: BufferedReader, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _make_own(root: Path) -> None:
-    """Makes the directory, and makes sure that nobody else can put anything there, as in /tmp they could."""
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = root.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise PermissionError(f"others can write to {root}")

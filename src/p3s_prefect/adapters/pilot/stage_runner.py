@@ -9,18 +9,22 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from math import inf
 from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
-from p3s_prefect.adapters.pilot.execution import Execution, suffix
+from p3s_prefect.adapters.buffer_leases import LocalLeases
+from p3s_prefect.adapters.buffer_reader import BufferReader
+from p3s_prefect.adapters.pilot.execution import DeadlinePassed, Execution, Stopped, suffix
 from p3s_prefect.adapters.pilot.inputs import confirm, gather
 from p3s_prefect.adapters.pilot.local_cache import LocalCache
 from p3s_prefect.adapters.pilot.outputs import collect, store_log, store_output
 from p3s_prefect.adapters.pilot.payload_process import PayloadProcess, PayloadProcesses
 from p3s_prefect.adapters.pilot.step import StepCall, StepInput, StepOutput
-from p3s_prefect.adapters.stores import is_local, open_store
+from p3s_prefect.adapters.pilot.waiting_outputs import About, OutputStore, WaitingOutputs, waiting_root
+from p3s_prefect.adapters.stores import is_known_away, is_local, open_store
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import (
     ChecksumMismatch,
@@ -31,18 +35,20 @@ from p3s_prefect.core.errors import (
     PayloadError,
     PayloadFailed,
     PayloadTimeout,
+    StoreDisturbed,
+    StoreUnreachable,
 )
 from p3s_prefect.core.experiment import Step
-from p3s_prefect.core.ports import ObjectStore
-from p3s_prefect.core.records import CacheUse, Failure, Manifest, PublishedObject, StageOrder, StageReport, StepTime
-
-
-class _Stopped(Exception):
-    """Somebody asked for it."""
-
-
-class _DeadlinePassed(Exception):
-    """It was killed at its deadline."""
+from p3s_prefect.core.ports import BufferLeases, ObjectStore
+from p3s_prefect.core.records import (
+    CacheUse,
+    Failure,
+    Manifest,
+    PublishedObject,
+    StageOrder,
+    StageReport,
+    StepTime,
+)
 
 
 class Observer(Protocol):
@@ -54,7 +60,10 @@ class Observer(Protocol):
 
 
 class StageRunner:
-    """Runs orders below a scratch directory; with `keep`, what they leave there is not removed."""
+    """Runs orders below a scratch directory; with `keep`, what they leave there is not removed.
+
+    Without `leases`, this process is the only one that reads the online buffer.
+    """
 
     def __init__(
         self,
@@ -63,12 +72,15 @@ class StageRunner:
         *,
         pilot: str = "",
         observer: Observer | None = None,
+        leases: BufferLeases | None = None,
         keep: bool = False,
     ) -> None:
         self._processes = processes
         self._scratch = scratch
         self._pilot = pilot or platform.node()
         self._observer = observer
+        self._leases = LocalLeases() if leases is None else leases
+        self._at_buffer_at: float | None = None
         self._keep = keep
         # By their own ids: an attempt may be executed twice, even at the same time.
         self._executions: dict[str, Execution] = {}
@@ -77,7 +89,8 @@ class StageRunner:
     def run(self, order: StageOrder) -> StageReport:
         """Runs an order; whatever goes wrong stands in the report."""
         started_at = time.time()
-        execution = Execution(order=order, scratch=self._scratch, cache=_local_cache(order))
+        buffer = BufferReader(self._leases, lambda: self._at_buffer(execution))
+        execution = Execution(order=order, scratch=self._scratch, buffer=buffer, cache=_local_cache(order))
         self._executions[execution.id] = execution
         try:
             return self._attempt(execution, started_at)
@@ -92,6 +105,10 @@ class StageRunner:
         """The attempts that run here now."""
         return [execution.order.attempt_id for execution in list(self._executions.values())]
 
+    def buffer_quiet_s(self) -> float:
+        """How long no attempt here has waited for the online buffer, or read it; infinite if none ever has."""
+        return inf if self._at_buffer_at is None else time.monotonic() - self._at_buffer_at
+
     def stop(self, attempt_id: int) -> bool:
         """Kills an attempt's payload; False if the attempt is not running here."""
         found = [one for one in list(self._executions.values()) if one.order.attempt_id == attempt_id]
@@ -105,17 +122,25 @@ class StageRunner:
 
     # --- inside -------------------------------------------------------------------------------------------------
 
+    def _at_buffer(self, execution: Execution) -> None:
+        self._at_buffer_at = time.monotonic()
+        if execution.stopped:
+            raise Stopped("it was stopped")
+        if time.time() >= (execution.order.stop_at or inf):
+            raise DeadlinePassed("the deadline passed while it read from the online buffer")
+
     def _attempt(self, execution: Execution, started_at: float) -> StageReport:
         try:
             store = open_store(execution.order.store_url)
             execution.directory.mkdir(parents=True)
         except (P3sError, OSError) as error:
             return self._report(execution, started_at, failure=Failure.STORE, reason=_reason(error))
-        try:
-            manifest = self._produce(execution, store, started_at)
-        except Exception as error:
-            return self._failure(execution, store, started_at, error)
-        return self._report(execution, started_at, manifest=manifest, log=manifest.log)
+        with closing(_output_store(execution, store)) as outputs:
+            try:
+                manifest = self._produce(execution, store, outputs, started_at)
+            except Exception as error:
+                return self._failure(execution, outputs, started_at, error)
+            return self._report(execution, started_at, manifest=manifest, waits=outputs.waits, log=manifest.log)
 
     def _report(
         self,
@@ -123,6 +148,7 @@ class StageRunner:
         started_at: float,
         *,
         manifest: Manifest | None = None,
+        waits: bool = False,
         failure: Failure | None = None,
         reason: str = "",
         log: PublishedObject | None = None,
@@ -135,18 +161,20 @@ class StageRunner:
             started_at=started_at,
             ended_at=time.time(),
             manifest=manifest,
+            waits=waits,
             failure=failure,
             reason=reason,
             log=log,
             steps=tuple(execution.steps),
             cache=execution.cache.use if execution.cache is not None else CacheUse(),
+            buffer=execution.buffer.use,
         )
 
-    def _produce(self, execution: Execution, store: ObjectStore, started_at: float) -> Manifest:
+    def _produce(self, execution: Execution, store: ObjectStore, outputs: OutputStore, started_at: float) -> Manifest:
         execution.files = gather(execution, store)
         with self._processes.borrow() as process, self._stoppable(execution, process):
             for step in execution.order.steps:
-                self._run_step(execution, store, step, process)
+                self._run_step(execution, outputs, step, process)
         confirm(execution)
         manifest = Manifest(
             attempt_id=execution.order.attempt_id,
@@ -154,18 +182,19 @@ class StageRunner:
             collection=execution.order.collection,
             data_id=str(execution.order.data_id),
             stage=execution.order.stage,
-            outputs=[store_output(execution, store, *output) for output in execution.outputs],
+            outputs=[store_output(execution, outputs, *output) for output in execution.outputs],
             products=execution.products,
             summary=execution.summary,
             lineage=execution.lineage,
             coverage=dict(execution.order.coverage),
             steps=execution.steps,
-            log=store_log(execution, store),
+            log=store_log(execution, outputs),
             pilot=self._pilot,
             started_at=started_at,
             ended_at=time.time(),
         )
-        store.put_bytes(f"{execution.prefix}/manifest.json", manifest.model_dump_json().encode())
+        outputs.put_bytes(f"{execution.prefix}/manifest.json", manifest.model_dump_json().encode())
+        outputs.complete()
         return manifest
 
     @contextmanager
@@ -177,38 +206,40 @@ class StageRunner:
             with self._lock:
                 execution.process = None
 
-    def _run_step(self, execution: Execution, store: ObjectStore, step: Step, process: PayloadProcess) -> None:
+    def _run_step(self, execution: Execution, outputs: OutputStore, step: Step, process: PayloadProcess) -> None:
         call = _call(execution, step)
         if execution.stopped:
-            raise _Stopped("it was stopped")
+            raise Stopped("it was stopped")
         if self._observer is not None:
             self._observer.step_begins(call)
         begun = time.time()
-        left_s = (execution.order.stop_at or float("inf")) - begun
+        left_s = (execution.order.stop_at or inf) - begun
         if left_s <= 0:
-            raise _DeadlinePassed(f"step {step.name} was not begun, as the deadline had passed")
+            raise DeadlinePassed(f"step {step.name} was not begun, as the deadline had passed")
         try:
             complaint = process.run(call, min(step.timeout_s, left_s))
         except PayloadTimeout as error:
             if left_s < step.timeout_s:
-                raise _DeadlinePassed(f"step {step.name} was killed at the deadline") from error
+                raise DeadlinePassed(f"step {step.name} was killed at the deadline") from error
             raise
         except PayloadFailed as error:
             if execution.stopped:
-                raise _Stopped("it was stopped") from error
+                raise Stopped("it was stopped") from error
             raise
         finally:
             execution.steps.append(StepTime(step=step.name, started_at=begun, ended_at=time.time()))
         if execution.stopped:
-            raise _Stopped("it was stopped")
+            raise Stopped("it was stopped")
         if complaint:
             raise PayloadFailed(f"step {step.name}: {complaint}", fix="See its log.")
-        collect(execution, store, step, call)
+        collect(execution, outputs, step, call)
 
-    def _failure(self, execution: Execution, store: ObjectStore, started_at: float, error: Exception) -> StageReport:
+    def _failure(self, execution: Execution, outputs: OutputStore, started_at: float, error: Exception) -> StageReport:
         reason, log = _reason(error), None
         try:
-            log = store_log(execution, store)
+            outputs.empty()
+            if (log := store_log(execution, outputs)) is not None:
+                outputs.complete()
         except (P3sError, OSError) as lost:
             reason += f" (its log is lost: {_reason(lost)})"
         return self._report(execution, started_at, failure=_kind(error), reason=reason, log=log)
@@ -221,6 +252,17 @@ def _local_cache(order: StageOrder) -> LocalCache | None:
     return LocalCache(Path(root), order.cache_bytes)
 
 
+def _output_store(execution: Execution, store: ObjectStore) -> OutputStore:
+    order = execution.order
+    return OutputStore(
+        store,
+        About(store_url=order.store_url, prefix=order.prefix, execution=execution.id),
+        WaitingOutputs(waiting_root(order.waiting_directory)),
+        0 if is_local(order.store_url) else order.waiting_bytes,
+        is_away=lambda: is_known_away(order.store_url),
+    )
+
+
 def _reason(error: Exception) -> str:
     text = error.what if isinstance(error, P3sError) else str(error) or type(error).__name__
     # It may quote a payload, whose half surrogate pairs no database takes, and PostgreSQL no NUL.
@@ -229,9 +271,9 @@ def _reason(error: Exception) -> str:
 
 def _kind(error: Exception) -> Failure:
     match error:
-        case _Stopped():
+        case Stopped():
             return Failure.STOPPED
-        case _DeadlinePassed():
+        case DeadlinePassed():
             return Failure.DEADLINE
         case PayloadTimeout():
             return Failure.TIMEOUT
@@ -239,6 +281,10 @@ def _kind(error: Exception) -> Failure:
             return Failure.INPUT
         case PayloadError():
             return Failure.PAYLOAD
+        case StoreDisturbed():
+            return Failure.DISTURBED
+        case StoreUnreachable():
+            return Failure.AWAY
         case _:
             return Failure.STORE
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from p3s_prefect.core.weighting import weighted_histogram
+from p3s_prefect.core.weighting import missing_total_range, weighted_histogram
 from p3s_prefect.instruments.lst1.camera import GAINS
 from p3s_prefect.instruments.lst1.displays import save_png
 from p3s_prefect.instruments.lst1.trends import COLOURS, Kept
@@ -25,23 +25,45 @@ class Distribution:
     """Shape (2, 60), float64: gain, bin between `EDGES_ADC`. What lies outside is in the first or last bin."""
     errors: np.ndarray
     """The same shape: standard errors that the choice of subruns makes; NaN where none can be told."""
+    lowest: np.ndarray
+    """The same shape: the counts, if each subrun that is missing had in a bin as many as the one with fewest there."""
+    highest: np.ndarray
+    """The same, with as many as the one with most."""
+    missing: float
+    """How many subruns expired or failed, by weight."""
 
     def arrays(self) -> dict[str, np.ndarray]:
         """As named arrays."""
-        return {"noise_edges": EDGES_ADC, "noise_counts": self.counts, "noise_counts_error": self.errors}
+        return {
+            "noise_edges": EDGES_ADC,
+            "noise_counts": self.counts,
+            "noise_counts_error": self.errors,
+            "noise_counts_lowest": self.lowest,
+            "noise_counts_highest": self.highest,
+        }
 
 
-def noise_distribution(kept: Kept, left_out: int) -> Distribution:
-    """The noise of all pixels; `left_out` is how many subruns were left out at random."""
+def noise_distribution(kept: Kept, left_out: int, missing: float) -> Distribution:
+    """The noise of all pixels.
+
+    `left_out` is how many subruns were left out at random, `missing` how many expired or failed, by weight.
+    """
     inside = EDGES_ADC[0], np.nextafter(EDGES_ADC[-1], 0)
-    found = []
+    found, ranges = [], []
     for gain in range(len(GAINS)):
         counts = [np.histogram(part.noise[gain].clip(*inside), EDGES_ADC)[0] for part in kept.parts.values()]
         parts = zip((each.astype(float).tolist() for each in counts), kept.weights.values(), strict=True)
-        found.append(weighted_histogram(list(parts), left_out=left_out))
+        bins = weighted_histogram(list(parts), left_out=left_out)
+        found.append(bins)
+        extremes = zip(np.min(counts, axis=0).tolist(), np.max(counts, axis=0).tolist(), strict=True)
+        ranges.append([missing_total_range(b.value, missing, *both) for b, both in zip(bins, extremes, strict=True)])
+    lowest, highest = np.moveaxis(np.array(ranges), -1, 0)
     return Distribution(
         counts=np.array([[one.value for one in bins] for bins in found]),
         errors=np.array([[one.error for one in bins] for bins in found], dtype=float),
+        lowest=lowest,
+        highest=highest,
+        missing=missing,
     )
 
 
@@ -53,6 +75,10 @@ def distribution_display(path: Path, heading: str, found: Distribution) -> dict[
     middles = np.sqrt(EDGES_ADC[:-1] * EDGES_ADC[1:])
     for gain, name in enumerate(GAINS):
         counts, errors = found.counts[gain], np.nan_to_num(found.errors[gain])
+        if found.missing:
+            label = f"with the\n{found.missing:.3g} missing" if gain + 1 == len(GAINS) else None
+            between = {"baseline": found.lowest[gain], "fill": True, "alpha": 0.25, "linewidth": 0}
+            axes.stairs(found.highest[gain], EDGES_ADC, color=COLOURS[gain], label=label, **between)
         axes.stairs(counts, EDGES_ADC, color=COLOURS[gain], linewidth=1.5, label=f"{name} gain")
         # On a logarithmic scale a bar cannot reach zero.
         lower, some = np.minimum(errors, 0.95 * counts), errors > 0
@@ -71,5 +97,6 @@ _SHOWS = (
     "How many pixels have which noise, counted once in each subrun. Each gain has one peak with a tail to the right, "
     "which stars make. A second peak on the left is pixels without light: a module without high voltage. Single pixels "
     "far on the right are broken channels. Where subruns were left out at random, those that were taken count for "
-    "them, and the bars are the errors of that."
+    "them, and the bars are the errors of that. Where subruns expired or failed, the bands go from what the whole run "
+    "would have if each of them were like the emptiest of a bin to what it would have if each were like the fullest."
 )

@@ -60,11 +60,11 @@ def run_totals(
     total = merge(list(kept.parts.values()), list(kept.weights.values()))
     counts = share_covered(parts, coverage)
     left_out = int(counts["subruns_left_out"]["value"])
-    errors, noise = choice_errors(kept, total, left_out), noise_distribution(kept, left_out)
     gone = [
         *(stands_for[number] for number in kept.missing),
         *[1.0] * (known(parts, coverage) - sum(coverage.values())),
     ]
+    errors, noise = choice_errors(kept, total, left_out), noise_distribution(kept, left_out, sum(gone))
     share = missing_share(kept.weights.values(), gone)
     summary = total.summary() | counts | uncertainties(kept, total, errors, share)
     heading = f"run {unit['run']} · {len(parts)} of {known(parts, coverage)} subruns, {kept.events} events"
