@@ -76,10 +76,13 @@ def stopped_with(production: Production, runs: Runs) -> Iterator[None]:
     try:
         yield
     finally:
-        open_runs = [found for run in runs.values() if not (found := in_dask(run)).done()]
-        if open_runs:
-            open_runs[0].client.cancel(open_runs, force=True, reason="its production was stopped")
-            books.await_stopped(production, _STOP_S)
+        try:
+            _stop(production, runs)
+        except BaseException:
+            # A signal: whoever cancels in Prefect sends one a moment after the flow has seen it by itself, and people
+            # press Ctrl-C twice. It must not leave what is stopped half-way; the third one does.
+            _stop(production, runs)
+            raise
 
 
 def is_cancelled() -> bool:
@@ -90,6 +93,13 @@ def is_cancelled() -> bool:
     with get_client(sync_client=True) as client:
         state = client.read_flow_run(context.flow_run.id).state
     return state is not None and (state.is_cancelling() or state.is_cancelled())
+
+
+def _stop(production: Production, runs: Runs) -> None:
+    open_runs = [found for run in runs.values() if not (found := in_dask(run)).done()]
+    if open_runs:
+        open_runs[0].client.cancel(open_runs, force=True, reason="its production was stopped")
+        books.await_stopped(production, _STOP_S)
 
 
 def _put(ended: SimpleQueue[int], stage_run_id: int, _run: PrefectFuture[Any]) -> None:

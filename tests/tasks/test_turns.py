@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -49,3 +50,23 @@ def test_it_is_said_that_no_worker_comes(monkeypatch: pytest.MonkeyPatch, caplog
     told = [record.args[0] for record in caplog.records if isinstance(record.args, tuple)]
     assert told == [31, 121, 31]
     assert "no worker" in caplog.text
+
+
+def test_a_second_signal_does_not_leave_a_stop_half_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S2: who cancels in Prefect sends a signal a moment after the flow has seen it; the third one ends the wait."""
+    signals = [KeyboardInterrupt("second"), None, KeyboardInterrupt("second"), KeyboardInterrupt("third")]
+    begun: list[float] = []
+
+    def await_stopped(_production: object, patience_s: float) -> None:
+        begun.append(patience_s)
+        if (signal := signals[len(begun) - 1]) is not None:
+            raise signal
+
+    monkeypatch.setattr(turns.books, "await_stopped", await_stopped)
+    client = SimpleNamespace(cancel=lambda *_args, **_more: None)
+    runs: Any = {1: SimpleNamespace(wrapped_future=SimpleNamespace(done=lambda: False, client=client))}
+    production: Any = None
+    for word, waits in (("second", 2), ("third", 4)):
+        with pytest.raises(KeyboardInterrupt, match=word), turns.stopped_with(production, runs):
+            raise KeyboardInterrupt("first")
+        assert len(begun) == waits
