@@ -17,10 +17,12 @@ def software(pipeline: Pipeline, home: Path) -> dict[str, str]:
     For Python payloads: all installed distributions. For commands: the content of the program, and of each argument
     that is a file.
     """
-    found: dict[str, str] = {}
-    for stage in pipeline.stages.values():
-        for step in stage.steps:
-            found |= _distributions() if step.python else _programs(step, home)
+    steps = [step for stage in pipeline.stages.values() for step in stage.steps]
+    # They are many, and the same for all steps.
+    found = _distributions() if any(step.python for step in steps) else {}
+    for step in steps:
+        if not step.python:
+            found |= _programs(step, home)
     return found
 
 
