@@ -104,7 +104,8 @@ async def test_no_more_readers_and_bytes_than_allowed_over_all_workers(
         reports = await asyncio.gather(*(pilots.run(one, priority=0, patience_s=PATIENCE_S) for one in orders))
     assert [report.failure for report in reports] == [None] * READERS, [report.reason for report in reports]
     assert [(report.buffer.reads, report.buffer.bytes) for report in reports] == [(1, FILE_BYTES)] * READERS
-    assert len({report.pilot for report in reports}) == WORKERS
+    # One that is slow to begin may find nothing left to do.
+    assert len({report.pilot for report in reports}) > 1
     assert LIMITS.bytes_per_s is not None
     assert reads.most_at_once == LIMITS.max_reads
     assert reads.read_bytes >= FILE_BYTES * (READERS - LIMITS.max_reads)
