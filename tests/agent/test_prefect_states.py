@@ -19,6 +19,7 @@ from p3s_prefect.agent.states import (
     unstarted_state,
     waits_again,
 )
+from p3s_prefect.core.records import killed_at_limit
 from p3s_prefect.core.states import StageState
 from p3s_prefect.core.views import AttemptRow, StageRow
 
@@ -48,7 +49,8 @@ def stage(state: str, *attempts: AttemptRow, **also: Any) -> StageRow:
     [
         ("done", "", (Kind.COMPLETED, "Completed")),
         ("failed", "step work raised ValueError", (Kind.FAILED, "Failed")),
-        ("failed", "step work was killed after its 3 s", (Kind.FAILED, "TimedOut")),
+        ("failed", killed_at_limit("step work", 3.0), (Kind.FAILED, "TimedOut")),
+        ("failed", f"{killed_at_limit('it', 1e7)}, as its pilot had not ended it", (Kind.FAILED, "TimedOut")),
         ("lost", "the pilot died", (Kind.CRASHED, "PilotLost")),
         ("stopped", "the station stopped", (Kind.CANCELLED, "Stopped")),
         ("expired", "step work was killed at the deadline", (Kind.FAILED, "Expired")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -124,6 +125,10 @@ class Batch:
         key = self.rows(select(schema.dataset.c.key).where(*chosen).order_by(schema.dataset.c.id))[-1].key
         return self.home.store(self.home.read()).read_bytes(key).decode()
 
+    def checksums(self) -> dict[tuple[str, str], str]:
+        """SHA-256 by dataset type and data id."""
+        return {(row.dataset_type, row.data_id): row.sha256 for row in self.rows(select(schema.dataset))}
+
     def worker(self) -> psutil.Process:
         """The Dask worker of what hangs: it has started the keeper, that the payload process, and that the shell."""
         return psutil.Process(int((self.path / "hangs").read_text())).parents()[2]
@@ -132,6 +137,15 @@ class Batch:
     def hangs(self) -> bool:
         """Whether a payload hangs, or has hung."""
         return (self.path / "hangs").exists()
+
+
+def expected_checksums(words: Mapping[int, str]) -> dict[tuple[str, str], str]:
+    """What a batch of these words is to leave, wherever it runs, reckoned without it."""
+    loud = {subrun: f"{word.upper()}\n" for subrun, word in sorted(words.items())}
+    contents = {("made", f"run=1 subrun={subrun}"): f"{word}\n" for subrun, word in words.items()}
+    contents |= {("loud", f"run=1 subrun={subrun}"): line for subrun, line in loud.items()}
+    contents["total", "run=1"] = "".join(loud.values()) + json.dumps({"done": len(words)}) + "\n"
+    return {which: hashlib.sha256(content.encode()).hexdigest() for which, content in contents.items()}
 
 
 @contextmanager

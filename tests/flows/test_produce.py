@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batches import LIMIT_S, Batch, when
+from batches import LIMIT_S, Batch, expected_checksums, when
 from sqlalchemy import select
 
 from p3s_prefect.adapters.ledger import schema
 from p3s_prefect.adapters.ledger.database import acquire
 from p3s_prefect.cli.adopt import adopt
 from p3s_prefect.core.errors import BadSelection, LeaseLost
+from p3s_prefect.core.records import says_killed_at_limit
 from p3s_prefect.station.catalogue import Catalogue
 
 pytestmark = pytest.mark.sockets
@@ -103,7 +104,7 @@ def one_failed(dask_address: str, tmp_path_factory: pytest.TempPathFactory) -> E
 
 
 def test_files_become_a_literal_dag(good: Example) -> None:
-    """S2, P22: a task for each unit and stage, joined by its parents; the group's stage runs when all units are in."""
+    """S2, S5, B9, P22: a task for each unit and stage, joined by its parents; the group's when all units are in."""
     assert good.ended.state.is_completed(), good.ended.state
     units = [UNIT.format(number) for number in range(3)]
     tasks = good.ended.tasks
@@ -115,7 +116,7 @@ def test_files_become_a_literal_dag(good: Example) -> None:
         assert waited_for == {tasks[f"quick {unit}"].id}
     gathered = {found.id for found in tasks["total run=1"].task_inputs["wait_for"]}
     assert gathered == {tasks[f"{stage} {unit}"].id for unit in units for stage in ("quick", "later")}
-    assert good.batch.dataset("total") == 'A\nB\nC\n{"done": 3}\n'
+    assert good.batch.checksums() == expected_checksums({0: "a", 1: "b", 2: "c"})
     assert set(good.batch.states().values()) == {"done"}
 
 
@@ -244,6 +245,8 @@ def test_prefects_limit_kills_what_the_stage_runner_did_not(
     ended = produce(batch, dask_address)
     assert ended.names()[f"quick {UNIT.format(0)}"] == "TimedOut"
     assert batch.attempts("quick") == ["failed"]
+    (attempt,) = batch.rows(select(schema.attempt))
+    assert says_killed_at_limit(attempt.reason), attempt.reason
     assert batch.states()[UNIT.format(0), "quick"] == "failed"
     assert "1 stage runs failed" in ended.state.message
     with pytest.raises(ProcessLookupError):
@@ -262,7 +265,7 @@ def test_what_its_worker_took_with_it_runs_elsewhere(dask_address: str, tmp_path
 
 
 def test_a_class_of_clusters_is_started_for_the_flow(prefect_api: str, tmp_path: Path) -> None:
-    """S2: any class that Dask has, with what it is made with and how it follows the load."""
+    """S2, S5, B9: any class that Dask has, with what it is made with and how it follows the load."""
     batch = Batch.of(tmp_path / "home", {0: "a"})
     ended = produce(
         batch,
@@ -273,7 +276,7 @@ def test_a_class_of_clusters_is_started_for_the_flow(prefect_api: str, tmp_path:
     )
     assert ended.state.is_completed(), ended.state
     # Without the workers that adapting brings, nothing would have run.
-    assert set(batch.states().values()) == {"done"}
+    assert batch.checksums() == expected_checksums({0: "a"})
 
 
 def test_a_late_unit_opens_a_new_pass(dask_address: str, tmp_path: Path) -> None:

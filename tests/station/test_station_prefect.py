@@ -26,6 +26,8 @@ pytestmark = pytest.mark.sockets
 OUTAGE_S = float(os.environ.get("P3S_OUTAGE_S", "60"))
 # One run is a flow run; it must be smaller than what is recorded by stage.
 RUN = 20
+PAUSED_RUN = 900
+QUEUES = "/work_pools/p3s/queues"
 EVERY_S = 0.5
 # What waited for Prefect in the first third of the outage would be given up.
 DEADLINE_S = min(40.0, OUTAGE_S * 2 / 3)
@@ -104,18 +106,36 @@ async def test_an_outage_of_prefect_delays_nothing_and_leaves_no_gap(
     new_site: NewSite, prefect: PrefectProcess
 ) -> None:
     """V21, V24: the server is gone under load, the agent is killed meanwhile, and the server once more while it catches
-    up: every stage is done in time, and afterwards the record has each attempt once, with the ledger's times."""
+    up: every stage is done in time, and afterwards the record has each attempt once, with the ledger's times. What was
+    paused in Prefect before stays paused, until it is resumed there."""
     stages = {"quick": {"steps": [obey()], "deadline_s": DEADLINE_S}, "total": total()}
     site = new_site(
-        declare(stages, instrument={"closing": {"count": RUN}}, prefect={"api_url": prefect.api}, pilots={"workers": 2})
+        declare(
+            instrument={"closing": {"count": RUN}},
+            stream={"rules": [{"when": {"run": PAUSED_RUN}, "pipelines": ["calm"]}, {"pipelines": ["dqm"]}]},
+            pipelines={
+                "dqm": {"stages": stages, "order": "oldest-first"},
+                "calm": {"class": "calm", "stages": {"slow": {"steps": [obey("slow")]}}},
+            },
+            classes={"calm": {"priority": 100}},
+            dataset_types={kind: {"format": "text"} for kind in ("raw", "made-quick", "made-slow", "total")},
+            prefect={"api_url": prefect.api},
+            pilots={"workers": 2},
+        )
     )
     load = Load(site)
     with closing(Agent(site, prefect)) as agent:
         agent.start()
-        async with site.running(slots=2):
+        async with site.running(slots=2) as running:
             arriving = asyncio.create_task(load.run())
             await site.until(lambda: prefect.flow_runs("test"), "a flow run", PATIENCE_S)
+            await site.until(lambda: is_deployed(prefect, "test"), "the deployment, and its pool", PATIENCE_S)
+            # As `p3s deploy` makes it.
+            prefect.change("POST", QUEUES, {"name": "calm", "is_paused": True})
+            await site.until(lambda: pauses(site) == ["calm"], "the pause", PATIENCE_S)
+            await running.until_steered()
             await asyncio.to_thread(prefect.kill)
+            site.arrive(0, run=PAUSED_RUN)
             before, gone_at = load.arrived, time.time()
             await asyncio.sleep(OUTAGE_S / 2)
             agent.kill()
@@ -135,7 +155,12 @@ async def test_an_outage_of_prefect_delays_nothing_and_leaves_no_gap(
             await asyncio.to_thread(prefect.until_up)
             arriving.cancel()
             load.complete()
-            await site.until_settled(load.arrived + load.arrived // RUN, patience_s=PATIENCE_S)
+            await site.until_done(load.arrived, patience_s=PATIENCE_S)
+            # Of the highest priority, all the time.
+            assert site.stages()[f"run={PAUSED_RUN} subrun=0", "slow"] == "queued"
+            assert pauses(site) == ["calm"]
+            prefect.change("PATCH", f"{QUEUES}/calm", {"is_paused": False})
+            await site.until_settled(load.arrived + load.arrived // RUN + 1, patience_s=PATIENCE_S)
             await site.until(lambda: behind(site) == 0, "the record", PATIENCE_S)
     during = [row for row in site.rows(schema.attempt) if gone_at < row.opened_at < back_at]
     assert came > 20
@@ -145,10 +170,23 @@ async def test_an_outage_of_prefect_delays_nothing_and_leaves_no_gap(
     assert recorded(prefect) == expected(site)
 
 
+def is_deployed(prefect: PrefectProcess, name: str) -> bool:
+    """Whether the deployment of an experiment's first pipeline is there."""
+    return len(prefect.ask("/deployments/filter", {"deployments": {"name": {"any_": [name]}}})) == 1
+
+
+def pauses(site: Site) -> list[str]:
+    """The classes that are paused."""
+    rows = site.rows(schema.override)
+    return [row.work_class for row in rows if row.kind == "pause" and row.ended_at is None]
+
+
 def recorded(prefect: PrefectProcess) -> dict[tuple[str, str], Any]:
-    """Every task run by the names of its flow run and its own: times and history."""
+    """Every task run of complete runs by the names of its flow run and its own: times and history."""
     found = {}
     for flow_run in prefect.flow_runs("test").values():
+        if flow_run["name"].startswith("calm "):
+            continue
         for name, run in prefect.task_runs(flow_run).items():
             history = prefect.states(run)
             # That it was queued is told where it was seen.
@@ -164,6 +202,7 @@ def expected(site: Site) -> dict[tuple[str, str], Any]:
         select(schema.attempt, schema.stage_run.c.stage, schema.sub_job.c.data_id)
         .join(schema.stage_run, schema.stage_run.c.id == schema.attempt.c.stage_run_id)
         .join(schema.sub_job, schema.sub_job.c.id == schema.stage_run.c.sub_job_id)
+        .where(schema.stage_run.c.stage != "slow")
     )
     found = {}
     for row in site.read(lambda connection: connection.execute(query).all()):

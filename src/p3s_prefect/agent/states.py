@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from p3s_prefect.core.records import says_killed_at_limit
 from p3s_prefect.core.states import StageState
 from p3s_prefect.core.views import AttemptRow, StageRow
 
 # Prefect keeps the newest of two states by their times, to a microsecond, and takes none whose time is the same.
 _NEXT_S = 2e-6
-# As `PayloadTimeout` and the stage runner say it.
-_KILLED_AT_LIMIT = re.compile(r"was killed after its \S+ s")
 
 
 class Kind(StrEnum):
@@ -83,7 +81,7 @@ def attempt_states(attempt: AttemptRow) -> tuple[RecordedState, ...]:
     if attempt.state == "running":
         return (running,)
     kind, name = _ENDED[attempt.state]
-    if _KILLED_AT_LIMIT.search(attempt.reason):
+    if says_killed_at_limit(attempt.reason):
         name = "TimedOut"
     ended_at = attempt.ended_at if attempt.ended_at is not None else attempt.opened_at
     return in_order([running, RecordedState(kind=kind, name=name, at=ended_at, message=attempt.reason)])

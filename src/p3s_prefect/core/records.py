@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -293,6 +294,20 @@ class Failure(StrEnum):
     """The store, or that bucket, answers and cannot serve something now: an outage, or that object's own trouble."""
     STOPPED = "stopped"
     """It was killed because somebody asked for it."""
+
+
+_AT_LIMIT = "was killed after its {} s"
+_SAYS_AT_LIMIT = re.compile(_AT_LIMIT.format(r"\S+"))
+
+
+def killed_at_limit(what: str, limit_s: float) -> str:
+    """The reason of an attempt that was killed at its limit; `says_killed_at_limit` knows it again."""
+    return f"{what} {_AT_LIMIT.format(f'{limit_s:g}')}"
+
+
+def says_killed_at_limit(reason: str) -> bool:
+    """Whether an attempt was killed at its limit, by its reason: the ledger keeps no other word of it."""
+    return _SAYS_AT_LIMIT.search(reason) is not None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from p3s_prefect.core.dispatcher import Dispatcher
 from p3s_prefect.core.errors import Conflict, InputMissing, LeaseLost, StageFailed
 from p3s_prefect.core.experiment import Experiment, Stage
 from p3s_prefect.core.ports import ObjectStore
-from p3s_prefect.core.records import Failure, StageOrder, StageReport, SubJobFact
+from p3s_prefect.core.records import Failure, StageOrder, StageReport, SubJobFact, killed_at_limit
 from p3s_prefect.core.states import StageState
 from p3s_prefect.station import settling
 from p3s_prefect.station.catalogue import Catalogue
@@ -198,7 +198,7 @@ def overdue(production: Production, order: StageOrder, began_at: float, limit_s:
         started_at=began_at,
         ended_at=SystemClock().now(),
         failure=Failure.TIMEOUT,
-        reason=f"it was killed after {limit_s:g} s, as its pilot had not ended it",
+        reason=f"{killed_at_limit('it', limit_s)}, as its pilot had not ended it",
     )
     settle(production, order, report)
 

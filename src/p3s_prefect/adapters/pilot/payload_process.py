@@ -15,6 +15,7 @@ from p3s_prefect.adapters.pilot.descendants import PATIENCE_S
 from p3s_prefect.adapters.pilot.keeper import SIGNAL_CODE
 from p3s_prefect.adapters.pilot.step import StepCall, signal_name
 from p3s_prefect.core.errors import PayloadFailed, PayloadTimeout
+from p3s_prefect.core.records import killed_at_limit
 
 _KEEPER = "import sys; sys.path[:] = sys.argv[3:]; from p3s_prefect.adapters.pilot.keeper import main; main()"
 # Importing the payloads of the telescope camera on a busy machine takes up to 4.5 s.
@@ -74,7 +75,7 @@ class PayloadProcess:
             if not self._answers_within(timeout_s):
                 self.kill()
                 raise PayloadTimeout(
-                    f"step {call.step.name} was killed after its {timeout_s:g} s",
+                    killed_at_limit(f"step {call.step.name}", timeout_s),
                     fix="Raise its timeout_s, or look into its log for what it waited for.",
                 )
             return str(self._connection.recv())
