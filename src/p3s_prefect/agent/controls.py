@@ -30,7 +30,7 @@ from p3s_prefect.core.queue_commands import POOL, QueueSaid
 log = logging.getLogger(__name__)
 
 # What is done in Prefect acts within 2 s: two looks of this, one of the station, and their requests.
-LOOK_EVERY_S = 0.5
+_LOOK_EVERY_S = 0.5
 _LONGEST_PAUSE_S = 5.0
 # Whoever sets a run to Cancelled without asking first is found as long as this afterwards.
 _CANCELLED_WITHIN = timedelta(hours=1)
@@ -59,7 +59,7 @@ class Controls:
 
     async def run(self) -> None:
         """Looks again and again until cancelled."""
-        pause_s = LOOK_EVERY_S
+        pause_s = _LOOK_EVERY_S
         while True:
             begun = time.monotonic()
             try:
@@ -69,7 +69,7 @@ class Controls:
                 log.info("Prefect's queues and runs are not followed: %s; the last values hold", what)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             else:
-                pause_s = LOOK_EVERY_S
+                pause_s = _LOOK_EVERY_S
             await asyncio.sleep(max(0.0, pause_s - (time.monotonic() - begun)))
 
     async def step(self) -> None:
