@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
+import psutil
 import pytest
 from clusters import Cluster
 from s3_servers import BUCKET, SeaweedServer
@@ -92,6 +95,38 @@ async def test_results_go_to_a_bucket_and_wait_for_it(
     _no_key_is_told(site, own_server)
 
 
+async def test_a_server_that_hangs_and_a_bucket_that_is_deleted(
+    own_server: SeaweedServer, pilots: Cluster, new_site: NewSite, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """S3, S8, V20: both are said, units wait, and all are done when the server answers and the bucket is back."""
+    monkeypatch.setattr(service, "StoreWatch", partial(StoreWatch, ask_every_s=0.2, ask_again_s=0.2))
+    site = new_site(
+        declare(store=_bucket(own_server.endpoint), pilots={"waiting_directory": str(tmp_path / "waiting")}),
+        scheduler=pilots.address,
+    )
+    client = own_server.client()
+    async with site.running(slots=2) as running:
+        site.arrive(0)
+        await site.until_done(1)
+        assert own_server.process is not None
+        frozen = psutil.Process(own_server.process.pid)
+        frozen.suspend()
+        site.arrive(1)
+        await site.until(lambda: running.station.store_watch.trouble, "the store is missed", 60)
+        assert (await _store_row(running))["status"] == "down"
+        frozen.resume()
+        await site.until_done(2, patience_s=90)
+        await asyncio.to_thread(_delete_bucket, client)
+        site.arrive(2)
+        await site.until(lambda: running.station.store_watch.trouble, "the bucket is missed", 60)
+        row = await _store_row(running)
+        assert (row["status"], "bucket" in row["cause"]) == ("down", True), row
+        await asyncio.to_thread(client.create_bucket, Bucket=BUCKET)
+        await site.until_done(3, patience_s=90)
+        await site.until(lambda: not running.station.store_watch.trouble, "the store is there")
+    assert set(site.units().values()) == {"done"}
+
+
 async def _pages_show(site: Site, running: Running) -> None:
     """The page, the commands and notebooks read what is in the bucket."""
     (product,) = site.rows(schema.product)
@@ -117,6 +152,13 @@ def _everything_is_there(site: Site) -> None:
     assert kept <= {found.key for found in site.store.list("runs/")}
     assert site.text("total", "run=1").startswith("done=3")
     assert not (site.path / "store").exists()
+
+
+def _delete_bucket(client: Any) -> None:
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
+        for found in page.get("Contents", []):
+            client.delete_object(Bucket=BUCKET, Key=found["Key"])
+    client.delete_bucket(Bucket=BUCKET)
 
 
 def _no_key_is_told(site: Site, server: SeaweedServer) -> None:
