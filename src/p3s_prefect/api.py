@@ -494,7 +494,11 @@ class Simulation:
 def _station_case(home: Home) -> StationCase:
     try:
         station = station_status(home)["station"]
-        return StationCase(slots=station["slots_actual"], started_at=station["started_at"])
+        return StationCase(
+            slots=station["slots_actual"],
+            started_at=station["started_at"],
+            freshest_first=frozenset(station["freshest_first"]),
+        )
     except ServiceError as error:
         return StationCase(trouble=error.what, remedy=error.fix)
 

@@ -13,7 +13,7 @@ from p3s_prefect.core.experiment import Experiment, Order
 from p3s_prefect.core.overrides import Controls, Override, OverrideKind, Target
 from p3s_prefect.core.records import StageFact, SubJobFact
 from p3s_prefect.core.states import StageState
-from p3s_prefect.core.why_facts import Case, Queued
+from p3s_prefect.core.why_facts import Case, Queued, StationCase
 from p3s_prefect.core.why_queue import place
 
 GROUP = DataId.of(run=1)
@@ -108,7 +108,7 @@ units = st.lists(
 def test_the_place_is_that_at_which_the_dispatcher_starts_it(
     waiting: list[Unit], priorities: list[int], order: Order, data: st.DataObject
 ) -> None:
-    """B12: in every order, with priorities of pipelines, with one that is set by command, and on standby."""
+    """B12: in every order, with priorities of pipelines, one set by command, on standby, freshest first in overload."""
     declared = experiment(priorities, order)
     chosen = data.draw(st.integers(0, len(waiting) - 1))
     target = Target(unit=DataId.of(run=1, n=data.draw(st.integers(0, len(waiting) - 1))))
@@ -119,9 +119,22 @@ def test_the_place_is_that_at_which_the_dispatcher_starts_it(
     dispatcher.control(controls, 100.0)
     for number, unit in enumerate(waiting):
         dispatcher.add(fact(number, unit), 100.0)
+    turned = data.draw(st.sets(st.sampled_from(sorted(declared.pipelines))))
+    for name in turned:
+        dispatcher._queues.lines[name].reorder(Order.FRESHEST_FIRST)
+    station = StationCase(freshest_first=frozenset(dispatcher.freshest_first()))
+    assert station.freshest_first == (turned if order is not Order.FRESHEST_FIRST else set())
     starts = [start.stage_run_id for start in dispatcher.decide(100.0).starts]
     queue = tuple(queued(number, unit) for number, unit in enumerate(waiting))
-    case = Case(at=100.0, data_id=DataId.of(run=1, n=chosen), group=None, queue=queue, running={}, controls=controls)
+    case = Case(
+        at=100.0,
+        data_id=DataId.of(run=1, n=chosen),
+        group=None,
+        queue=queue,
+        running={},
+        controls=controls,
+        station=station,
+    )
     found = place(declared, case, queue[chosen])
     index = starts.index(queue[chosen].id)
     assert found.before <= index <= found.before + found.turns

@@ -100,6 +100,10 @@ class Dispatcher:
         taken = (run.sub_job.taken_at for run in queued if not run.is_standby)
         return Backlog(queued=len(queued), oldest_taken_at=min(taken, default=None))
 
+    def freshest_first(self) -> tuple[str, ...]:
+        """The pipelines whose freshest units go first now, in overload, though another order is declared."""
+        return self._queues.freshest_first()
+
     def thinning(self) -> list[Thinning]:
         """How each stage stands: what arrives, how long it takes and waits, and which share is let in."""
         return self._controller.thinning()

@@ -112,6 +112,8 @@ class StationFacts:
     """Stage runs that wait for a slot."""
     oldest_taken_at: float | None = None
     """When the oldest data among them were taken, without those on standby; None if nothing else waits."""
+    freshest_first: tuple[str, ...] = ()
+    """The pipelines whose freshest units go first now, in overload, though another order is declared."""
     sources: tuple[SourceFacts, ...] = ()
     store_url: str
     store_problem: str = ""

@@ -117,6 +117,10 @@ class Queues:
             if order is not line.order:
                 line.reorder(order)
 
+    def freshest_first(self) -> tuple[str, ...]:
+        """The pipelines whose freshest go first now, in overload, though another order is declared."""
+        return tuple(name for name, line in self.lines.items() if line.order is not self._plans[name].order)
+
     # --- out --------------------------------------------------------------------------------------------------------
 
     def wake_at(self) -> float:

@@ -23,6 +23,8 @@ class StationCase:
     """Its pilot slots; None where it does not answer."""
     started_at: float | None = None
     """When it started; None where it does not answer."""
+    freshest_first: frozenset[str] = frozenset()
+    """The pipelines whose freshest units go first now, in overload, though another order is declared."""
 
 
 @dataclass(frozen=True, kw_only=True)

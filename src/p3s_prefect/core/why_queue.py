@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from p3s_prefect.core.data_id import DataId
-from p3s_prefect.core.experiment import Experiment, Order, Pipeline
+from p3s_prefect.core.experiment import Experiment, Order
 from p3s_prefect.core.overrides import Override, Work
 from p3s_prefect.core.plan import needed_in_s
 from p3s_prefect.core.why_facts import Case, Queued, Reason
@@ -114,7 +114,7 @@ class Place:
 def place(experiment: Experiment, case: Case, own: Queued) -> Place:
     """The place of a queued stage run among those that may start; those that are stopped are passed over."""
     counts = {"by_standby": 0, "by_priority": 0, "by_begun": 0, "by_order": 0, "turns": 0}
-    lane, key = _lane(experiment, case, own), _key(experiment, own)
+    lane, key = _lane(experiment, case, own), _key(experiment, case, own)
     for other in _others(case, own, experiment):
         theirs = _lane(experiment, case, other)
         if theirs[0] != lane[0]:
@@ -126,7 +126,7 @@ def place(experiment: Experiment, case: Case, own: Queued) -> Place:
         elif other.pipeline != own.pipeline:
             counts["turns"] += 1
         else:
-            counts["by_order"] += _key(experiment, other) < key
+            counts["by_order"] += _key(experiment, case, other) < key
     return Place(**counts)
 
 
@@ -186,12 +186,17 @@ def _priority_rule(experiment: Experiment, case: Case, one: Queued) -> str:
     return rule("classes", pipeline.work_class, "priority", experiment.class_of(pipeline).priority)
 
 
-def _key(experiment: Experiment, one: Queued) -> tuple[float, int]:
+def _order(experiment: Experiment, case: Case, name: str) -> Order:
+    """The order in which a pipeline's units go now."""
+    return Order.FRESHEST_FIRST if name in case.station.freshest_first else experiment.pipelines[name].order
+
+
+def _key(experiment: Experiment, case: Case, one: Queued) -> tuple[float, int]:
     """Smaller goes first among those of one pipeline and lane."""
     pipeline = experiment.pipelines[one.pipeline]
     if _is_standby(experiment, one):
         return one.u, one.id
-    match pipeline.order:
+    match _order(experiment, case, one.pipeline):
         case Order.FRESHEST_FIRST:
             return -one.taken_at, one.id
         case Order.OLDEST_FIRST:
@@ -205,7 +210,7 @@ def _key(experiment: Experiment, one: Queued) -> tuple[float, int]:
 
 
 def _place_in_words(experiment: Experiment, case: Case, own: Queued, work: Work) -> Reason:
-    found, order = place(experiment, case, own), experiment.pipelines[own.pipeline].order
+    found, order = place(experiment, case, own), _order(experiment, case, own.pipeline)
     priority, standby = _priority(experiment, case, own), _is_standby(experiment, own)
     parts = [
         (found.by_standby, f"{found.by_standby} that are not on standby"),
@@ -220,7 +225,7 @@ def _place_in_words(experiment: Experiment, case: Case, own: Queued, work: Work)
     before = f"{found.before} go before it in the queue ({told})" if found.before else "it is the first in its queue"
     turns = f"; it takes turns with {found.turns} of other pipelines of priority {priority}" if found.turns else ""
     rules = [_priority_rule(experiment, case, own)] if found.by_priority or found.turns or not found.before else []
-    rules += _order_rules(own.pipeline, experiment.pipelines[own.pipeline]) if found.by_order and not standby else []
+    rules += [_order_rule(experiment, case, own.pipeline)] if found.by_order and not standby else []
     if standby:
         release = "It starts when a slot would idle. `p3s process` asks for it whatever the load."
     elif found.before or found.turns:
@@ -230,12 +235,11 @@ def _place_in_words(experiment: Experiment, case: Case, own: Queued, work: Work)
     return Reason(why=f"{before}{turns}; {_slots(case)}", rule=", ".join(rules), release=release)
 
 
-def _order_rules(name: str, pipeline: Pipeline) -> list[str]:
-    rules = [rule("pipelines", name, "order", pipeline.order)]
-    if pipeline.freshest_in_overload and pipeline.order is not Order.FRESHEST_FIRST:
-        # It takes the place of the order as long as units are shed.
-        rules.append(rule("pipelines", name, "freshest_in_overload", True))
-    return rules
+def _order_rule(experiment: Experiment, case: Case, name: str) -> str:
+    if name in case.station.freshest_first:
+        # In overload it takes the place of the order.
+        return rule("pipelines", name, "freshest_in_overload", True)
+    return rule("pipelines", name, "order", experiment.pipelines[name].order)
 
 
 def _slots(case: Case) -> str:

@@ -307,6 +307,7 @@ class _Station:
             running=self.handout.dispatcher.in_flight,
             queued=backlog.queued,
             oldest_taken_at=backlog.oldest_taken_at,
+            freshest_first=self.handout.dispatcher.freshest_first(),
             sources=tuple(map(source_facts, self.sources)),
             store_url=self.store.url,
             store_problem=self.store_watch.trouble,
