@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 from prefect_traces import cleared, let_pass
 
 HERE = Path(__file__).parent
+WORKERS = 2
+_RESTART_S, _START_S = 20.0, 120.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,7 +40,29 @@ def prefect_api() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def dask_address(prefect_api: str) -> Iterator[str]:
+def _cluster(prefect_api: str) -> Iterator[distributed.LocalCluster]:
+    with distributed.LocalCluster(n_workers=WORKERS, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def dask_address(_cluster: distributed.LocalCluster) -> str:
     """A Dask cluster of two single-thread workers, each a process."""
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
-        yield str(cluster.scheduler_address)
+    return str(_cluster.scheduler_address)
+
+
+@pytest.fixture(autouse=True)
+def _all_workers(request: pytest.FixtureRequest) -> None:
+    """Both workers are there, whatever tests before have killed: Dask starts none again that is killed at its start."""
+    if "dask_address" not in request.fixturenames:
+        return
+    cluster: distributed.LocalCluster = request.getfixturevalue("_cluster")
+    until = time.monotonic() + _RESTART_S
+    while len(there := cluster.scheduler_info["workers"]) < WORKERS and time.monotonic() < until:
+        time.sleep(0.05)
+    given_up = [name for name, nanny in cluster.workers.items() if nanny.worker_address not in there]
+    if given_up:
+        cluster.sync(cluster.scale_down, given_up)
+        cluster.scale(WORKERS)
+    with distributed.Client(cluster, set_as_default=False) as client:
+        client.wait_for_workers(WORKERS, timeout=_START_S)

@@ -362,7 +362,8 @@ async def test_a_step_is_killed_at_its_limit_and_the_slot_is_clean(new_site: New
         await site.until_done(4)
     attempts = site.rows(schema.attempt)
     assert {row.reason for row in attempts if row.state == "failed"} == {"step obey was killed after its 0.7 s"}
-    assert all(row.ended_at - row.started_at < 3 for row in attempts)
+    # It would have gone on for an hour.
+    assert all(row.ended_at - row.started_at < 20 for row in attempts)
     assert {row.pilot for row in attempts if row.state == "done"} <= {row.pilot for row in attempts}
 
 
