@@ -76,13 +76,17 @@ def stopped_with(production: Production, runs: Runs) -> Iterator[None]:
     try:
         yield
     finally:
-        try:
-            _stop(production, runs)
-        except BaseException:
-            # A signal: whoever cancels in Prefect sends one a moment after the flow has seen it by itself, and people
-            # press Ctrl-C twice. It must not leave what is stopped half-way; the third one does.
-            _stop(production, runs)
-            raise
+        open_runs = [found for run in runs.values() if not (found := in_dask(run)).done()]
+        if open_runs:
+            try:
+                _stop(production, open_runs)
+            except Exception:
+                raise
+            except BaseException:
+                # A signal: who cancels in Prefect sends one a moment after the flow has seen it by itself, and people
+                # press Ctrl-C twice. It must not leave what is stopped half-way; the third one does.
+                _stop(production, open_runs)
+                raise
 
 
 def is_cancelled() -> bool:
@@ -95,11 +99,9 @@ def is_cancelled() -> bool:
     return state is not None and (state.is_cancelling() or state.is_cancelled())
 
 
-def _stop(production: Production, runs: Runs) -> None:
-    open_runs = [found for run in runs.values() if not (found := in_dask(run)).done()]
-    if open_runs:
-        open_runs[0].client.cancel(open_runs, force=True, reason="its production was stopped")
-        books.await_stopped(production, _STOP_S)
+def _stop(production: Production, open_runs: Sequence[distributed.Future[Any]]) -> None:
+    open_runs[0].client.cancel(open_runs, force=True, reason="its production was stopped")
+    books.await_stopped(production, _STOP_S)
 
 
 def _put(ended: SimpleQueue[int], stage_run_id: int, _run: PrefectFuture[Any]) -> None:

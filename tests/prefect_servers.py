@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,6 @@ _START_S = 300
 _ANSWER_S = 60
 _POLL_S = 0.1
 _PAGE = 200
-# One for all requests, as it takes 30 ms to make; with a connection for each of them, as servers are killed.
-_NEW_EACH = httpx.Limits(max_keepalive_connections=0)
-_CLIENT = httpx.Client(trust_env=False, timeout=_ANSWER_S, limits=_NEW_EACH)
 
 
 @dataclass
@@ -35,6 +33,11 @@ class PrefectProcess:
     path: Path
     port: int = field(default_factory=lambda: prefect_server._port(0))
     process: subprocess.Popen[bytes] | None = None
+
+    @cached_property
+    def _client(self) -> httpx.Client:
+        # It takes 30 ms to make; with a connection for each request, as servers are killed.
+        return httpx.Client(trust_env=False, timeout=_ANSWER_S, limits=httpx.Limits(max_keepalive_connections=0))
 
     @property
     def url(self) -> str:
@@ -62,7 +65,7 @@ class PrefectProcess:
             assert self.process is not None
             assert self.process.poll() is None, (self.path / "server.log").read_text()[-2000:]
             try:
-                if _CLIENT.get(f"{self.api}/health", timeout=5).is_success:
+                if self._client.get(f"{self.api}/health", timeout=5).is_success:
                     return
             except httpx.HTTPError:
                 time.sleep(_POLL_S)
@@ -74,6 +77,7 @@ class PrefectProcess:
         self.process.wait()
 
     def close(self) -> None:
+        self._client.close()
         if self.process is not None and self.process.poll() is None:
             self.kill()
 
@@ -88,7 +92,7 @@ class PrefectProcess:
     def change(self, method: str, path: str, content: Any) -> Any:
         """A request; asked again where the server was busy for a moment, as its own clients do."""
         while True:
-            answer = _CLIENT.request(method, f"{self.api}{path}", json=content)
+            answer = self._client.request(method, f"{self.api}{path}", json=content)
             if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                 answer.raise_for_status()
                 return answer.json() if answer.content else None

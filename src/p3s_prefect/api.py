@@ -497,7 +497,7 @@ def _station_case(home: Home) -> StationCase:
         return StationCase(
             slots=station["slots_actual"],
             started_at=station["started_at"],
-            freshest_first=frozenset(station["freshest_first"]),
+            freshest_first=station["freshest_first"],
         )
     except ServiceError as error:
         return StationCase(trouble=error.what, remedy=error.fix)

@@ -242,9 +242,7 @@ def test_the_place_in_the_queue_by_priority_beginning_and_order(books: Books) ->
         "5 go before it in the queue (1 of a priority above 3, 1 of units that have begun, 3 in the order "
         "oldest-first); 0 stages are with the pilots, which have 2 slots"
     )
-    assert reason.rule == (
-        "classes.prompt.priority: 3, pipelines.dqm.order: oldest-first, pipelines.dqm.freshest_in_overload: true"
-    )
+    assert reason.rule == "classes.prompt.priority: 3, pipelines.dqm.order: oldest-first"
     books.order(OverrideKind.PRIORITY, 9, unit=DataId.of(run=1, subrun=3))
     assert books.reason(words="run=1 subrun=3").why.startswith("it is the first in its queue")
     assert books.reason(words="run=1 subrun=3").rule == "p3s priority run=1 subrun=3 9"

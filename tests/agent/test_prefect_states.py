@@ -49,8 +49,9 @@ def stage(state: str, *attempts: AttemptRow, **also: Any) -> StageRow:
     [
         ("done", "", (Kind.COMPLETED, "Completed")),
         ("failed", "step work raised ValueError", (Kind.FAILED, "Failed")),
-        ("failed", killed_at_limit("step work", 3.0), (Kind.FAILED, "TimedOut")),
-        ("failed", f"{killed_at_limit('it', 1e7)}, as its pilot had not ended it", (Kind.FAILED, "TimedOut")),
+        ("failed", killed_at_limit(3.0, "work"), (Kind.FAILED, "TimedOut")),
+        ("failed", f"{killed_at_limit(1e7)}, as its pilot had not ended it", (Kind.FAILED, "TimedOut")),
+        ("failed", "step work: OSError: it was killed after its 3 s", (Kind.FAILED, "Failed")),
         ("lost", "the pilot died", (Kind.CRASHED, "PilotLost")),
         ("stopped", "the station stopped", (Kind.CANCELLED, "Stopped")),
         ("expired", "step work was killed at the deadline", (Kind.FAILED, "Expired")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from hypothesis import given
@@ -36,7 +37,7 @@ def experiment(priorities: list[int], order: Order) -> Experiment:
 
     stages = {"first": stage(deadline_s=10_000), "second": stage(after=["first"], deadline_s=9_000)}
     pipelines = {
-        f"p{index}": {"stages": stages, "priority": priority, "order": order, "freshest_in_overload": False}
+        f"p{index}": {"stages": stages, "priority": priority, "order": order}
         for index, priority in enumerate(priorities)
     }
     stream = {"directory": "in", "pattern": "{run}.{n}", "dataset_type": "raw", "rules": [{"pipelines": ["p0"]}]}
@@ -119,11 +120,15 @@ def test_the_place_is_that_at_which_the_dispatcher_starts_it(
     dispatcher.control(controls, 100.0)
     for number, unit in enumerate(waiting):
         dispatcher.add(fact(number, unit), 100.0)
-    turned = data.draw(st.sets(st.sampled_from(sorted(declared.pipelines))))
-    for name in turned:
-        dispatcher._queues.lines[name].reorder(Order.FRESHEST_FIRST)
-    station = StationCase(freshest_first=frozenset(dispatcher.freshest_first()))
-    assert station.freshest_first == (turned if order is not Order.FRESHEST_FIRST else set())
+    controller, is_overloaded = dispatcher._controller, data.draw(st.booleans())
+    controller.is_overloaded = lambda _plan: is_overloaded  # type: ignore[method-assign]
+    # Deadlines are from 9,000 and from 10,000 s on: some of the second stages, or all of them and some of the first.
+    before = data.draw(st.sampled_from([-math.inf, 9_025.0, 10_025.0]))
+    controller.rescued_before = lambda _plan, _now: before  # type: ignore[method-assign]
+    dispatcher._queues.sort_by_load()
+    fresh = dispatcher.freshest_first(100.0)
+    assert set(fresh) == (set(declared.pipelines) if is_overloaded or order is Order.FRESHEST_FIRST else set())
+    station = StationCase(freshest_first={name: at if math.isfinite(at) else None for name, at in fresh.items()})
     starts = [start.stage_run_id for start in dispatcher.decide(100.0).starts]
     queue = tuple(queued(number, unit) for number, unit in enumerate(waiting))
     case = Case(

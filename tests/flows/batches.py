@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +126,11 @@ class Batch:
         return self.home.store(self.home.read()).read_bytes(key).decode()
 
     def checksums(self) -> dict[tuple[str, str], str]:
-        """SHA-256 by dataset type and data id."""
-        return {(row.dataset_type, row.data_id): row.sha256 for row in self.rows(select(schema.dataset))}
+        """SHA-256 of what is in the store, by dataset type and data id; each is published once."""
+        rows, store = self.rows(select(schema.dataset)), self.home.store(self.home.read())
+        found = {(row.dataset_type, row.data_id): sha256(store.read_bytes(row.key)).hexdigest() for row in rows}
+        assert len(found) == len(rows)
+        return found
 
     def worker(self) -> psutil.Process:
         """The Dask worker of what hangs: it has started the keeper, that the payload process, and that the shell."""
@@ -145,7 +148,7 @@ def expected_checksums(words: Mapping[int, str]) -> dict[tuple[str, str], str]:
     contents = {("made", f"run=1 subrun={subrun}"): f"{word}\n" for subrun, word in words.items()}
     contents |= {("loud", f"run=1 subrun={subrun}"): line for subrun, line in loud.items()}
     contents["total", "run=1"] = "".join(loud.values()) + json.dumps({"done": len(words)}) + "\n"
-    return {which: hashlib.sha256(content.encode()).hexdigest() for which, content in contents.items()}
+    return {which: sha256(content.encode()).hexdigest() for which, content in contents.items()}
 
 
 @contextmanager

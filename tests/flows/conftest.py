@@ -13,7 +13,10 @@ from prefect_traces import cleared, let_pass
 
 HERE = Path(__file__).parent
 WORKERS = 2
-_RESTART_S, _START_S = 20.0, 120.0
+# After 15 s without a worker, Dask forgets it, and starts another one when it is asked to.
+_RESTART_S = 20.0
+# Two imports of everything, on a machine that does other things: ten times what they take alone.
+_START_S = 120.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,8 +63,8 @@ def _all_workers(request: pytest.FixtureRequest) -> None:
     until = time.monotonic() + _RESTART_S
     while len(there := cluster.scheduler_info["workers"]) < WORKERS and time.monotonic() < until:
         time.sleep(0.05)
-    given_up = [name for name, nanny in cluster.workers.items() if nanny.worker_address not in there]
-    if given_up:
+    if len(there) < WORKERS:
+        given_up = [name for name, nanny in cluster.workers.items() if nanny.worker_address not in there]
         cluster.sync(cluster.scale_down, given_up)
         cluster.scale(WORKERS)
     with distributed.Client(cluster, set_as_default=False) as client:

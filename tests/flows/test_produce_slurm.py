@@ -56,7 +56,7 @@ def test_slurm_by_configuration_alone(prefect_api: str, slurm: SlurmSite, tmp_pa
     assert ended.state.is_completed(), ended.state
     assert len(cancelled) == 1
     assert batch.attempts("quick", UNIT.format(0)) == ["lost", "done"]
-    # As on a local cluster, at an address and from a work pool.
+    # By the same rule as on a local cluster, at an address and from a work pool.
     assert batch.checksums() == expected_checksums({0: "stuck", 1: "a"})
     until = time.monotonic() + 60
     while slurm.jobs():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import subprocess
 import sys
@@ -24,8 +25,6 @@ pytestmark = [pytest.mark.sockets, pytest.mark.timeout(600)]
 
 STAGES = {"quick": {"steps": [obey("quick")], "retries": 0}, "total": total()}
 PATIENCE_S = 120.0
-# Some seconds of work for two slots, so that there is something left to pause three times.
-UNITS = 120
 
 
 def declared(prefect: PrefectProcess, name: str, stages: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -155,9 +154,9 @@ def begun(command: list[str], environment: dict[str, str], log: Path) -> Iterato
             process.kill()
 
 
+@pytest.mark.alone
 async def test_a_paused_queue_stops_its_class_within_two_seconds(new_site: NewSite, prefect: PrefectProcess) -> None:
-    """S2, V18 (pool): pause and limit of queues act on their classes, and the last change wins, whoever made it;
-    the agent follows the pool that the experiment file names."""
+    """S2, V18 (pool): pause and limit of queues act on their classes, by the pool that the experiment file names."""
     site = new_site(declared(prefect, "paused", {"quick": {"steps": [obey("quick")]}}))
     queue = "/work_pools/paused/queues/dqm"
     with closing(Agent(site, prefect)) as agent:
@@ -165,12 +164,10 @@ async def test_a_paused_queue_stops_its_class_within_two_seconds(new_site: NewSi
         async with site.running(slots=2) as running:
             site.arrive(0)
             await site.until(lambda: deployment(prefect, "paused"), "the deployment", PATIENCE_S)
-            for subrun in range(1, UNITS):
-                site.arrive(subrun, "sleep 0.2")
+            arriving = asyncio.create_task(feed(site))
             delays_s = [await stopped_after(site, running, prefect, queue) for _ in range(3)]
-            # A busy machine may take some more once, or twice.
-            assert min(delays_s) < 2, delays_s
-            await site.until_done(UNITS, patience_s=PATIENCE_S)
+            arriving.cancel()
+            assert sorted(delays_s)[1] < 2, delays_s
             assert in_force(site) == set()
             prefect.change("PATCH", queue, {"concurrency_limit": 1})
             await site.until(lambda: in_force(site) == {("limit", "dqm", 1, "prefect")}, "the limit", PATIENCE_S)
@@ -179,6 +176,13 @@ async def test_a_paused_queue_stops_its_class_within_two_seconds(new_site: NewSi
             prefect.change("PATCH", "/work_pools/paused", {"is_paused": False})
             prefect.change("PATCH", queue, {"concurrency_limit": None})
             await site.until(lambda: in_force(site) == set(), "all lifted", PATIENCE_S)
+
+
+async def feed(site: Site) -> None:
+    """Half of what two slots can do, and no end to it."""
+    for subrun in itertools.count(1):
+        site.arrive(subrun, "sleep 0.1")
+        await asyncio.sleep(0.1)
 
 
 async def stopped_after(site: Site, running: Running, prefect: PrefectProcess, queue: str) -> float:
@@ -191,7 +195,8 @@ async def stopped_after(site: Site, running: Running, prefect: PrefectProcess, q
     await running.until_steered()
     await site.until(lambda: site.count(schema.attempt, state="running") == 0, "nothing runs", PATIENCE_S)
     last = max(row.opened_at for row in site.rows(schema.attempt))
-    assert site.count(schema.stage_run, state="queued") > 0, "all had been handed out already"
+    await site.until(lambda: site.count(schema.stage_run, state="queued") > 2, "units wait", PATIENCE_S)
+    assert max(row.opened_at for row in site.rows(schema.attempt)) == last
     prefect.change("PATCH", queue, {"is_paused": False})
     await site.until(lambda: in_force(site) == set(), "it is resumed", PATIENCE_S)
     return float(last - paused_at)

@@ -45,10 +45,13 @@ async def _row(running: Running, name: str) -> dict[str, str]:
 
 async def test_a_full_disk_under_the_ledger_is_said_and_costs_no_unit(new_site: NewSite) -> None:
     """S8, V20, P1, P7: what arrives meanwhile is taken once there is room, and what ran is booked, once each."""
-    site, number = new_site(), 1
+    site, number = new_site(), 2
     async with site.running(slots=2) as running:
         site.arrive(0)
         await site.until_done(1)
+        gate = site.path / "gate"
+        site.arrive(1, f"until {gate}")
+        await site.until(lambda: site.count(schema.attempt, state="running") == 1, "one runs")
         with full(running.station.ledger):
             # Some rows find room in pages that are there.
             while (row := await _row(running, "ledger"))["status"] == "ok":
@@ -56,6 +59,7 @@ async def test_a_full_disk_under_the_ledger_is_said_and_costs_no_unit(new_site: 
                 number += 1
             assert (row["status"], "full" in row["cause"]) == ("down", True), row
             assert "disk is full" in row["action"]
+            gate.touch()
             site.arrive(number)
             number += 1
         await site.until_done(number, patience_s=90)

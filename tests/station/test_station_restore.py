@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
+import shlex
 import sqlite3
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from postgresql import Server, programs
 from sites import NewSite, Site, declare, obey
 from sqlalchemy import select
 from typer.testing import CliRunner
@@ -99,6 +104,56 @@ async def test_what_was_published_after_the_backup_is_found_again(new_site: NewS
     assert _p3s(site, "ledger", "backup")["rows"]["dataset"] == 7
     status = _p3s(site, "ledger", "status")
     assert (status["rows"]["dataset"], status["journal"]["number"], len(status["backups"])) == (7, told["newest"], 1)
+
+
+async def test_a_dump_of_a_server_taken_while_the_station_writes_is_restored(
+    new_site: NewSite, postgresql: Server, tmp_path: Path
+) -> None:
+    """S10, S4: by the very commands that `p3s ledger backup` names for a ledger on PostgreSQL; units go on meanwhile,
+    and what was published after the dump is found again in the store."""
+    names = [postgresql.create() for _ in range(2)]
+    declared = declare({"quick": {"steps": [obey()]}}, ledger={"url": postgresql.url(names[0])})
+    site, dump = new_site(declared), tmp_path / "monday.dump"
+    async with site.running():
+        for subrun in range(20):
+            site.arrive(subrun)
+        await site.until_done(5)
+        refused = CliRunner().invoke(commands(), ["ledger", "backup", "--home", str(site.path)])
+        assert isinstance(refused.exception, LedgerError)
+        pg_dump, pg_restore = re.findall("`(pg_[^`]+)`", refused.exception.fix)
+        await asyncio.to_thread(_run, pg_dump, {"FILE": str(dump)})
+        at_dump = site.count(schema.dataset)
+        await site.until_done(20)
+        await site.until(lambda: site.count(schema.attempt, state="done", is_recorded=False) == 0, "all are recorded")
+    published = {(row.key, row.sha256) for row in site.rows(schema.dataset)}
+    _close(site)
+    await asyncio.to_thread(_run, pg_restore, {"FILE": str(dump), f"/{names[0]}": f"/{names[1]}"})
+    site.declare(declared | {"ledger": {"url": postgresql.url(names[1])}})
+    restored = site.count(schema.dataset)
+    assert 5 <= restored <= at_dump
+    # One transaction makes a dataset, and the attempt done.
+    assert site.count(schema.attempt, state="done") == restored
+    numbers = [row.number for row in site.rows(schema.journal)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    # The station had it when the dump was made.
+    await site.until(lambda: site.rows(schema.lease)[0].expires_at < time.time(), "the lease has run out")
+    _p3s(site, "reconcile")
+    assert {(row.key, row.sha256) for row in site.rows(schema.dataset)} == published
+    async with site.running():
+        await site.until_done(20)
+    assert {(row.key, row.sha256) for row in site.rows(schema.dataset)} == published
+    _close(site)
+    for name in names:
+        postgresql.drop(name)
+
+
+def _run(line: str, replaced: dict[str, str]) -> None:
+    """Runs one of PostgreSQL's own programs."""
+    for old, new in replaced.items():
+        line = line.replace(old, new)
+    program, *words = shlex.split(line)
+    ended = subprocess.run([programs() / program, *words], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
 
 
 async def test_the_sweeper_spares_what_a_ledger_that_is_too_old_does_not_know(new_site: NewSite) -> None:

@@ -98,10 +98,15 @@ async def test_results_go_to_a_bucket_and_wait_for_it(
 async def test_a_server_that_hangs_and_a_bucket_that_is_deleted(
     own_server: SeaweedServer, pilots: Cluster, new_site: NewSite, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """S3, S8, V20: both are said, units wait, and all are done when the server answers and the bucket is back."""
+    """S3, S8, V20: both are said. Units wait for the server, uncounted; for the bucket they are tried again."""
     monkeypatch.setattr(service, "StoreWatch", partial(StoreWatch, ask_every_s=0.2, ask_again_s=0.2))
     site = new_site(
-        declare(store=_bucket(own_server.endpoint), pilots={"waiting_directory": str(tmp_path / "waiting")}),
+        declare(
+            {"quick": {"steps": [obey()], "retries": 50, "backoff_s": 0.2}},
+            pipeline={"breaker": None},
+            store=_bucket(own_server.endpoint),
+            pilots={"waiting_directory": str(tmp_path / "waiting")},
+        ),
         scheduler=pilots.address,
     )
     client = own_server.client()
@@ -116,6 +121,8 @@ async def test_a_server_that_hangs_and_a_bucket_that_is_deleted(
         assert (await _store_row(running))["status"] == "down"
         frozen.resume()
         await site.until_done(2, patience_s=90)
+        assert {row.failures for row in site.rows(schema.stage_run)} == {0}
+        await site.until(lambda: not running.station.store_watch.trouble, "the store is there", 60)
         await asyncio.to_thread(_delete_bucket, client)
         site.arrive(2)
         await site.until(lambda: running.station.store_watch.trouble, "the bucket is missed", 60)

@@ -151,7 +151,7 @@ async def test_a_late_unit_is_expired_before_it_takes_a_slot(new_site: NewSite) 
 
 async def test_a_stage_is_killed_at_its_deadline_where_it_says_so(new_site: NewSite) -> None:
     """P8, V18 (stop_at_deadline): it ends as expired, and is not tried again."""
-    quick = {"steps": [obey()], "deadline_s": 4.0, "stop_at_deadline": True, "retries": 5}
+    quick = {"steps": [obey()], "deadline_s": 6.0, "stop_at_deadline": True, "retries": 5}
     site = new_site(
         declare(
             stream={"rules": [{"when": {"run": 9}, "pipelines": ["calm"]}, {"pipelines": ["dqm"]}]},
@@ -364,7 +364,8 @@ async def test_a_step_is_killed_at_its_limit_and_the_slot_is_clean(new_site: New
     assert {row.reason for row in attempts if row.state == "failed"} == {"step obey was killed after its 0.7 s"}
     # It would have gone on for an hour.
     assert all(row.ended_at - row.started_at < 20 for row in attempts)
-    assert {row.pilot for row in attempts if row.state == "done"} <= {row.pilot for row in attempts}
+    hung, went_well = ({row.pilot for row in attempts if row.state == state} for state in ("failed", "done"))
+    assert hung & went_well
 
 
 async def test_a_stage_per_group_has_the_priority_that_it_names(new_site: NewSite) -> None:

@@ -65,8 +65,9 @@ async def test_a_priority_changes_the_order_of_what_waits_and_nothing_else(new_s
     assert all(row.state == "done" for row in site.rows(schema.attempt))
 
 
+@pytest.mark.alone
 async def test_a_command_acts_within_a_second(new_site: NewSite) -> None:
-    """P10: by the ledger's own times; of three tries, as a machine that is shared may take longer once or twice."""
+    """P10: by the ledger's own times, in the median of three tries."""
     site = new_site(declare())
     async with site.running() as running:
         steer(site).pause("dqm", why="so that it waits")
@@ -80,7 +81,8 @@ async def test_a_command_acts_within_a_second(new_site: NewSite) -> None:
             steer(site).release("run=1", why="go on")
             await site.until(lambda: number(site, "queued") == 1)
     acted = [row for row in site.rows(schema.journal) if row.kind == "stage.held"]
-    assert 0 <= min(row.at - at for row, at in zip(acted, given_at, strict=True)) < 1
+    took_s = sorted(row.at - at for row, at in zip(acted, given_at, strict=True))
+    assert 0 <= took_s[0] <= took_s[1] < 1
     assert "look first" in acted[0].detail["reason"]
     assert "ana" in acted[0].detail["reason"]
 

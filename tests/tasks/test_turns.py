@@ -52,6 +52,21 @@ def test_it_is_said_that_no_worker_comes(monkeypatch: pytest.MonkeyPatch, caplog
     assert "no worker" in caplog.text
 
 
+class Cancellable:
+    """As Dask's futures: to its client, what was cancelled is done, though its worker has not ended yet."""
+
+    def __init__(self) -> None:
+        self._is_cancelled = False
+        self.client = self
+
+    def cancel(self, futures: list[Cancellable], **_more: object) -> None:
+        for future in futures:
+            future._is_cancelled = True
+
+    def done(self) -> bool:
+        return self._is_cancelled
+
+
 def test_a_second_signal_does_not_leave_a_stop_half_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """S2: who cancels in Prefect sends a signal a moment after the flow has seen it; the third one ends the wait."""
     signals = [KeyboardInterrupt("second"), None, KeyboardInterrupt("second"), KeyboardInterrupt("third")]
@@ -63,10 +78,10 @@ def test_a_second_signal_does_not_leave_a_stop_half_way(monkeypatch: pytest.Monk
             raise signal
 
     monkeypatch.setattr(turns.books, "await_stopped", await_stopped)
-    client = SimpleNamespace(cancel=lambda *_args, **_more: None)
-    runs: Any = {1: SimpleNamespace(wrapped_future=SimpleNamespace(done=lambda: False, client=client))}
     production: Any = None
     for word, waits in (("second", 2), ("third", 4)):
+        # As Dask's: to its client, what was cancelled is done, though its worker has not ended yet.
+        runs: Any = {1: SimpleNamespace(wrapped_future=Cancellable())}
         with pytest.raises(KeyboardInterrupt, match=word), turns.stopped_with(production, runs):
             raise KeyboardInterrupt("first")
         assert len(begun) == waits

@@ -100,9 +100,12 @@ class Dispatcher:
         taken = (run.sub_job.taken_at for run in queued if not run.is_standby)
         return Backlog(queued=len(queued), oldest_taken_at=min(taken, default=None))
 
-    def freshest_first(self) -> tuple[str, ...]:
-        """The pipelines whose freshest units go first now, in overload, though another order is declared."""
-        return self._queues.freshest_first()
+    def freshest_first(self, now: float) -> dict[str, float]:
+        """The pipelines whose freshest units go first now, as declared or in overload.
+
+        What has a deadline before the moment given goes before them, as it would be late; minus infinity for nothing.
+        """
+        return self._queues.freshest_first(now)
 
     def thinning(self) -> list[Thinning]:
         """How each stage stands: what arrives, how long it takes and waits, and which share is let in."""

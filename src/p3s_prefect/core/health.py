@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from p3s_prefect.core.buffer_limits import BufferLimits
@@ -112,8 +112,9 @@ class StationFacts:
     """Stage runs that wait for a slot."""
     oldest_taken_at: float | None = None
     """When the oldest data among them were taken, without those on standby; None if nothing else waits."""
-    freshest_first: tuple[str, ...] = ()
-    """The pipelines whose freshest units go first now, in overload, though another order is declared."""
+    freshest_first: Mapping[str, float | None] = field(default_factory=dict)
+    """The pipelines whose freshest units go first now, as declared or in overload. What would be late goes before them:
+    what has a deadline before the moment that is given; None where there is none."""
     sources: tuple[SourceFacts, ...] = ()
     store_url: str
     store_problem: str = ""

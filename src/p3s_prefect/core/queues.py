@@ -45,6 +45,8 @@ class Queues:
                 of_class.running += line.running
                 line.of_class = of_class
             line.reorder(plan.order)
+        # In overload the freshest go first again, as soon as somebody looks.
+        self._controller.is_turned = True
 
     def overrule(self) -> dict[str, float]:
         """Takes limits and priorities as they are declared or set; returns how many of a pipeline's stages may run.
@@ -117,9 +119,10 @@ class Queues:
             if order is not line.order:
                 line.reorder(order)
 
-    def freshest_first(self) -> tuple[str, ...]:
-        """The pipelines whose freshest go first now, in overload, though another order is declared."""
-        return tuple(name for name, line in self.lines.items() if line.order is not self._plans[name].order)
+    def freshest_first(self, now: float) -> dict[str, float]:
+        """The pipelines whose freshest go first now; what has a deadline before the moment given goes before them."""
+        fresh = {name: line for name, line in self.lines.items() if line.order is Order.FRESHEST_FIRST}
+        return {name: self._rescued_before(name, line, now) for name, line in fresh.items()}
 
     # --- out --------------------------------------------------------------------------------------------------------
 

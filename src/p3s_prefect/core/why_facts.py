@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.overrides import Controls, Work
@@ -23,8 +23,9 @@ class StationCase:
     """Its pilot slots; None where it does not answer."""
     started_at: float | None = None
     """When it started; None where it does not answer."""
-    freshest_first: frozenset[str] = frozenset()
-    """The pipelines whose freshest units go first now, in overload, though another order is declared."""
+    freshest_first: Mapping[str, float | None] = field(default_factory=dict)
+    """The pipelines whose freshest units go first now, as declared or in overload. What would be late goes before them:
+    what has a deadline before the moment that is given; None where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)

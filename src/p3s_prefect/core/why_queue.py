@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.experiment import Experiment, Order
@@ -101,6 +102,8 @@ class Place:
     by_priority: int
     by_begun: int
     """Of the same priority, those of units that have begun; later stages go before new units."""
+    by_deadline: int
+    """Of the same pipeline, where the freshest go first: those that would be late if they waited for their turn."""
     by_order: int
     turns: int
     """Those of other pipelines that are of the same rank, and take turns with it."""
@@ -108,13 +111,14 @@ class Place:
     @property
     def before(self) -> int:
         """All that go before it for certain."""
-        return self.by_standby + self.by_priority + self.by_begun + self.by_order
+        return self.by_standby + self.by_priority + self.by_begun + self.by_deadline + self.by_order
 
 
 def place(experiment: Experiment, case: Case, own: Queued) -> Place:
     """The place of a queued stage run among those that may start; those that are stopped are passed over."""
-    counts = {"by_standby": 0, "by_priority": 0, "by_begun": 0, "by_order": 0, "turns": 0}
-    lane, key = _lane(experiment, case, own), _key(experiment, case, own)
+    counts = {"by_standby": 0, "by_priority": 0, "by_begun": 0, "by_deadline": 0, "by_order": 0, "turns": 0}
+    lane, late = _lane(experiment, case, own), _late(experiment, case, own)
+    key = _key(experiment, case, own)
     for other in _others(case, own, experiment):
         theirs = _lane(experiment, case, other)
         if theirs[0] != lane[0]:
@@ -125,9 +129,40 @@ def place(experiment: Experiment, case: Case, own: Queued) -> Place:
             counts["by_begun"] += theirs[2] < lane[2]
         elif other.pipeline != own.pipeline:
             counts["turns"] += 1
+        elif (own.id in late) != (other.id in late):
+            counts["by_deadline"] += other.id in late
+        elif own.id in late:
+            counts["by_deadline"] += _due(experiment, other) < _due(experiment, own)
         else:
             counts["by_order"] += _key(experiment, case, other) < key
     return Place(**counts)
+
+
+def _late(experiment: Experiment, case: Case, own: Queued) -> frozenset[int]:
+    """Those of a pipeline and lane that go first, by their deadlines, as they would be late behind fresh ones.
+
+    The queue looks at the earliest deadline of the pipeline, whatever its lane and whether it may start, and lets it go
+    before others of the lane that is next.
+    """
+    before = case.station.freshest_first.get(own.pipeline)
+    if before is None:
+        return frozenset()
+    line = [one for one in case.queue if one.pipeline == own.pipeline and not _is_standby(experiment, one)]
+    line.sort(key=lambda one: _due(experiment, one))
+    may_start, lane = {one.id for one in (own, *_others(case, own, experiment))}, _lane(experiment, case, own)
+
+    def is_late(one: Queued) -> bool:
+        is_next = one.id in may_start and _lane(experiment, case, one) == lane
+        return is_next and _due(experiment, one)[0] < before
+
+    return frozenset(one.id for one in takewhile(is_late, line))
+
+
+def _due(experiment: Experiment, one: Queued) -> tuple[float, int]:
+    """Its deadline; infinite if it has none."""
+    stage = experiment.pipelines[one.pipeline].stages.get(one.stage)
+    deadline_s = None if stage is None else stage.deadline_s
+    return (math.inf if deadline_s is None else one.taken_at + deadline_s), one.id
 
 
 def _others(case: Case, own: Queued, experiment: Experiment) -> Iterable[Queued]:
@@ -193,7 +228,6 @@ def _order(experiment: Experiment, case: Case, name: str) -> Order:
 
 def _key(experiment: Experiment, case: Case, one: Queued) -> tuple[float, int]:
     """Smaller goes first among those of one pipeline and lane."""
-    pipeline = experiment.pipelines[one.pipeline]
     if _is_standby(experiment, one):
         return one.u, one.id
     match _order(experiment, case, one.pipeline):
@@ -204,9 +238,7 @@ def _key(experiment: Experiment, case: Case, one: Queued) -> tuple[float, int]:
         case Order.FIRST_COME:
             return float(one.sub_job_id), one.id
         case Order.EARLIEST_DEADLINE:
-            stage = pipeline.stages.get(one.stage)
-            deadline_s = None if stage is None else stage.deadline_s
-            return (float("inf") if deadline_s is None else one.taken_at + deadline_s), one.id
+            return _due(experiment, one)
 
 
 def _place_in_words(experiment: Experiment, case: Case, own: Queued, work: Work) -> Reason:
@@ -216,6 +248,7 @@ def _place_in_words(experiment: Experiment, case: Case, own: Queued, work: Work)
         (found.by_standby, f"{found.by_standby} that are not on standby"),
         (found.by_priority, f"{found.by_priority} of a priority above {priority}"),
         (found.by_begun, f"{found.by_begun} of units that have begun"),
+        (found.by_deadline, f"{found.by_deadline} that would be late otherwise"),
         (
             found.by_order,
             f"{found.by_order} in the order {order}" if not standby else f"{found.by_order} of a smaller number",
@@ -236,8 +269,7 @@ def _place_in_words(experiment: Experiment, case: Case, own: Queued, work: Work)
 
 
 def _order_rule(experiment: Experiment, case: Case, name: str) -> str:
-    if name in case.station.freshest_first:
-        # In overload it takes the place of the order.
+    if _order(experiment, case, name) is not experiment.pipelines[name].order:
         return rule("pipelines", name, "freshest_in_overload", True)
     return rule("pipelines", name, "order", experiment.pipelines[name].order)
 

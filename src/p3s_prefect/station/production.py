@@ -198,7 +198,7 @@ def overdue(production: Production, order: StageOrder, began_at: float, limit_s:
         started_at=began_at,
         ended_at=SystemClock().now(),
         failure=Failure.TIMEOUT,
-        reason=f"{killed_at_limit('it', limit_s)}, as its pilot had not ended it",
+        reason=f"{killed_at_limit(limit_s)}, as its pilot had not ended it",
     )
     settle(production, order, report)
 

@@ -173,7 +173,8 @@ class Reconciliation:
 
     def _take_over(self, problem: Problem, lease: Lease | None) -> tuple[Done, str]:
         if lease is None:
-            return Done.LEFT, "a station holds the lease: stop it (`p3s down`), and run `p3s reconcile` again"
+            wait = "stop it (`p3s down`), or wait until its lease has run out"
+            return Done.LEFT, f"a station holds the lease: {wait}, and run `p3s reconcile` again"
         now = self.clock.now()
         taken = take_over(self.ledger, self.store, now, lease=lease, quick=self.quick, places=[problem.key])
         self._findings += [one for one in taken.findings if one.done is Done.MARKED]

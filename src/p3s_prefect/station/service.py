@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 import socket
 from collections.abc import Sequence
@@ -296,9 +297,10 @@ class _Station:
         )
 
     def _facts(self) -> StationFacts:
-        backlog = self.handout.dispatcher.backlog()
+        now, backlog = self.clock.now(), self.handout.dispatcher.backlog()
+        fresh = self.handout.dispatcher.freshest_first(now)
         return StationFacts(
-            at=self.clock.now(),
+            at=now,
             started_at=self.started_at,
             version=p3s_prefect.__version__,
             state="stopping" if self.stop_asked.is_set() else "running",
@@ -307,7 +309,7 @@ class _Station:
             running=self.handout.dispatcher.in_flight,
             queued=backlog.queued,
             oldest_taken_at=backlog.oldest_taken_at,
-            freshest_first=self.handout.dispatcher.freshest_first(),
+            freshest_first={name: before if math.isfinite(before) else None for name, before in fresh.items()},
             sources=tuple(map(source_facts, self.sources)),
             store_url=self.store.url,
             store_problem=self.store_watch.trouble,

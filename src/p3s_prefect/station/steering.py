@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # A command acts within a second (P10): three looks, should one or two be late. A look takes 0.2 ms.
-LOOK_EVERY_S = 0.25
+_LOOK_EVERY_S = 0.25
 
 
 class Steering:
@@ -49,7 +49,7 @@ class Steering:
             except LedgerAway as error:
                 # Data are processed on by what was in force before.
                 log.error("not looked for overrides: %s", error.what)
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     async def look(self) -> None:
         """Takes what was set or lifted since the last look."""

@@ -43,7 +43,7 @@ class StoreWatch:
         while True:
             await asyncio.sleep(self._ask_again_s if self.trouble else self._ask_every_s)
             try:
-                # With all tries, one that is silent is noticed after a minute and a half.
+                # Once and not for long: with all tries, one that is silent would be noticed after a minute and a half.
                 await asyncio.to_thread(ask_store, self._store, is_hasty=True)
             except StoreError as error:
                 self._note(error)

@@ -75,7 +75,7 @@ class PayloadProcess:
             if not self._answers_within(timeout_s):
                 self.kill()
                 raise PayloadTimeout(
-                    killed_at_limit(f"step {call.step.name}", timeout_s),
+                    killed_at_limit(timeout_s, call.step.name),
                     fix="Raise its timeout_s, or look into its log for what it waited for.",
                 )
             return str(self._connection.recv())
