@@ -69,8 +69,16 @@ class Page:
         self.call("Page.navigate", url=url)
 
     def text(self) -> str:
-        answer = self.call("Runtime.evaluate", expression="document.body ? document.body.innerText : ''")
-        return str(answer["result"].get("value", ""))
+        return str(self.find("document.body ? document.body.innerText : ''") or "")
+
+    def find(self, expression: str) -> Any:
+        """The value of an expression in JavaScript."""
+        return self.call("Runtime.evaluate", expression=expression)["result"].get("value")
+
+    def press(self, element: str) -> None:
+        """Clicks an element, an expression in JavaScript, as soon as it is there."""
+        self.until(lambda: self.find(f"!!({element})"))
+        self.find(f"({element}).click()")
 
     def picture(self) -> bytes | None:
         """The page as PNG; None if it hung while it was drawn, as happens without a GPU: it was opened anew."""

@@ -95,7 +95,7 @@ def test_what_a_newcomer_sees(demo: Demo, tmp_path: Path) -> None:
     """S1, S2: pictures of events on the page; in Prefect, a run as a graph of its subruns and their totals."""
     with browser.chromium(tmp_path / "browser") as page:
         page.open(demo.page)
-        page.until(lambda: page.call("Runtime.evaluate", expression=_PICTURES)["result"]["value"] >= 3)
+        page.until(lambda: page.find(_PICTURES) >= 3)
         recorded = page.until(lambda: _seen_live(demo.prefect))
         edges = demo.prefect.edges(recorded)
         assert edges == {(f"quick subrun={subrun}", "totals") for subrun in range(UNITS)}

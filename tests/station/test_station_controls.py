@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import browser
 import pytest
 from clusters import die_with_parent
 from prefect_servers import PrefectProcess
@@ -25,6 +26,9 @@ pytestmark = [pytest.mark.sockets, pytest.mark.timeout(600)]
 
 STAGES = {"quick": {"steps": [obey("quick")], "retries": 0}, "total": total()}
 PATIENCE_S = 120.0
+# As Prefect's page is made.
+SWITCH = "document.querySelector('.p-toggle input')"
+RETRY = "[...document.querySelectorAll('button')].filter(one => one.innerText.trim() === 'Retry')[{}]"
 
 
 def declared(prefect: PrefectProcess, name: str, stages: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -152,6 +156,53 @@ def begun(command: list[str], environment: dict[str, str], log: Path) -> Iterato
             yield
         finally:
             process.kill()
+
+
+async def test_the_buttons_of_prefects_page_steer_the_station(
+    new_site: NewSite, prefect: PrefectProcess, tmp_path: Path
+) -> None:
+    """S2: the work pool's switch pauses and resumes all, and Retry at the run that failed tries it again."""
+    browser.program()
+    mended = tmp_path / "mended"
+    site = new_site(declared(prefect, "pressed", STAGES, instrument={"closing": {"count": 1}}))
+
+    def failed() -> Any:
+        found = prefect.flow_runs("pressed").get("dqm run=1 pass 0")
+        return found if found is not None and found["state_type"] == "FAILED" else None
+
+    with closing(Agent(site, prefect)) as agent:
+        agent.start()
+        async with site.running():
+            site.arrive(0, f"unless {mended}")
+            recorded = await site.until(failed, "the run that failed", PATIENCE_S)
+            mended.touch()
+            with ExitStack() as opened:
+                page = await asyncio.to_thread(opened.enter_context, browser.chromium(tmp_path / "browser"))
+                page.open(f"{prefect.url}/work-pools/work-pool/pressed")
+                await asyncio.to_thread(switch, page, prefect, "pressed", to_paused=True)
+                await site.until(lambda: in_force(site) == {("pause", None, None, "prefect")}, "the pause", PATIENCE_S)
+                await asyncio.to_thread(switch, page, prefect, "pressed", to_paused=False)
+                await site.until(lambda: in_force(site) == set(), "it is resumed", PATIENCE_S)
+                page.open(f"{prefect.url}/runs/flow-run/{recorded['id']}")
+                # A dialogue asks whether it is meant, once the page is ready for the first press.
+                asks = f"(({RETRY.format(0)})?.click(), !!({RETRY.format(1)}))"
+                await asyncio.to_thread(page.until, lambda: page.find(asks))
+                await asyncio.to_thread(page.press, RETRY.format(1))
+                await site.until_done(1, patience_s=PATIENCE_S)
+    (asked,) = site.rows(schema.request)
+    assert (asked.kind, asked.asked_by, asked.is_granted) == ("retry", "prefect", True)
+
+
+def switch(page: browser.Page, prefect: PrefectProcess, pool: str, *, to_paused: bool) -> None:
+    """Presses the switch of the pool's page; again where nothing happens, as the page was not ready for it."""
+    for _ in range(10):
+        page.press(SWITCH)
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            if prefect.get(f"/work_pools/{pool}")["is_paused"] is to_paused:
+                return
+            time.sleep(0.1)
+    raise AssertionError(page.text())
 
 
 @pytest.mark.alone
