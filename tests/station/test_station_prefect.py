@@ -27,6 +27,8 @@ OUTAGE_S = float(os.environ.get("P3S_OUTAGE_S", "60"))
 # One run is a flow run; it must be smaller than what is recorded by stage.
 RUN = 20
 PAUSED_RUN = 900
+# Longer than Prefect's clients try again, so that whoever talked to the server has given up.
+GONE_S = 30.0
 QUEUES = "/work_pools/p3s/queues"
 EVERY_S = 0.5
 # What waited for Prefect in the first third of the outage would be given up.
@@ -168,6 +170,43 @@ async def test_an_outage_of_prefect_delays_nothing_and_leaves_no_gap(
     assert set(site.stages().values()) == {"done"}
     assert {row.state for row in site.rows(schema.attempt)} == {"done"}
     assert recorded(prefect) == expected(site)
+
+
+@pytest.mark.timeout(600)
+async def test_a_run_that_waits_for_units_outlives_the_server(
+    new_site: NewSite, prefect: PrefectProcess, tmp_path: Path
+) -> None:
+    """V21, S2: it asks the station once, and ends as its units do, when the server is back; none hangs at Running."""
+    gate = tmp_path / "gate"
+    site = new_site(declare({"quick": {"steps": [{**obey(), "timeout_s": 300}]}}, prefect={"api_url": prefect.api}))
+    with closing(Agent(site, prefect)) as agent:
+        agent.start()
+        async with site.running():
+            gate.touch()
+            site.arrive(0, f"until {gate}")
+            await site.until_done(1)
+            gate.unlink()
+            await site.until(lambda: is_deployed(prefect, "test"), "the deployment", PATIENCE_S)
+            (found,) = prefect.ask("/deployments/filter", {"deployments": {"name": {"any_": ["test"]}}})
+            parameters = {"group": "run=1", "which": "all"}
+            asked = prefect.ask(f"/deployments/{found['id']}/create_flow_run", {"parameters": parameters})
+
+            def state() -> str:
+                return str(prefect.get(f"/flow_runs/{asked['id']}")["state_type"])
+
+            await site.until(
+                lambda: site.count(schema.attempt, state="running") == 1, "the unit runs again", PATIENCE_S
+            )
+            await site.until(lambda: state() == "RUNNING", "the run waits", PATIENCE_S)
+            await asyncio.to_thread(prefect.kill)
+            await asyncio.sleep(GONE_S)
+            prefect.start()
+            await asyncio.to_thread(prefect.until_up)
+            gate.touch()
+            await site.until(lambda: state() in ("COMPLETED", "FAILED", "CRASHED"), "the run ends", PATIENCE_S)
+            assert state() == "COMPLETED"
+    assert site.count(schema.request) == 1
+    assert site.count(schema.attempt) == 2
 
 
 def is_deployed(prefect: PrefectProcess, name: str) -> bool:
