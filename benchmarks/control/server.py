@@ -17,6 +17,7 @@ import psutil
 
 from p3s_prefect.adapters import prefect_server
 from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.supervision import SERVICE_ENVIRONMENT
 
 _START_S = 300
 
@@ -68,7 +69,9 @@ def agent(home: Home, server: Server) -> Iterator[subprocess.Popen[bytes]]:
 def kept(command: Sequence[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process, ended at the end."""
     with log.open("wb") as file:
-        process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        # As for everything that `p3s up` starts; it also bounds the memory pools of the C library.
+        service = environment | SERVICE_ENVIRONMENT
+        process = subprocess.Popen(command, env=service, stdout=file, stderr=subprocess.STDOUT)
     try:
         yield process
     finally:
