@@ -80,6 +80,8 @@ class Watched:
     content: dict[Identity, bytes] = field(default_factory=dict)
     told: set[Identity] = field(default_factory=set)
     taken: dict[DataId, bytes] = field(default_factory=dict)
+    known: set[DataId] = field(default_factory=set)
+    """Units of which somebody has read the bytes."""
 
     def write(self, hint: Hint) -> Arrival:
         seen = arrival(hint.subrun, content=hint.content, mtime_ns=hint.mtime_ns)
@@ -111,6 +113,11 @@ class Watched:
             assert verdict is Verdict.TAKEN
             self.taken[seen.data_id] = content
         elif verdict is Verdict.SAME:
+            if seen.data_id not in self.known:
+                # In the place of what nobody had read, with as many bytes: these are the unit's now.
+                assert len(content) == len(self.taken[seen.data_id])
+                self.taken[seen.data_id] = content
+                self.known.add(seen.data_id)
             assert content == self.taken[seen.data_id]
         else:
             assert verdict is Verdict.CONFLICT
@@ -122,6 +129,7 @@ class Watched:
                 if sub_job.data_id == data_id:
                     opened = execution.start(connection, sub_job.stages[0].id, NOW)
                     execution.publish(connection, manifest(opened, read=self.taken[data_id]), NOW)
+        self.known.add(data_id)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -237,11 +245,27 @@ def test_a_changed_identity_is_settled_by_the_checksum_that_a_pilot_has_found(
     assert [row.subject for row in journal] == ["run=1 subrun=1"]
 
 
-def test_a_file_that_was_replaced_before_it_was_read_is_a_conflict_that_says_so(ledger: Ledger) -> None:
-    """P2: nobody can know any more what the first bytes were."""
+def test_a_file_that_was_sent_again_before_it_was_read_is_the_units_from_then_on(ledger: Ledger) -> None:
+    """P2: in its place, with as many bytes; what comes after that is compared with these."""
+    with ledger.transaction() as connection:
+        take(connection, arrival(1, content=b"raw"))
+    again = _settle(ledger, arrival(1, mtime_ns=5, content=b"war"), content=b"war", rival=None)
+    assert (again.verdict, "which nobody had read" in again.reason) == (Verdict.SAME, True)
+    with ledger.reading() as connection:
+        (taken,) = connection.scalars(select(schema.arrival.c.sha256).where(schema.arrival.c.verdict == "taken"))
+    assert taken == sha256(b"war")
+    other = _settle(ledger, arrival(1, mtime_ns=6, content=b"raw"), content=b"raw", rival=None)
+    assert (other.verdict, "other bytes" in other.reason) == (Verdict.CONFLICT, True)
+
+
+@pytest.mark.parametrize("again", [{"content": b"longer"}, {"key": "again/run00001_0001.fits"}])
+def test_a_file_that_was_replaced_before_it_was_read_is_a_conflict_that_says_so(
+    ledger: Ledger, again: dict[str, object]
+) -> None:
+    """P2: nobody can know any more what the first bytes were, and these are others, or stand elsewhere."""
     with ledger.transaction() as connection:
         take(connection, arrival(1))
-    taken = _settle(ledger, arrival(1, mtime_ns=5), content=b"raw", rival=None)
+    taken = _settle(ledger, arrival(1, **{"mtime_ns": 5} | again), content=b"raw", rival=None)
     assert taken.verdict is Verdict.CONFLICT
     assert "changed before its bytes were read" in taken.reason
 

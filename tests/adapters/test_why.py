@@ -507,6 +507,12 @@ def test_failed_tells_reason_and_what_to_do(books: Books) -> None:
     books.fail(damaged, "raw is damaged")
     reason = books.reason(words="run=1 subrun=1")
     assert (reason.why, reason.rule) == ("it failed, and to try again would not help: raw is damaged", "")
+    replaced = books.take(2)
+    assert replaced is not None
+    books.fail(replaced, "r2.json is no longer the file that arrived")
+    assert books.reason(words="run=1 subrun=2").release.startswith(
+        "Bring the file back that arrived, or send the new one"
+    )
 
 
 def test_lost_with_its_pilot(books: Books) -> None:

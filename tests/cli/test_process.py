@@ -99,6 +99,17 @@ def test_the_terminal_is_quiet(processed: subprocess.CompletedProcess[str]) -> N
     assert "distributed" not in processed.stderr
 
 
+def test_a_second_time_it_says_what_had_been_done_before(
+    home: Path, processed: subprocess.CompletedProcess[str]
+) -> None:
+    """S2: what is done is not computed again, and whoever asks again is told so."""
+    assert processed.returncode == 1
+    ended = p3s(home, "process", "incoming/r1.0.txt", "--group", "open")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    told = " ".join(ended.stdout.split())
+    assert "stages had been done before, and are as they were; nothing was computed." in told
+
+
 def test_a_later_stage_is_tried_with_what_is_in_the_store(
     home: Path, processed: subprocess.CompletedProcess[str], tmp_path: Path
 ) -> None:

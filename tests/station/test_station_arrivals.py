@@ -18,6 +18,7 @@ from sites import PATIENCE_S, NewSite, Site, declare, shell
 
 from p3s_prefect.adapters.ledger import schema
 from p3s_prefect.adapters.replay import replay
+from p3s_prefect.adapters.steering import Steering
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.health import Status
 from p3s_prefect.core.replay import Fault, PlannedFile, ReplayPlan, patterns_of
@@ -240,13 +241,31 @@ async def test_a_file_that_changes_after_it_was_taken_fails_clearly(new_site: Ne
         await site.until(lambda: site.stages().get(("run=1 subrun=0", "quick")) == "running")
         changing = site.arrive(1, "before")
         await site.until(lambda: ("run=1 subrun=1", "quick") in site.stages(), "it waits behind the other")
-        changing.write_text("after!")
+        changing.write_text("after, and longer")
         (site.path / "go").touch()
         site.arrive(2)
         await site.until_settled(3)
     (failed,) = [row for row in site.rows(schema.stage_run) if row.state == "failed"]
     assert failed.reason == f"{changing.name} is no longer the file that arrived"
     assert site.units()["run=1 subrun=2"] == "done"
+
+
+async def test_a_file_that_is_sent_again_while_its_unit_waits_is_processed(new_site: NewSite) -> None:
+    """P1, P2: in overload units wait for a minute, and transfers try again; neither the unit nor the file is lost."""
+    site = new_site(declare(stream={"list_every_s": 0.1}))
+    async with site.running() as running:
+        steering = Steering(site.experiment, site.ledger, by="ana")
+        steering.pause("dqm", why="so that it waits")
+        await running.until_steered()
+        site.arrive(0, "the same")
+        await site.until(lambda: site.units(), "it is taken")
+        again = site.arrive(0, "the same")
+        os.utime(again, (5, 5))
+        await site.until(lambda: len(site.rows(schema.arrival)) > 1, "it is seen again")
+        steering.release("dqm", why="go on")
+        await site.until_done(1)
+    assert set(verdicts(site)[again.name]) == {"taken", "same"}
+    assert site.text("made-quick", "run=1 subrun=0") == "THE SAME"
 
 
 # --- P15, P17 -------------------------------------------------------------------------------------------------------

@@ -248,10 +248,11 @@ def _results(experiment: Experiment) -> list[str]:
     day = experiment.instrument.day
     where, pilots = experiment.station, experiment.pilots
     slots = f"the Dask scheduler at {pilots.address}" if pilots.address else f"{pilots.workers} pilots on this machine"
+    page = f"at http://{where.host}:{where.port}" if where.port else "at a free port, which `p3s up` tells"
     return [
         f"Results are kept in {_store(experiment)}, in one collection for each pipeline and day "
         f"(which begins at {day.rolls_at} {day.zone}): {experiment.instrument.name}/<pipeline>/<day>/<configuration>.",
-        f"The books are kept in {without_password(experiment.ledger.url)}. The page is at http://{where.host}:{where.port}.",
+        f"The books are kept in {without_password(experiment.ledger.url)}. The page is {page}.",
         f"Work is done by {slots}.{_waiting(experiment)}",
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,13 +23,18 @@ from p3s_prefect.cli.output import console, plain_text, print_json, state, table
 from p3s_prefect.core.errors import StageFailed
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.records import Arrival
+from p3s_prefect.core.states import StageState
 
 _LOOK_EVERY_S = 0.5
 # As shells have it.
 _INTERRUPTED = 128 + signal.SIGINT
 # What is printed here is progress and a table: Prefect's page has the logs all the same. And a detector's machines do
 # not tell a company what they do.
-_QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "DO_NOT_TRACK": "1"}
+_QUIET = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "DASK_LOGGING__DISTRIBUTED": "error",
+    "DO_NOT_TRACK": "1",
+}
 
 
 def process(
@@ -55,13 +60,14 @@ def process(
     check_pipelines(experiment, pipeline or [])
     seen = select_files(at.path, experiment, files)
     asked = _Asked(home=at, experiment=experiment, seen=seen, pipelines=pipeline or [])
+    before = {row.stage_run_id for row in asked.stages() if row.state == StageState.DONE}
     signal.signal(signal.SIGTERM, _interrupt)
     with _progress(asked):
         problem, code = _run(asked, files, address, group)
     if as_json:
         print_json({"ok": not problem, "problem": problem, "stages": [asdict(row) for row in asked.stages()]})
     else:
-        _print(asked.stages(), problem)
+        _print(asked.stages(), before, problem)
     raise typer.Exit(code)
 
 
@@ -134,7 +140,8 @@ def _progress(asked: _Asked) -> Iterator[None]:
             looking.join()
 
 
-def _print(rows: Sequence[SelectedStage], problem: str) -> None:
+def _print(rows: Sequence[SelectedStage], before: Collection[int], problem: str) -> None:
+    """`before` are the stage runs that had been done before these files were asked for."""
     out = console()
     out.print(
         table(
@@ -152,6 +159,10 @@ def _print(rows: Sequence[SelectedStage], problem: str) -> None:
             ],
         )
     )
+    kept = sum(row.stage_run_id in before for row in rows)
+    if kept:
+        anew = "nothing was computed" if kept == len(rows) else f"{len(rows) - kept} were computed now"
+        out.print(f"{kept} of {len(rows)} stages had been done before, and are as they were; {anew}.")
     for collection in sorted({row.collection for row in rows}):
         out.print(plain_text(f"Results: {collection}"))
     if problem:

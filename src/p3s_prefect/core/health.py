@@ -293,7 +293,10 @@ def backlog(facts: StationFacts) -> HealthRow:
         status=Status.OK,
     )
     if age_s > LONG_WAIT_S:
-        action = "Look at the rows `overload` and `commands`. If it grows: add pilots, or lower a prescale in the file."
+        action = (
+            "Look at the row `overload`, and at `commands` where there is one. If it grows: add pilots, or lower a "
+            "prescale in the file."
+        )
         return _bad(row, Status.DEGRADED, "work arrives faster than it is started", action)
     return row
 

@@ -116,7 +116,8 @@ class ArrivalRow:
     def remedy(self) -> str:
         """What to do about a file that was kept out; empty for others."""
         if self.verdict == Verdict.CONFLICT:
-            return "The content that came first counts: send the new one under a name, and so a number, of its own."
+            first = "Nobody has read what came first: bring it back" if _UNREAD in self.reason else _FIRST_COUNTS
+            return f"{first}; send the new one under a name, and so a number, of its own."
         if self.verdict != Verdict.REFUSED:
             return ""
         # The source's own words; what none of them fits is told in general.
@@ -124,6 +125,8 @@ class ArrivalRow:
         return next(known, "Correct the file, and send it again.")
 
 
+_UNREAD = "changed before its bytes were read"
+_FIRST_COUNTS = "The content that came first counts"
 _REMEDIES = (
     (
         "name does not fit",

@@ -17,6 +17,8 @@ from p3s_prefect.core.why_queue import queue_reasons
 from p3s_prefect.core.why_rules import of_override, rule, stage_rule, station_reasons
 
 _S = StageState
+# As pilots say of a file that is not the one that arrived.
+_OTHER_INPUT = ("no longer the file that arrived", "no longer has the checksum", "changed while it was read")
 
 
 def explain_stage(experiment: Experiment, case: Case, found: SubJobCase, run: StageRow) -> StageWhy:
@@ -264,6 +266,8 @@ def _failed(asked: _Asked) -> Iterator[Reason]:
         how, key = f"it was lost with its pilot {_times(run.losses)}, and is not given to another: {run.reason}", ""
     elif asked.stage is not None and run.failures <= asked.stage.retries:
         how, key = f"it failed, and to try again would not help: {run.reason}", ""
+        if any(words in run.reason for words in _OTHER_INPUT):
+            log += "Bring the file back that arrived, or send the new one under a name, and so a number, of its own. "
     yield Reason(why=how, rule=key, release=f"{log}{by_hand} runs it by hand, with the log on the terminal.")
 
 
@@ -283,7 +287,23 @@ def _blocked(asked: _Asked) -> Iterator[Reason]:
             release=f"`p3s why {asked.unit.pipeline}/{stage.stage} {asked.unit.data_id}` says what to do about that.",
         )
     if not ended:
-        yield Reason(why=asked.run.reason or "something that it needs did not finish", rule=asked.of("after"))
+        why, release = asked.run.reason or "something that it needs did not finish", ""
+        if (seen := _units_without_results(asked)) is not None:
+            why = f"{why}; of its {seen} {'unit' if seen == 1 else 'units'} none is done"
+            report = f"`p3s report coverage {asked.unit.data_id}` says what became of them"
+            release = f"{report}; `p3s retry` tries again what failed."
+        yield Reason(why=why, rule=asked.of("after"), release=release)
+
+
+def _units_without_results(asked: _Asked) -> int | None:
+    """Of a group, how many units it has, if none of them is done."""
+    if asked.unit.per != "group" or asked.case.group is None:
+        return None
+    own = (asked.unit.pipeline, asked.unit.pass_number)
+    for covered in asked.case.group.coverage:
+        if (covered.pipeline, covered.pass_number) == own and covered.seen and not covered.done:
+            return covered.seen
+    return None
 
 
 def _superseded(asked: _Asked) -> Iterator[Reason]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, select, update
 
 from p3s_prefect.adapters.ledger import journal
 from p3s_prefect.adapters.ledger.functions import is_among
@@ -145,6 +145,11 @@ def _compare(connection: Connection, seen: Arrival, rival: Rival) -> Taken:
     if has_left and _are_of_two_places(seen, rival) and _key_and_size(seen) == _key_and_size(rival):
         verdict = Verdict.SAME
         reason = f"the same key and size as {rival.path}, which was taken before, and is there no more"
+    elif rival.sha256 is None and _took_its_place(seen, rival):
+        # Sent again, as far as anybody can know: from now on these bytes are the unit's, and no others.
+        _set_checksum(connection, rival, seen)
+        verdict = Verdict.SAME
+        reason = "the same place and size as the file that was taken before, which nobody had read"
     elif rival.sha256 is None and seen.sha256 is not None:
         verdict = Verdict.CONFLICT
         reason = f"{rival.identity.key} was taken for this unit, and changed before its bytes were read"
@@ -157,6 +162,19 @@ def _compare(connection: Connection, seen: Arrival, rival: Rival) -> Taken:
     _insert_arrival(connection, seen.stream, seen.identity, seen.path, verdict, reason, seen.arrived_at, seen=seen)
     journal.write(connection, seen.arrived_at, f"arrival.{verdict}", seen.data_id, key=seen.identity.key, reason=reason)
     return Taken(verdict=verdict, reason=reason)
+
+
+def _took_its_place(seen: Arrival, rival: Rival) -> bool:
+    """Whether it stands where the other one stood, with as many bytes. Objects in a bucket are told by their ETag."""
+    is_file = not seen.identity.etag and not rival.identity.etag
+    return is_file and (seen.path, seen.identity.size) == (rival.path, rival.identity.size)
+
+
+def _set_checksum(connection: Connection, rival: Rival, seen: Arrival) -> None:
+    theirs = rival.identity
+    which = (arrival.c.stream == seen.stream, arrival.c.key == theirs.key, arrival.c.mtime_ns == theirs.mtime_ns)
+    same = (*which, arrival.c.size == theirs.size, arrival.c.etag == theirs.etag)
+    connection.execute(update(arrival).where(*same).values(sha256=seen.sha256))
 
 
 def _are_of_two_places(seen: Arrival, rival: Rival) -> bool:

@@ -14,6 +14,8 @@ from p3s_prefect.core.errors import InputChanged
 from p3s_prefect.core.ports import ObjectStore
 from p3s_prefect.core.records import InputFile, Lineage, StageOrder
 
+_OTHER_NUMBER = "Bring the first file back, or send the new one under a name, and so a number, of its own."
+
 
 def gather(execution: Execution, store: ObjectStore) -> dict[str, StepInput]:
     """Fetches and verifies what the stage reads from outside, by dataset type, and notes the lineage."""
@@ -55,9 +57,9 @@ def _arrived(file: InputFile, execution: Execution) -> tuple[Path, str]:
     path = Path(str(file.path))
     try:
         seen = _signature(path)
-        # Where the checksum is known it decides: the same bytes may have been touched, or brought again.
-        if file.size != seen.size or (file.sha256 is None and file.mtime_ns != seen.mtime_ns) or not path.is_file():
-            raise InputChanged(f"{path.name} is no longer the file that arrived", fix="Files must not change in place.")
+        # Not by its time: it may have been touched, or brought again. The bytes that are read first are the unit's.
+        if file.size != seen.size or not path.is_file():
+            raise InputChanged(f"{path.name} is no longer the file that arrived", fix=_OTHER_NUMBER)
         sha256 = file_sha256(path)
     except FileNotFoundError as error:
         raise InputChanged(f"{path.name} is gone", fix="Bring it back under a new name.") from error
