@@ -428,6 +428,22 @@ def test_an_open_group_says_by_which_rules_it_closes(books: Books) -> None:
     assert total.reasons[0].why == "it runs once, when the group has closed; 2 of 2 units are open"
 
 
+def test_totals_of_a_group_without_results_say_so_and_where_to_look(books: Books) -> None:
+    """B12: its units were left out or have failed; what it lacks are the results of all of them."""
+    for subrun in range(2):
+        unit = books.take(subrun)
+        assert unit is not None
+        books.fail(unit, "step work exited with 3")
+        books.move(unit, "deep", _S.WAITING, _S.BLOCKED, "quick is failed")
+    fact = books.close(only_group(books))
+    books.move(fact, "total", _S.WAITING, _S.BLOCKED, "there is no quick to read")
+    reason = books.reason("total", "run=1")
+    assert reason.why == "there is no quick to read; of its 2 units none is done"
+    assert reason.release == (
+        "`p3s report coverage run=1` says what became of them; `p3s retry` tries again what failed."
+    )
+
+
 def test_a_closed_groups_stage_waits_for_the_units_that_are_open(books: Books) -> None:
     """B12: it names them, and then the queue."""
     first, second = books.take(0), books.take(1)
