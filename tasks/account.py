@@ -27,7 +27,7 @@ def show_account(production: Production, planned: Plan) -> State[Any]:
     store = production.store()
     for facts in pass_facts(production, planned):
         _show(table(facts), facts)
-        for picture in pictures(facts, store):
+        for picture in pictures(facts, store, production.experiment.prefect.pictures):
             _show(picture, facts)
     _show_kept_out(planned.kept_out)
     return _state(stages, planned)

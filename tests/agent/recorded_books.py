@@ -79,7 +79,9 @@ class Books:
             yield Rows(connection, self.store)
 
     def projector(self, server: PrefectServer) -> Projector:
-        return Projector(self.home.read(), self.ledger, PrefectRecord(server, self.store), SystemClock())
+        experiment = self.home.read()
+        record = PrefectRecord(server, self.store, pictures=experiment.prefect.pictures)
+        return Projector(experiment, self.ledger, record, SystemClock())
 
     def facts(self, *, most_units: int = 64) -> PassFacts:
         """The pass, with everything touched."""

@@ -89,6 +89,20 @@ async def test_what_the_ledger_says_stands_in_prefect(
     assert set(found["artifacts"]) == {"dqm-units", "dqm-quick-camera-noise"}
 
 
+async def test_only_pictures_that_are_named_are_shown(
+    books: Books, server: PrefectServer, prefect: PrefectProcess
+) -> None:
+    """S2, V18 (pictures): by their titles, where the experiment file names any."""
+    books.declare(pictures=["Noise"])
+    with books.writing() as rows:
+        attempt_id = rows.attempt(books.unit(rows, 0, {"quick": "done", "later": "done"}).runs["quick"], number=1)
+        rows.product(attempt_id, "Noise")
+        rows.product(attempt_id, "Pedestal")
+    await follow(books, server)
+    found = everything(prefect, books)["dqm run=1 pass 0"]
+    assert set(found["artifacts"]) == {"dqm-units", "dqm-quick-camera-noise"}
+
+
 async def test_recorded_again_it_adds_nothing(books: Books, server: PrefectServer, prefect: PrefectProcess) -> None:
     """V21: an agent that starts anew, and one that has lost its place, record everything once."""
     with books.writing() as rows:

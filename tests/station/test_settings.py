@@ -89,6 +89,7 @@ SHOWN_BY = {
     "Pipeline.work_class": (SCHEDULING, "test_a_class_has_a_priority_and_a_limit"),
     "Prefect.api_url": (PREFECT, "test_a_server_that_exists_is_used_instead"),
     "Prefect.enabled": (PREFECT, "test_without_prefect_nothing_of_it_is_started"),
+    "Prefect.pictures": (PROJECTOR, "test_only_pictures_that_are_named_are_shown"),
     "Prefect.pool": (CONTROLS, "test_a_paused_queue_stops_its_class_within_two_seconds"),
     "Prefect.port": (PREFECT, "test_the_server_has_its_port_and_the_page_asks_there"),
     "Prefect.record_units": (PROJECTOR, "test_a_group_that_becomes_large_is_folded"),

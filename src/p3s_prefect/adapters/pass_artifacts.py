@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -52,9 +52,11 @@ def counted(total: StageTotal) -> str:
     return ", ".join(f"{units} {state}" for state, units in sorted(total.counts.items(), key=lambda item: -item[1]))
 
 
-def pictures(facts: PassFacts, store: ObjectStore) -> Iterator[ArtifactRecord]:
-    """The latest picture of each kind, as far as it is small enough."""
+def pictures(facts: PassFacts, store: ObjectStore, titles: Collection[str] | None) -> Iterator[ArtifactRecord]:
+    """The latest picture of each kind with one of these titles, as far as it is small enough; None means all."""
     for picture in facts.pictures:
+        if titles is not None and picture.title not in titles:
+            continue
         if picture.size * 4 / 3 < MOST_BYTES - 100:
             try:
                 yield _picture(facts, picture, store.read_bytes(picture.key))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from p3s_prefect.adapters.pass_artifacts import ArtifactRecord, pictures, table
@@ -22,10 +22,19 @@ _CANCELLING = "CANCELLING"
 class PrefectRecord:
     """The record of a site on one Prefect server."""
 
-    def __init__(self, server: PrefectServer, store: ObjectStore, flows: RecordedFlows | None = None) -> None:
+    def __init__(
+        self,
+        server: PrefectServer,
+        store: ObjectStore,
+        flows: RecordedFlows | None = None,
+        *,
+        pictures: Collection[str] | None = None,
+    ) -> None:
+        """`pictures` are the titles of the products that are shown; None means all."""
         self._server = server
         self._store = store
         self._flows = flows
+        self._pictures = pictures
 
     def forget(self) -> None:
         """Takes nothing for granted that was written: it may be another server now, or one with an older database."""
@@ -80,7 +89,7 @@ class PrefectRecord:
         for task_run in run.task_runs:
             if task_run.log_key is not None:
                 await self._write_log(run.id, task_run)
-        await self._write_artifacts(run.id, [table(run.of.facts), *pictures(run.of.facts, self._store)])
+        await self._write_artifacts(run.id, [table(run.of.facts), *pictures(run.of.facts, self._store, self._pictures)])
         if run.state_differs:
             told = {"type": run.record.state.kind, "name": run.record.state.name, "message": run.record.state.message}
             await self._server.post(f"/flow_runs/{run.id}/set_state", {"state": told, "force": True})

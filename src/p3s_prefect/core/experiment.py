@@ -454,6 +454,8 @@ class Prefect(_Model):
     """The work pool whose flow runs the agent takes. Experiments that share a server need one each."""
     record_units: Annotated[int, Field(ge=0, le=1000)] = 64
     """A group with more units than this is recorded by stage: one task run each, and one for each unit that failed."""
+    pictures: tuple[str, ...] | None = None
+    """Titles of the products whose latest pictures the record shows, where they are under 100 kB. Default: all."""
 
 
 class Experiment(_Model):
