@@ -250,12 +250,20 @@ def test_a_file_that_was_sent_again_before_it_was_read_is_the_units_from_then_on
     with ledger.transaction() as connection:
         take(connection, arrival(1, content=b"raw"))
     again = _settle(ledger, arrival(1, mtime_ns=5, content=b"war"), content=b"war", rival=None)
-    assert (again.verdict, "which nobody had read" in again.reason) == (Verdict.SAME, True)
+    assert (again.verdict, "which nobody had begun to read" in again.reason) == (Verdict.SAME, True)
     with ledger.reading() as connection:
         (taken,) = connection.scalars(select(schema.arrival.c.sha256).where(schema.arrival.c.verdict == "taken"))
     assert taken == sha256(b"war")
     other = _settle(ledger, arrival(1, mtime_ns=6, content=b"raw"), content=b"raw", rival=None)
     assert (other.verdict, "other bytes" in other.reason) == (Verdict.CONFLICT, True)
+
+
+def test_a_file_that_was_sent_again_while_somebody_may_read_it_is_a_conflict(ledger: Ledger) -> None:
+    """P2, V13: an attempt was opened, and may have read the first bytes; another may not read others."""
+    with ledger.transaction() as connection:
+        take_and_start(connection, 1)
+    again = _settle(ledger, arrival(1, mtime_ns=5), content=b"raw", rival=None)
+    assert (again.verdict, "changed before its bytes were read" in again.reason) == (Verdict.CONFLICT, True)
 
 
 @pytest.mark.parametrize("again", [{"content": b"longer"}, {"key": "again/run00001_0001.fits"}])

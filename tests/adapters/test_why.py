@@ -640,7 +640,8 @@ def test_conflicts_and_refusals_are_told(books: Books) -> None:
     """B12: beside what became of the unit itself; a refused file is known by its name."""
     books.take()
     other = arrival(0, key="again/run00001_0000.fits", content=b"other", checksum="b" * 64)
-    compared = arrivals.Rival(path="/watched/run00001_0000.fits", identity=arrival(0).identity, sha256="a" * 64)
+    path = "/watched/run00001_0000.fits"
+    compared = arrivals.Rival(id=1, path=path, identity=arrival(0).identity, sha256="a" * 64)
     intake = Intake(group=other.data_id, day=DAY, admissions=())
     taken = books.do(arrivals.take, other, intake, {}, compared=compared)
     assert taken.verdict is Verdict.CONFLICT

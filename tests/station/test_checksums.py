@@ -49,7 +49,7 @@ class Desk:
         seen = Arrival(
             stream="camera", dataset_type="raw", path=str(path), identity=identity, data_id=unit, arrived_at=0
         )
-        return seen, Rival(path=str(path), identity=identity, sha256=None)
+        return seen, Rival(id=1, path=str(path), identity=identity, sha256=None)
 
     async def compare(self, seen: Arrival, rival: Rival) -> tuple[str | None, str | None]:
         read, compared = await self.reader.compare(self.places, seen, rival)
@@ -90,7 +90,7 @@ async def test_files_of_the_buffer_are_read_when_nobody_else_does(desk: Desk) ->
             with pytest.raises(StoreUnreachable, match="others read"):
                 await desk.compare(*pair)
         assert await desk.compare(watched, watched_rival) == (RAW, RAW)
-        known = Rival(path=rival.path, identity=rival.identity, sha256="known")
+        known = Rival(id=1, path=rival.path, identity=rival.identity, sha256="known")
         assert await desk.compare(watched, known) == (RAW, "known")
     assert desk.reader.use.reads == 0
     assert await desk.compare(watched, rival) == (RAW, RAW)

@@ -97,7 +97,7 @@ def read_text(path: Path) -> str:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise _unreadable(path, "the file is not UTF-8 text", "Save it as UTF-8.", line) from error
     except FileNotFoundError as error:
-        fix = "Say which experiment is meant, with `--home DIRECTORY` or P3S_HOME; `p3s init` writes a starter."
+        fix = "Give another path, or the experiment's `--home DIRECTORY` (or P3S_HOME); `p3s init` writes a starter."
         raise _unreadable(path, "there is no such file", fix) from error
     except (OSError, ValueError) as error:
         raise _unreadable(

@@ -28,9 +28,9 @@ from p3s_prefect.core.replay import ReplayPlan, directory_of, patterns_of
 from p3s_prefect.settings import Settings
 
 _START_TIMEOUT_S = 90.0
-# Ctrl-C, a kill, and a terminal that is closed.
 # An hour of the sample at one subrun a second: files as they arrive, and what is made of them.
 _KEPT_GB = 12.0
+# Ctrl-C, a kill, and a terminal that is closed.
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -79,7 +79,7 @@ def demo(
         if prefect := _prefect(home):
             console.print(Text.assemble("  Prefect is at  ", (prefect, "bold green"), "   (some seconds from now)"))
         if runs is None:
-            console.print(f"  What it plays is kept in {directory}: about {_KEPT_GB * rate:.2g} GB an hour")
+            console.print(f"  What it plays is kept in {directory}: about {_KEPT_GB * rate:.3g} GB an hour")
         console.print()
         files, marker = patterns_of(home.read())
         plan = ReplayPlan(pattern=files, marker=marker, first_run=_next_run(home), runs=runs, rate_hz=rate)

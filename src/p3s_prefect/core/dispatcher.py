@@ -93,6 +93,7 @@ class Dispatcher:
         self._plans |= {name: Plan.of(name, pipeline, classes) for name, pipeline in pipelines.items()}
         self._queues.define(self._plans)
         self._controller.define(self._plans, self._queues.overrule())
+        self._news = True
 
     def backlog(self) -> Backlog:
         """What waits for a slot; walks over all that is open."""

@@ -78,6 +78,9 @@ class Checksums:
             sha256 = copy_arrived(seen.path, seen.identity.etag)[1]
         else:
             sha256 = self.sha256(places, seen.stream, Path(seen.path))
+            found = os.lstat(seen.path)
+            if (found.st_size, found.st_mtime_ns) != (seen.identity.size, seen.identity.mtime_ns):
+                raise InputChanged(f"{seen.path} changed while it was read", fix="It is listed again.")
         return replace(seen, sha256=sha256), before
 
     async def compare(self, places: BufferPlaces, seen: Arrival, rival: Rival) -> tuple[Arrival, Rival]:
@@ -104,7 +107,9 @@ class Checksums:
                 return replace(rival, sha256=copy_arrived(rival.path, rival.identity.etag)[1])
             found = os.lstat(rival.path)
             if (found.st_size, found.st_mtime_ns) == (rival.identity.size, rival.identity.mtime_ns):
-                return replace(rival, sha256=self.sha256(places, stream, Path(rival.path)))
+                sha256, after = self.sha256(places, stream, Path(rival.path)), os.lstat(rival.path)
+                is_whole = (after.st_size, after.st_mtime_ns) == (found.st_size, found.st_mtime_ns)
+                return replace(rival, sha256=sha256 if is_whole else None)
         except (InputGone, FileNotFoundError, NotADirectoryError):
             return replace(rival, is_gone=True)
         except InputChanged:

@@ -14,11 +14,13 @@ from p3s_prefect.adapters.ledger.functions import is_among
 from p3s_prefect.adapters.ledger.rows import add, add_missing
 from p3s_prefect.adapters.ledger.schema import (
     arrival,
+    attempt,
     configuration,
     data_group,
     job,
     production_pass,
     run_collection,
+    stage_run,
     sub_job,
 )
 from p3s_prefect.adapters.ledger.statements import ADD_STAGES, JOB, JOIN_GROUP, NEWEST_PASS, RIVAL
@@ -56,6 +58,8 @@ class Intake:
 class Rival:
     """The file that was taken for this unit before: its bytes decide whether the new one is a conflict."""
 
+    id: int
+    """Of its arrival."""
     path: str
     identity: Identity
     sha256: str | None
@@ -119,6 +123,9 @@ def take(
     if seen.sha256 is None and not (_are_of_two_places(seen, rival) and seen.identity.size != rival.identity.size):
         return Taken(rival=rival)
     if compared is not None:
+        if rival.sha256 is None and compared.sha256 is not None:
+            # Somebody has read them now: what stands there later must be these bytes.
+            _set_checksum(connection, rival, compared.sha256)
         rival = replace(rival, sha256=compared.sha256 or rival.sha256, is_gone=compared.is_gone)
     return _compare(connection, seen, rival)
 
@@ -133,7 +140,7 @@ def _rival(connection: Connection, seen: Arrival) -> Rival | None:
     row = connection.execute(RIVAL, asked).first()
     if row is None:
         return None
-    return Rival(path=row.path, identity=_identity(row), sha256=row.sha256)
+    return Rival(id=row.id, path=row.path, identity=_identity(row), sha256=row.sha256)
 
 
 def _identity(row: Any) -> Identity:
@@ -145,11 +152,11 @@ def _compare(connection: Connection, seen: Arrival, rival: Rival) -> Taken:
     if has_left and _are_of_two_places(seen, rival) and _key_and_size(seen) == _key_and_size(rival):
         verdict = Verdict.SAME
         reason = f"the same key and size as {rival.path}, which was taken before, and is there no more"
-    elif rival.sha256 is None and _took_its_place(seen, rival):
+    elif seen.sha256 is not None and _took_its_place(seen, rival) and not _is_begun(connection, rival):
         # Sent again, as far as anybody can know: from now on these bytes are the unit's, and no others.
-        _set_checksum(connection, rival, seen)
+        _set_checksum(connection, rival, seen.sha256)
         verdict = Verdict.SAME
-        reason = "the same place and size as the file that was taken before, which nobody had read"
+        reason = "the same place and size as the file that was taken before, which nobody had begun to read"
     elif rival.sha256 is None and seen.sha256 is not None:
         verdict = Verdict.CONFLICT
         reason = f"{rival.identity.key} was taken for this unit, and changed before its bytes were read"
@@ -165,16 +172,28 @@ def _compare(connection: Connection, seen: Arrival, rival: Rival) -> Taken:
 
 
 def _took_its_place(seen: Arrival, rival: Rival) -> bool:
-    """Whether it stands where the other one stood, with as many bytes. Objects in a bucket are told by their ETag."""
+    """Whether it stands where the other one stood, of which no checksum is known, with as many bytes.
+
+    Objects in a bucket are told by their ETag.
+    """
     is_file = not seen.identity.etag and not rival.identity.etag
-    return is_file and (seen.path, seen.identity.size) == (rival.path, rival.identity.size)
+    is_same_place = (seen.path, seen.identity.size) == (rival.path, rival.identity.size)
+    return is_file and is_same_place and rival.sha256 is None
 
 
-def _set_checksum(connection: Connection, rival: Rival, seen: Arrival) -> None:
-    theirs = rival.identity
-    which = (arrival.c.stream == seen.stream, arrival.c.key == theirs.key, arrival.c.mtime_ns == theirs.mtime_ns)
-    same = (*which, arrival.c.size == theirs.size, arrival.c.etag == theirs.etag)
-    connection.execute(update(arrival).where(*same).values(sha256=seen.sha256))
+def _set_checksum(connection: Connection, rival: Rival, sha256: str) -> None:
+    connection.execute(update(arrival).where(arrival.c.id == rival.id).values(sha256=sha256))
+
+
+def _is_begun(connection: Connection, rival: Rival) -> bool:
+    """Whether somebody may be reading the file that was taken: an attempt of one of its units was opened."""
+    opened = (
+        select(attempt.c.id)
+        .join(stage_run, stage_run.c.id == attempt.c.stage_run_id)
+        .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
+        .where(sub_job.c.arrival_id == rival.id)
+    )
+    return connection.execute(opened.limit(1)).first() is not None
 
 
 def _are_of_two_places(seen: Arrival, rival: Rival) -> bool:

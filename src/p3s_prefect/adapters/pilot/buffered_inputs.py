@@ -104,9 +104,12 @@ def _from_buffer(file: InputFile, place: BufferPlace, execution: Execution, targ
         if is_taken_here:
             raise
         raise _NotHere(error) from error
-    # Not by its time: it may have been touched, or brought again. The bytes that are read first are the unit's.
+    # Where the checksum is known it decides: the same bytes may have been touched, or brought again.
+    knows_by = (file.sha256, found.sha256) if file.sha256 is not None else (file.mtime_ns, found.mtime_ns)
+    if is_taken_here and knows_by[0] != knows_by[1]:
+        raise changed
     if file.sha256 not in (None, found.sha256):
-        raise changed if is_taken_here else _NotHere(changed)
+        raise _NotHere(changed)
     return found.sha256
 
 

@@ -57,8 +57,8 @@ def _arrived(file: InputFile, execution: Execution) -> tuple[Path, str]:
     path = Path(str(file.path))
     try:
         seen = _signature(path)
-        # Not by its time: it may have been touched, or brought again. The bytes that are read first are the unit's.
-        if file.size != seen.size or not path.is_file():
+        # Where the checksum is known it decides: the same bytes may have been touched, or brought again.
+        if file.size != seen.size or (file.sha256 is None and file.mtime_ns != seen.mtime_ns) or not path.is_file():
             raise InputChanged(f"{path.name} is no longer the file that arrived", fix=_OTHER_NUMBER)
         sha256 = file_sha256(path)
     except FileNotFoundError as error:
