@@ -161,7 +161,8 @@ def _print(rows: Sequence[SelectedStage], before: Collection[int], problem: str)
     )
     kept = sum(row.stage_run_id in before for row in rows)
     if kept:
-        anew = "nothing was computed" if kept == len(rows) else f"{len(rows) - kept} were computed now"
+        computed = sum(row.state == StageState.DONE and row.stage_run_id not in before for row in rows)
+        anew = f"{computed} were done now" if computed else "nothing was computed"
         out.print(f"{kept} of {len(rows)} stages had been done before, and are as they were; {anew}.")
     for collection in sorted({row.collection for row in rows}):
         out.print(plain_text(f"Results: {collection}"))
