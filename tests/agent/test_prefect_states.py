@@ -19,7 +19,7 @@ from p3s_prefect.agent.states import (
     unstarted_state,
     waits_again,
 )
-from p3s_prefect.core.records import killed_at_limit
+from p3s_prefect.core.at_limit import killed_at_limit
 from p3s_prefect.core.states import StageState
 from p3s_prefect.core.views import AttemptRow, StageRow
 

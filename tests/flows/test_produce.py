@@ -21,8 +21,8 @@ from sqlalchemy import select
 from p3s_prefect.adapters.ledger import schema
 from p3s_prefect.adapters.ledger.database import acquire
 from p3s_prefect.cli.adopt import adopt
+from p3s_prefect.core.at_limit import says_killed_at_limit
 from p3s_prefect.core.errors import BadSelection, LeaseLost
-from p3s_prefect.core.records import says_killed_at_limit
 from p3s_prefect.station.catalogue import Catalogue
 
 pytestmark = pytest.mark.sockets

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from p3s_prefect.core.records import says_killed_at_limit
+from p3s_prefect.core.at_limit import says_killed_at_limit
 from p3s_prefect.core.states import StageState
 from p3s_prefect.core.views import AttemptRow, StageRow
 

@@ -78,8 +78,7 @@ class Checksums:
             sha256 = copy_arrived(seen.path, seen.identity.etag)[1]
         else:
             sha256 = self.sha256(places, seen.stream, Path(seen.path))
-            found = os.lstat(seen.path)
-            if (found.st_size, found.st_mtime_ns) != (seen.identity.size, seen.identity.mtime_ns):
+            if _as_listed(seen.path) != (seen.identity.size, seen.identity.mtime_ns):
                 raise InputChanged(f"{seen.path} changed while it was read", fix="It is listed again.")
         return replace(seen, sha256=sha256), before
 
@@ -105,11 +104,10 @@ class Checksums:
         try:
             if is_bucket_path(rival.path):
                 return replace(rival, sha256=copy_arrived(rival.path, rival.identity.etag)[1])
-            found = os.lstat(rival.path)
-            if (found.st_size, found.st_mtime_ns) == (rival.identity.size, rival.identity.mtime_ns):
-                sha256, after = self.sha256(places, stream, Path(rival.path)), os.lstat(rival.path)
-                is_whole = (after.st_size, after.st_mtime_ns) == (found.st_size, found.st_mtime_ns)
-                return replace(rival, sha256=sha256 if is_whole else None)
+            taken = (rival.identity.size, rival.identity.mtime_ns)
+            if _as_listed(rival.path) == taken:
+                sha256 = self.sha256(places, stream, Path(rival.path))
+                return replace(rival, sha256=sha256 if _as_listed(rival.path) == taken else None)
         except (InputGone, FileNotFoundError, NotADirectoryError):
             return replace(rival, is_gone=True)
         except InputChanged:
@@ -138,3 +136,9 @@ class Checksums:
 
 def _is_in_buffer(places: BufferPlaces, stream: str, path: str) -> bool:
     return not is_bucket_path(path) and places.of(stream, path) is not None
+
+
+def _as_listed(path: str) -> tuple[int, int]:
+    """Size [bytes] and modification time [ns] of a file as it stands now, by which listings tell files apart."""
+    found = os.lstat(path)
+    return found.st_size, found.st_mtime_ns

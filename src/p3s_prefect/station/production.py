@@ -24,12 +24,13 @@ from p3s_prefect.adapters.ledger.database import Lease, Ledger
 from p3s_prefect.adapters.ledger.pass_facts import PassFacts
 from p3s_prefect.adapters.ledger.projection import read_pass, with_pictures
 from p3s_prefect.adapters.ledger.selected import SelectedStage
+from p3s_prefect.core.at_limit import killed_at_limit
 from p3s_prefect.core.commit_record import CommitRecord
 from p3s_prefect.core.dispatcher import Dispatcher
 from p3s_prefect.core.errors import Conflict, InputMissing, LeaseLost, StageFailed
 from p3s_prefect.core.experiment import Experiment, Stage
 from p3s_prefect.core.ports import ObjectStore
-from p3s_prefect.core.records import Failure, StageOrder, StageReport, SubJobFact, killed_at_limit
+from p3s_prefect.core.records import Failure, StageOrder, StageReport, SubJobFact
 from p3s_prefect.core.states import StageState
 from p3s_prefect.station import settling
 from p3s_prefect.station.catalogue import Catalogue

@@ -14,8 +14,8 @@ from threading import Lock
 from p3s_prefect.adapters.pilot.descendants import PATIENCE_S
 from p3s_prefect.adapters.pilot.keeper import SIGNAL_CODE
 from p3s_prefect.adapters.pilot.step import StepCall, signal_name
+from p3s_prefect.core.at_limit import killed_at_limit
 from p3s_prefect.core.errors import PayloadFailed, PayloadTimeout
-from p3s_prefect.core.records import killed_at_limit
 
 _KEEPER = "import sys; sys.path[:] = sys.argv[3:]; from p3s_prefect.adapters.pilot.keeper import main; main()"
 # Importing the payloads of the telescope camera on a busy machine takes up to 4.5 s.
