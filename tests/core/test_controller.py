@@ -138,6 +138,20 @@ def test_freshest_first_in_overload_keeps_nothing_waiting_for_long() -> None:
     assert latency[True] < 5.0 < 14.0 < latency[False]
 
 
+@pytest.mark.parametrize("since", [200.0, 240.0, 300.0])
+def test_freshest_first_begins_without_a_hole(since: float) -> None:
+    """P5, P6: a burst after an idle time, of which the overload is told late. What has queued by then and what comes
+    while it is served are thinned alike: of no time slice hardly anything is done, and hardly anything is late.
+    """
+    units = _steady(1.9 * 4, 80.0) + _steady(1.9 * 4, 80.0, since=since)
+    outcome = _play({"p": _pipeline("a", deadline_s=16.0, freshest_in_overload=True)}, units, slots=16)
+    slices: dict[int, list[bool]] = {}
+    for run in outcome.runs:
+        slices.setdefault(int(run.taken_at // 4), []).append(run.in_time)
+    assert min(statistics.mean(found) for found in slices.values()) > 0.1
+    assert _share(outcome.runs, EXPIRED) <= 0.01
+
+
 def test_without_a_deadline_or_where_it_is_declared_nothing_is_shed() -> None:
     """P5, P14: it queues, and expires at its deadline."""
     units = _steady(3.0, 30.0)
@@ -302,6 +316,29 @@ def test_what_was_let_in_before_a_restart_is_not_decided_again() -> None:
     dispatcher.set_slots(0)
     shed = {change.stage_run_id for change in dispatcher.decide(7.5).transitions if change.new is SHED}
     assert shed == {change.stage_run_id for change in changes if change.stage_run_id / 4_000 >= q}
+
+
+def _thinned_again(qs: list[float]) -> list[tuple[float, float]]:
+    """(q before, q after) of what stays queued, when after the first service it is clear that it is too much."""
+    dispatcher = Dispatcher({"p": _pipeline("a")})
+    dispatcher.set_slots(SLOTS)
+    for number, q in enumerate(qs, start=1):
+        dispatcher.add(_fact(number, q=q, u=0.9 * q), 0.0)
+    begun = {start.stage_run_id for start in dispatcher.decide(0.0).starts}
+    dispatcher.settle(min(begun), DONE, now=1.0, service_s=1.0)
+    after = {change.stage_run_id: change.q for change in dispatcher.decide(1.0).transitions}
+    return [(q, after.get(number) or q) for number, q in enumerate(qs, start=1) if number not in begun]
+
+
+@given(st.lists(st.sampled_from([0.05, 0.2, 0.5, 1.0]), min_size=20, max_size=100))
+@settings(max_examples=50, deadline=None)
+def test_thinned_again_none_has_a_larger_q_than_the_others_need(qs: list[float]) -> None:
+    """P5, P6: who was let in freely is thinned first; as many stay as if all had had the same q."""
+    found = _thinned_again(qs)
+    most = max(after for _, after in found)
+    assert all(after == pytest.approx(min(before, most)) for before, after in found)
+    stay, alike = (sum(after / before for before, after in one) for one in (found, _thinned_again([1.0] * len(qs))))
+    assert stay == pytest.approx(alike, rel=1e-6)
 
 
 _TIMES = st.sampled_from([-1e9, -5.0, 0.0, 1e-9, 1.0, 7.0, 1e4, 1e12])

@@ -333,7 +333,7 @@ def test_what_runs_on_standby_asks_for_no_more_of_the_stages_behind_it() -> None
     """
     draws, at, arrivals = Random(1), 0.0, []
     while at < 40.0:
-        at += draws.expovariate(80.0)
+        at += draws.expovariate(120.0)
         began = at + 17.0 * (at // 3)
         unit = DataId.of(unit=len(arrivals))
         arrivals.append(UnitArrival(at=began, taken_at=began, pipeline="p", group=GROUP, data_id=unit))

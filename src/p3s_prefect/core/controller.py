@@ -139,7 +139,7 @@ class Controller:
         return {
             tier: share
             for tier in self._tiers
-            if tier.sheds and tier.head.queued and (share := self._kept_share(tier)) < 1
+            if tier.sheds and tier.head.queued and (share := self._kept_share(tier, now)) < 1
         }
 
     def in_tier(self, run: Run, tier: Tier) -> bool:
@@ -211,11 +211,21 @@ class Controller:
         if tier.slack_s <= age_s:
             return 1.0  # It will be late whatever is decided: that is no choice by chance.
         head.age_s += (age_s - head.age_s) / _SERVICES
-        missing_s = tier.drain * (self._target_s(tier, head, age_s) - wait_s)
-        wanted = tier.slots + missing_s / (_HORIZON * tier.slack_s)
-        head.q = min(1.0, max(LEAST_Q, _share_for(wanted, self._asked_for(tier, now))))
+        asked = self._asked_for(tier, now)
+        more = self._more(tier, tier.drain * (self._target_s(tier, head, age_s) - wait_s), asked)
+        head.q = min(1.0, max(LEAST_Q, _share_for(tier.slots + more, asked)))
         self._note_overload(tier, head, now)
         return head.q
+
+    def _more(self, tier: Tier, missing_s: float, asked: Sequence[tuple[float, float]]) -> float:
+        """By how many slots more is let in than there are, as so much work is missing that waits; negative for less."""
+        horizon_s = _HORIZON * tier.slack_s
+        more = missing_s / horizon_s
+        if missing_s >= 0 or not self._is_fresh(tier, tier.head):
+            return more
+        # What others have waiting goes before; its own goes behind what is fresh, which need not wait until it is gone.
+        own = min(-missing_s, sum(one.queued_s() for one in tier.beside)) / horizon_s
+        return more + max(0.0, own - tier.slots * _share_of_backlog(tier, asked))
 
     def _note_overload(self, tier: Tier, head: Load, now: float) -> None:
         """Where the freshest go first in overload, little is kept waiting, as long as more asks than can be served.
@@ -227,12 +237,15 @@ class Controller:
         if head.overloaded is not before:
             self.is_turned = self._is_new = True
 
-    def _kept_share(self, tier: Tier) -> float:
+    def _kept_share(self, tier: Tier, now: float) -> float:
         head = tier.head
         if tier.slack_s <= head.age_s:
             return 1.0
         own_s, wait_s = tier.queued_s(), self._wait_s(tier)
         target_s = self._target_s(tier, head, head.age_s)
+        if self._is_fresh(tier, head):
+            part = _share_of_backlog(tier, self._asked_for(tier, now))
+            target_s = max(target_s, part * (tier.slack_s - head.age_s))
         most_s = min(2 * target_s, (target_s + tier.slack_s - head.age_s) / 2)
         if wait_s <= most_s or own_s <= 0:
             return 1.0
@@ -334,6 +347,15 @@ class Controller:
         for load in loads:
             load.times.keep(self._slots)
         return Flow(plan, tuple(loads))
+
+
+def _share_of_backlog(tier: Tier, asked: Sequence[tuple[float, float]]) -> float:
+    """Where freshest first begins with a backlog: the part of the slots that goes to it, and the share of it to keep.
+
+    So nothing is left out for having come just before: at the same q for a whole slack of backlog, and for what comes
+    while that is served within another slack, q (slots slack + asked slack) = slots slack.
+    """
+    return tier.slots / (tier.slots + sum(work for _, work in asked))
 
 
 def _share_for(wanted: float, asked: Sequence[tuple[float, float]]) -> float:

@@ -416,18 +416,22 @@ class Dispatcher:
         self._count(run, run.state, 1)
 
     def _thin_queues(self, now: float, changes: list[Transition]) -> None:
-        """Leaves out, at random, what cannot end in time any more: the same share of all that a tier has let in."""
+        """Leaves out, at random, what cannot end in time any more, of all that a tier has let in."""
         for tier, share in self._controller.overfull(now).items():
-            for run in list(self._runs.values()):
-                if run.state is StageState.QUEUED and not run.is_left_out and self._controller.in_tier(run, tier):
-                    self._thin(run, share, changes)
+            queued = [
+                run
+                for run in self._runs.values()
+                if run.state is StageState.QUEUED and not run.is_left_out and self._controller.in_tier(run, tier)
+            ]
+            most_q = _cap([run.q for run in queued], share)
+            for run in queued:
+                self._thin(run, most_q, changes)
 
-    def _thin(self, run: Run, share: float, changes: list[Transition]) -> None:
+    def _thin(self, run: Run, most_q: float, changes: list[Transition]) -> None:
         plan, sub_job = run.sub_job.flow.plan, run.sub_job
         if sub_job.u == 0:
             return  # asked for by hand: it is never left out, so its probability stays what it is
-        floor = plan.floor(sub_job.data_id)
-        q = min(run.q, max(run.q * share, floor, LEAST_Q))
+        q = min(run.q, max(most_q, plan.floor(sub_job.data_id), LEAST_Q))
         if q == run.q:
             return
         self._set_q(run, q)
@@ -518,6 +522,21 @@ class Dispatcher:
     def _release(self, run: Run, changes: list[Transition]) -> None:
         ready = all(parent.state is StageState.DONE for parent in run.parents) and self._units_settled(run)
         self._change(run, StageState.QUEUED if ready else StageState.WAITING, "", changes)
+
+
+def _cap(qs: Iterable[float], share: float) -> float:
+    """The q that none may exceed for this share of them to stay let in.
+
+    One that was let in with q stays with cap / q, so that who was let in freely is thinned first: as evenly as can be.
+    """
+    ordered = sorted(qs)
+    rest, inverse = share * len(ordered), sum(1 / q for q in ordered)
+    for q in ordered:
+        if rest <= inverse * q:
+            break
+        rest -= 1
+        inverse -= 1 / q
+    return rest / inverse if inverse > 0 else 1.0
 
 
 _BEGUN = frozenset({StageState.RUNNING, StageState.DONE, StageState.FAILED})
