@@ -498,6 +498,7 @@ def _station_case(home: Home) -> StationCase:
             slots=station["slots_actual"],
             started_at=station["started_at"],
             freshest_first=station["freshest_first"],
+            owed_first=station["owed_first"],
         )
     except ServiceError as error:
         return StationCase(trouble=error.what, remedy=error.fix)

@@ -256,6 +256,23 @@ def test_what_is_paused_goes_before_nobody(books: Books) -> None:
     assert books.reason(words="run=1 subrun=1").why.startswith("it is the first in its queue")
 
 
+def test_what_a_floor_owes_a_slot_goes_before_all_others_in_time(books: Books) -> None:
+    """B12, P5: and others learn that it does."""
+    floors = [{"share": 0.01}, {"when": {"subrun": 1}, "share": 0.3}]
+    books.experiment = declared(classes={"prompt": {"priority": 3, "floors": floors}})
+    books.take(0, u=0.2)
+    books.take(1, u=0.2)
+    owed, place = books.stage(words="run=1 subrun=1").reasons
+    assert owed.why == "a floor owes it a slot in time: it is for 0.3 of subrun=1, and its number is 0.2"
+    assert owed.rule == "classes.prompt.floors[1].share: 0.3"
+    assert owed.release.startswith("It goes before everything else as soon as it would be late")
+    assert place.why.startswith("1 go before it in the queue (1 in the order oldest-first)")
+    books.station = replace(UP, owed_first=1)
+    assert books.stage(words="run=1 subrun=1").reasons[1].why.startswith("it is the first in its queue")
+    (behind,) = books.stage(words="run=1 subrun=0").reasons
+    assert behind.why.startswith("1 go before it in the queue (1 that a floor owes a slot)")
+
+
 def test_a_limit_of_the_file_and_one_by_command(books: Books) -> None:
     """B12: at which limit, whose it is, and what lifts it."""
     for subrun in range(4):

@@ -46,6 +46,7 @@ def experiment(priorities: list[int], order: Order) -> Experiment:
             "experiment": "test",
             "instrument": {"name": "c", "dimensions": {"run": "int", "n": "int"}, "group": ["run"]},
             "dataset_types": {"raw": {"format": "text"}},
+            "classes": {"default": {"floors": [{"when": {"n": 3}, "share": 0.5}, {"share": 0.3}]}},
             "pipelines": pipelines,
             "streams": {"s": stream},
         }
@@ -109,7 +110,9 @@ units = st.lists(
 def test_the_place_is_that_at_which_the_dispatcher_starts_it(
     waiting: list[Unit], priorities: list[int], order: Order, data: st.DataObject
 ) -> None:
-    """B12: in every order, with priorities of pipelines, one set by command, on standby, freshest first in overload."""
+    """B12: in every order, with priorities of pipelines, one set by command, on standby, freshest first in overload,
+    and what a floor owes a slot.
+    """
     declared = experiment(priorities, order)
     chosen = data.draw(st.integers(0, len(waiting) - 1))
     target = Target(unit=DataId.of(run=1, n=data.draw(st.integers(0, len(waiting) - 1))))
@@ -125,10 +128,16 @@ def test_the_place_is_that_at_which_the_dispatcher_starts_it(
     # Deadlines are from 9,000 and from 10,000 s on: some of the second stages, or all of them and some of the first.
     before = data.draw(st.sampled_from([-math.inf, 9_025.0, 10_025.0]))
     controller.rescued_before = lambda _plan, _now: before  # type: ignore[method-assign]
+    # Of those with a number below the floor none, all, or some that are late: more where more are owed.
+    long_s = data.draw(st.sampled_from([0.0, 8_860.0, 9_870.0, math.inf]))
+    controller.long_s = lambda _run: long_s  # type: ignore[method-assign]
     dispatcher._queues.sort_by_load()
     fresh = dispatcher.freshest_first(100.0)
     assert set(fresh) == (set(declared.pipelines) if is_overloaded or order is Order.FRESHEST_FIRST else set())
-    station = StationCase(freshest_first={name: at if math.isfinite(at) else None for name, at in fresh.items()})
+    station = StationCase(
+        freshest_first={name: at if math.isfinite(at) else None for name, at in fresh.items()},
+        owed_first=dispatcher.owed_first(100.0),
+    )
     starts = [start.stage_run_id for start in dispatcher.decide(100.0).starts]
     queue = tuple(queued(number, unit) for number, unit in enumerate(waiting))
     case = Case(

@@ -108,6 +108,10 @@ class Dispatcher:
         """
         return self._queues.freshest_first(now)
 
+    def owed_first(self, now: float) -> int:
+        """How many of what a floor has let in, by their deadlines, go before everything else now."""
+        return self._queues.owed_first(now, self.capacity)
+
     def thinning(self) -> list[Thinning]:
         """How each stage stands: what arrives, how long it takes and waits, and which share is let in."""
         return self._controller.thinning()

@@ -12,7 +12,7 @@ from typing import Literal
 
 from p3s_prefect.core import dag
 from p3s_prefect.core.data_id import DataId
-from p3s_prefect.core.experiment import Order, Pipeline, WorkClass
+from p3s_prefect.core.experiment import Floor, Order, Pipeline, WorkClass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,11 +75,17 @@ class Plan:
 
     def floor(self, data_id: DataId) -> float:
         """The share of units such as this one that overload does not touch."""
-        if not self.work_class.floors:
-            return 0.0
-        values = dict(data_id.items)
-        matching = (floor.share for floor in self.work_class.floors if floor.when.items() <= values.items())
-        return max(matching, default=0.0)
+        found = floor_of(self.work_class, data_id)
+        return 0.0 if found is None else found.share
+
+
+def floor_of(work_class: WorkClass, data_id: DataId) -> Floor | None:
+    """The largest floor of a class that matches a unit."""
+    if not work_class.floors:
+        return None
+    values = dict(data_id.items)
+    matching = (floor for floor in work_class.floors if floor.when.items() <= values.items())
+    return max(matching, key=lambda floor: floor.share, default=None)
 
 
 def _planned(pipeline: Pipeline, work_class: WorkClass, name: str, positions: Mapping[str, int]) -> PlannedStage:

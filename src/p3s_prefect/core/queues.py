@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterator, Mapping
+from itertools import takewhile
 
 from p3s_prefect.core.controller import Controller
 from p3s_prefect.core.experiment import Order
@@ -124,6 +125,16 @@ class Queues:
         fresh = {name: line for name, line in self.lines.items() if line.order is Order.FRESHEST_FIRST}
         return {name: self._rescued_before(name, line, now) for name, line in fresh.items()}
 
+    def owed_first(self, now: float, capacity: int) -> int:
+        """How many of what a floor has let in, by their deadlines, go before everything else now."""
+        if self._first_owed(now, capacity) is None:
+            return 0
+        owed = sorted(filter(_is_owed, self._owed))
+        first = takewhile(
+            lambda place: self._must_start(owed[place][2], len(owed) - place, now, capacity), range(len(owed))
+        )
+        return sum(1 for _ in first)
+
     # --- out --------------------------------------------------------------------------------------------------------
 
     def wake_at(self) -> float:
@@ -174,9 +185,12 @@ class Queues:
         if not self._owed:
             return None
         run = self._owed[0][2]
+        return run if self._must_start(run, len(self._owed), now, capacity) else None
+
+    def _must_start(self, run: Run, owed: int, now: float, capacity: int) -> bool:
+        """Whether it would be late if it waited any longer, as so many are owed a slot, itself included."""
         long_s = self._controller.long_s(run)
-        before_s = long_s * len(self._owed) / max(1, capacity)
-        return run if run.deadline - now <= long_s + before_s and not self.line(run).is_full else None
+        return run.deadline - now <= long_s * (1 + owed / max(1, capacity)) and not self.line(run).is_full
 
     def _rescued_before(self, name: str, line: Line, now: float) -> float:
         if line.order is not Order.FRESHEST_FIRST:

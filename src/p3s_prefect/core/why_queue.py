@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import takewhile
 
 from p3s_prefect.core.data_id import DataId
-from p3s_prefect.core.experiment import Experiment, Order
+from p3s_prefect.core.experiment import Experiment, Floor, Order
 from p3s_prefect.core.overrides import Override, Work
-from p3s_prefect.core.plan import needed_in_s
+from p3s_prefect.core.plan import floor_of, needed_in_s
 from p3s_prefect.core.why_facts import Case, Queued, Reason
 from p3s_prefect.core.why_rules import of_override, rule, station_reasons
 
@@ -28,6 +28,14 @@ def queue_reasons(experiment: Experiment, case: Case, stage_run_id: int, work: W
             why=f"overload has left it out, as its number {own.u:.4g} is not below the share that could be let in",
             rule=rule("classes", work.work_class, "shed", True),
             release="It stands by: it starts if a slot would idle while it can still end in time, or is shed.",
+        )
+    if own is not None and (floor := _owing(experiment, own)) is not None:
+        when = " and ".join(f"{dimension}={value}" for dimension, value in floor.when.items()) or "all units"
+        index = experiment.classes[work.work_class].floors.index(floor)
+        yield Reason(
+            why=f"a floor owes it a slot in time: it is for {floor.share:g} of {when}, and its number is {own.u:.4g}",
+            rule=rule("classes", work.work_class, "floors", index, "share", floor.share),
+            release="It goes before everything else as soon as it would be late if it waited any longer.",
         )
     if own is not None and stopped is None:
         yield _place_in_words(experiment, case, own, work)
@@ -97,6 +105,8 @@ def _target(work: Work, of_pipeline: str | None) -> str:
 class Place:
     """How many stage runs go before one that is queued, and by what."""
 
+    by_floor: int
+    """Those that a floor owes a slot, and that would be late if they waited any longer."""
     by_standby: int
     """Where it is on standby: those that are not."""
     by_priority: int
@@ -111,15 +121,21 @@ class Place:
     @property
     def before(self) -> int:
         """All that go before it for certain."""
-        return self.by_standby + self.by_priority + self.by_begun + self.by_deadline + self.by_order
+        return self.by_floor + self.by_standby + self.by_priority + self.by_begun + self.by_deadline + self.by_order
 
 
 def place(experiment: Experiment, case: Case, own: Queued) -> Place:
     """The place of a queued stage run among those that may start; those that are stopped are passed over."""
-    counts = {"by_standby": 0, "by_priority": 0, "by_begun": 0, "by_deadline": 0, "by_order": 0, "turns": 0}
+    owed = _owed_first(experiment, case)
+    counts = {field.name: 0 for field in fields(Place)}
+    if own.id in owed:
+        return Place(**counts | {"by_floor": owed.index(own.id)})
+    counts["by_floor"] = len(owed)
     lane, late = _lane(experiment, case, own), _late(experiment, case, own)
     key = _key(experiment, case, own)
     for other in _others(case, own, experiment):
+        if other.id in owed:
+            continue
         theirs = _lane(experiment, case, other)
         if theirs[0] != lane[0]:
             counts["by_standby"] += theirs[0] < lane[0]
@@ -136,6 +152,24 @@ def place(experiment: Experiment, case: Case, own: Queued) -> Place:
         else:
             counts["by_order"] += _key(experiment, case, other) < key
     return Place(**counts)
+
+
+def _owed_first(experiment: Experiment, case: Case) -> list[int]:
+    """What a floor has let in and goes before everything else now, the first one first."""
+    if not case.station.owed_first:
+        return []
+    owed = [one for one in case.queue if _owing(experiment, one) is not None and not _is_stopped(experiment, case, one)]
+    owed.sort(key=lambda one: _due(experiment, one))
+    return [one.id for one in owed[: case.station.owed_first]]
+
+
+def _owing(experiment: Experiment, one: Queued) -> Floor | None:
+    """The floor that lets a unit in, so that it is owed a slot in time."""
+    pipeline = experiment.pipelines.get(one.pipeline)
+    if pipeline is None or one.per == "group" or _due(experiment, one)[0] == math.inf:
+        return None
+    floor = floor_of(experiment.class_of(pipeline), DataId.parse(one.data_id))
+    return floor if floor is not None and one.u < floor.share else None
 
 
 def _late(experiment: Experiment, case: Case, own: Queued) -> frozenset[int]:
@@ -169,9 +203,13 @@ def _others(case: Case, own: Queued, experiment: Experiment) -> Iterable[Queued]
     for other in case.queue:
         if other.id == own.id or other.pipeline not in experiment.pipelines:
             continue
-        if case.controls and case.controls.stopped(_work(experiment, other), begun=other.begun) is not None:
-            continue
-        yield other
+        if not _is_stopped(experiment, case, other):
+            yield other
+
+
+def _is_stopped(experiment: Experiment, case: Case, one: Queued) -> bool:
+    """Whether a command lets it not start."""
+    return bool(case.controls) and case.controls.stopped(_work(experiment, one), begun=one.begun) is not None
 
 
 def _work(experiment: Experiment, one: Queued) -> Work:
@@ -245,6 +283,7 @@ def _place_in_words(experiment: Experiment, case: Case, own: Queued, work: Work)
     found, order = place(experiment, case, own), _order(experiment, case, own.pipeline)
     priority, standby = _priority(experiment, case, own), _is_standby(experiment, own)
     parts = [
+        (found.by_floor, f"{found.by_floor} that a floor owes a slot"),
         (found.by_standby, f"{found.by_standby} that are not on standby"),
         (found.by_priority, f"{found.by_priority} of a priority above {priority}"),
         (found.by_begun, f"{found.by_begun} of units that have begun"),
