@@ -15,8 +15,6 @@ WANTED_SHARE_ELSEWHERE = 0.90
 MOST_EXPIRED = {"steady": 0.01, "ramp": 0.01}
 MOST_EXPIRED_ELSEWHERE = 0.05
 MOST_BEHIND = 0.01
-FRESH_SEEDS = 4
-"""The policy `fresh` is played for comparison, on so many seeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,59 +53,52 @@ class Cell:
     deadline_s: float
     played: Sequence[Played] = field(repr=False)
 
-    @property
-    def least(self) -> float:
-        """The smallest share of the bound that the policy `value` reached."""
-        return min(one.ours["value"].value for one in self.played)
+    def least(self, policy: str) -> float:
+        """The smallest share of the bound that a policy reached."""
+        return min(self._each(policy, "value"))
 
-    @property
-    def median(self) -> float:
+    def median(self, policy: str) -> float:
         """Its median share of the bound."""
-        return self.value("value")
+        return statistics.median(self._each(policy, "value"))
 
-    @property
-    def expired(self) -> float:
+    def expired(self, policy: str) -> float:
         """Median share of the arrivals that it expired or stopped."""
-        return statistics.median(one.ours["value"].expired for one in self.played)
+        return statistics.median(self._each(policy, "expired"))
 
-    @property
-    def most_expired(self) -> float:
+    def most_expired(self, policy: str) -> float:
         """The largest such share."""
-        return max(one.ours["value"].expired for one in self.played)
-
-    def value(self, policy: str) -> float:
-        """A policy's median share of the bound, over the seeds on which it was played."""
-        return statistics.median(one.ours[policy].value for one in self.played if policy in one.ours)
+        return max(self._each(policy, "expired"))
 
     def latency_s(self, policy: str) -> float:
-        """A policy's median latency."""
-        return statistics.median(one.ours[policy].latency_s for one in self.played if policy in one.ours)
+        """Median of its median latencies."""
+        return statistics.median(self._each(policy, "latency_s"))
+
+    def ahead(self, policy: str) -> float:
+        """How far its median is above that of the best discipline, as a share of the bound."""
+        return self.median(policy) - self.rival(self.best_rival)
 
     @property
     def best_rival(self) -> str:
         """The discipline with the largest median."""
         return max(disciplines.DISCIPLINES, key=self.rival)
 
-    @property
-    def ahead(self) -> float:
-        """How far our median is above that of the best discipline, as a share of the bound."""
-        return self.median - self.rival(self.best_rival)
-
     def rival(self, name: str) -> float:
         """A discipline's median share of the bound."""
         return statistics.median(one.rivals[name] for one in self.played)
 
-    @property
-    def misses(self) -> list[str]:
-        """What it does not reach of what is wanted."""
+    def misses(self, policy: str) -> list[str]:
+        """What a policy does not reach of what is wanted."""
         found = []
-        if self.median < WANTED_SHARE.get(self.trace, WANTED_SHARE_ELSEWHERE):
+        if self.median(policy) < WANTED_SHARE.get(self.trace, WANTED_SHARE_ELSEWHERE):
             found.append("value")
-        if self.expired > MOST_EXPIRED.get(self.trace, MOST_EXPIRED_ELSEWHERE):
+        if self.expired(policy) > MOST_EXPIRED.get(self.trace, MOST_EXPIRED_ELSEWHERE):
             found.append("expired")
-        if self.ahead < -MOST_BEHIND:
+        if self.ahead(policy) < -MOST_BEHIND:
             found.append("rival")
         return found
+
+    def _each(self, policy: str, what: str) -> list[float]:
+        return [getattr(one.ours[policy], what) for one in self.played]
 
 
 def play(name: str, load: float, deadline_s: float, seeds: Sequence[int]) -> Cell:
@@ -119,13 +110,12 @@ def play(name: str, load: float, deadline_s: float, seeds: Sequence[int]) -> Cel
 def play_one(trace: Trace) -> Played:
     """Plays a trace by us and by all disciplines."""
     most = bound(trace)
-    policies = ours.POLICIES if trace.seed <= FRESH_SEEDS else ["value"]
     stopping, stopped = disciplines.play(trace, disciplines.EarliestDeadline, stops=True)
     return Played(
         seed=trace.seed,
         arrivals=len(trace.units),
         bound=most,
-        ours={policy: _judge(trace, policy, most) for policy in policies},
+        ours={policy: _judge(trace, policy, most) for policy in ours.POLICIES},
         rivals={name: disciplines.play(trace, one)[0] / most for name, one in disciplines.DISCIPLINES.items()},
         stopping=stopping / most,
         stopped=stopped / len(trace.units),

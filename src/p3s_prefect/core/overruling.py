@@ -21,7 +21,9 @@ class Overruling:
 
     def priority(self, run: Run) -> int:
         """Its priority: as it was set, else as it is declared."""
-        return self._priority(_work(run), run.stage) if self.controls else run.stage.priority
+        if not self.controls.has(OverrideKind.PRIORITY):
+            return run.stage.priority
+        return self._priority(_work(run), run.stage)
 
     def stage_priority(self, plan: Plan, stage: PlannedStage) -> int:
         """That of a stage as such: what is set for a group or a unit alone is not in it."""
@@ -35,7 +37,9 @@ class Overruling:
 
     def is_stopped(self, run: Run) -> bool:
         """Whether it may not start, by a pause or a drain."""
-        return bool(self.controls) and self.controls.stopped(_work(run), begun=run.sub_job.started) is not None
+        if not self.controls.has(OverrideKind.PAUSE, OverrideKind.DRAIN):
+            return False
+        return self.controls.stopped(_work(run), begun=run.sub_job.started) is not None
 
     def is_stage_stopped(self, plan: Plan, stage: PlannedStage) -> bool:
         """Whether nothing of a stage starts: by a pause, a hold or a limit of 0, or as a drain begins no new unit."""
@@ -45,7 +49,7 @@ class Overruling:
 
     def held(self, run: Run) -> Override | None:
         """The hold that puts it aside."""
-        return self.controls.held(_work(run)) if self.controls else None
+        return self.controls.held(_work(run)) if self.controls.has(OverrideKind.HOLD) else None
 
     def limit(self, plan: Plan) -> float:
         """How many stages of a pipeline may run at once."""
