@@ -97,11 +97,11 @@ def _all_kept(queued: int) -> _Fed:
 
 
 def _in_overload() -> _Fed:
-    """So many are open when the first of what stands by is shed; from then on one is for each that arrives."""
-    fed = _Fed(WorkClass(floors=[Floor(share=0.05)]), QUEUED / (OVERLOAD * SLOTS), load=OVERLOAD)
+    """As many stand by, in the end, as are queued otherwise: from then on one is shed for each that is left out."""
+    fed = _Fed(WorkClass(floors=[Floor(share=0.05)]), QUEUED / ((OVERLOAD - 1) * SLOTS), load=OVERLOAD)
     fed.take()
     fed.decide()
-    for _ in range(QUEUED + QUEUED // 10):
+    for _ in range(2 * QUEUED):
         fed.take()
         fed.decide()
         fed.settle()

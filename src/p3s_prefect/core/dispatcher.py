@@ -227,7 +227,8 @@ class Dispatcher:
                 self._release(run, changes)
             elif run.state in _OPEN_TO_CONTROL:
                 self._hold_or_sort(run, changes)
-        for sub_job in {run.sub_job.id: run.sub_job for run in self._runs.values()}.values():
+        changed = [self._runs[change.stage_run_id].sub_job for change in changes]
+        for sub_job in {sub_job.id: sub_job for sub_job in changed}.values():
             self._follow(sub_job, now, changes)
         return changes
 

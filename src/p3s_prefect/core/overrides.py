@@ -178,14 +178,13 @@ class Controls:
         self.overrides = tuple(sorted(overrides, key=lambda one: (one.target.narrowness, one.id), reverse=True))
         """The narrowest first, and of equally narrow ones the newest: the first that covers the work counts."""
         self._of_kind = {kind: [one for one in self.overrides if one.kind is kind] for kind in OverrideKind}
-        self._kinds = frozenset(one.kind for one in self.overrides)
+        self.kinds = frozenset(one.kind for one in self.overrides)
+        """Of which kinds there are any: a long queue is not asked about the others."""
+        self.names_data = any(one.target.group is not None or one.target.unit is not None for one in self.overrides)
+        """Whether any is for a single group or unit, so that what it does cannot be told by the stage."""
 
     def __bool__(self) -> bool:
         return bool(self.overrides)
-
-    def has(self, *kinds: OverrideKind) -> bool:
-        """Whether there is any of these kinds: a long queue is not looked through for nothing."""
-        return not self._kinds.isdisjoint(kinds)
 
     def priority(self, work: Work) -> Override | None:
         """The one that sets the work's priority."""

@@ -9,21 +9,40 @@ from p3s_prefect.core.open_work import Run
 from p3s_prefect.core.overrides import Controls, Override, OverrideKind, Work
 from p3s_prefect.core.plan import Plan, PlannedStage
 
+_STARTING = frozenset({OverrideKind.PAUSE, OverrideKind.DRAIN})
+
 
 class Overruling:
     """The controls, asked about stage runs; false, and not asked, where nothing is in force."""
 
     def __init__(self) -> None:
-        self.controls = Controls()
+        self._controls = Controls()
+        self._priorities: dict[PlannedStage, int] = {}
+        """Those of stages as they were asked for, where no single unit or group has one of its own."""
 
     def __bool__(self) -> bool:
-        return bool(self.controls)
+        return bool(self._controls)
+
+    @property
+    def controls(self) -> Controls:
+        """What is in force."""
+        return self._controls
+
+    @controls.setter
+    def controls(self, controls: Controls) -> None:
+        self._controls = controls
+        self._priorities = {}
 
     def priority(self, run: Run) -> int:
         """Its priority: as it was set, else as it is declared."""
-        if not self.controls.has(OverrideKind.PRIORITY):
+        if OverrideKind.PRIORITY not in self._controls.kinds:
             return run.stage.priority
-        return self._priority(_work(run), run.stage)
+        if self._controls.names_data:
+            return self._priority(_work(run), run.stage)
+        found = self._priorities.get(run.stage)
+        if found is None:
+            found = self._priorities[run.stage] = self.stage_priority(run.sub_job.flow.plan, run.stage)
+        return found
 
     def stage_priority(self, plan: Plan, stage: PlannedStage) -> int:
         """That of a stage as such: what is set for a group or a unit alone is not in it."""
@@ -37,7 +56,7 @@ class Overruling:
 
     def is_stopped(self, run: Run) -> bool:
         """Whether it may not start, by a pause or a drain."""
-        if not self.controls.has(OverrideKind.PAUSE, OverrideKind.DRAIN):
+        if _STARTING.isdisjoint(self._controls.kinds):
             return False
         return self.controls.stopped(_work(run), begun=run.sub_job.started) is not None
 
@@ -49,7 +68,7 @@ class Overruling:
 
     def held(self, run: Run) -> Override | None:
         """The hold that puts it aside."""
-        return self.controls.held(_work(run)) if self.controls.has(OverrideKind.HOLD) else None
+        return self.controls.held(_work(run)) if OverrideKind.HOLD in self._controls.kinds else None
 
     def limit(self, plan: Plan) -> float:
         """How many stages of a pipeline may run at once."""
