@@ -60,6 +60,13 @@ def test_texts_have_no_value_of_all_and_truth_values_a_share() -> None:
     assert (share.lowest, share.highest) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
 
 
+def test_an_error_that_cannot_be_told_is_a_question() -> None:
+    """P6: not left away, as if there were none."""
+    lone = made([(4.0, 2.0)], ("done", 0.5), ("shed", 0.5))
+    assert lone is not None
+    assert lone.text == "4 ± ?"
+
+
 def test_the_largest_values_can_still_be_written() -> None:
     """S8: JSON knows no infinity."""
     found = made([(1.7e308, 1e6), (-1.7e308, 1e6)], ("done", 1e-6), ("done", 1e-6), ("failed", 1e-6))

@@ -43,10 +43,11 @@ def test_a_group_in_json_has_its_values(client: Browser, fill: Fill) -> None:
 
 
 def test_a_trend_shows_its_points_with_q_and_what_is_missing(client: Browser, fill: Fill) -> None:
-    """P6: the mean of all, its error as a band, each point with its probability; in JSON too."""
+    """P6: the mean of all, its error, share and range as a band, each point with its probability; in JSON too."""
     fill(thinned_run)
     page = html.unescape(client.get("/").text)
-    for text in ("mean 9.2 ± 1.0, 5 left out; missing: 1 expired (25 %)", "run=1 part=8: 12, kept with 0.25", "band"):
+    whole = "mean 9.2 ± 1.0, 5 left out; missing: 1 expired (25 %), range 7.875 to 9.875"
+    for text in (f">{whole}</span>", "run=1 part=8: 12, kept with 0.25", "band"):
         assert text in page
     trends = {trend["name"]: trend for trend in client.get("/api/trends").json()["trends"]}
     assert trends["noise"]["weights"] == [1.0, 1.0, 1.0, 1.0, 4.0, 4.0]

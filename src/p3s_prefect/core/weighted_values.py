@@ -102,8 +102,8 @@ class WeightedValue:
 
     @property
     def text(self) -> str:
-        """Value and error, as people read them."""
-        return plus_minus(self.estimate)
+        """Value and error, as people read them: ``4.2 ± ?`` where the error cannot be told."""
+        return plus_minus(self.estimate) + (" ± ?" if self.estimate.error is None else "")
 
     @property
     def range_text(self) -> str:
