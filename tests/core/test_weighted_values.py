@@ -60,6 +60,33 @@ def test_texts_have_no_value_of_all_and_truth_values_a_share() -> None:
     assert (share.lowest, share.highest) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
 
 
+@pytest.mark.parametrize("value", [4.0, 4])
+def test_one_value_shows_no_range_for_what_is_missing(value: float) -> None:
+    """P6: its own smallest and largest would be a point, as if what is missing could move nothing."""
+    lone = made([(value, 1.0)], ("done", 1.0), ("expired", 1.0))
+    assert lone is not None
+    assert (lone.lowest, lone.highest, lone.missing_share) == (None, None, 0.5)
+    assert (
+        lone.range_text
+        == f"not known: {lone.range_reason}"
+        == "not known: one value does not tell how much they differ"
+    )
+    assert json.loads(json.dumps(plain(lone)))["lowest"] is None
+    several = made([(value, 1.0), (6.0, 1.0)], ("done", 1.0), ("done", 1.0), ("expired", 1.0))
+    assert several is not None
+    assert (several.range_text, several.range_reason) == ("4.667 to 5.333", "")
+
+
+def test_one_value_has_its_range_where_its_limits_are_known_or_nothing_is_missing() -> None:
+    """P6."""
+    share = made([(True, 1.0)], ("done", 1.0), ("expired", 1.0))
+    whole = made([(4.0, 1.0)], ("done", 1.0))
+    assert share is not None
+    assert whole is not None
+    assert share.range_text == "0.5 to 1"
+    assert (whole.lowest, whole.highest, whole.range_text) == (4.0, 4.0, "")
+
+
 def test_an_error_that_cannot_be_told_is_a_question() -> None:
     """P6: not left away, as if there were none."""
     lone = made([(4.0, 2.0)], ("done", 0.5), ("shed", 0.5))
