@@ -106,7 +106,7 @@ class WeightedValue:
     @property
     def text(self) -> str:
         """Value and error, as people read them: ``4.2 ± ?`` where the error cannot be told."""
-        return plus_minus(self.estimate) + (" ± ?" if self.estimate.error is None else "")
+        return plus_minus(self.estimate.value, self.estimate.error)
 
     @property
     def range_text(self) -> str:
@@ -168,11 +168,10 @@ def weighted_value(
     )
 
 
-def plus_minus(estimate: Estimate) -> str:
-    """Value and error with as many digits as the error deserves: ``411.54 ± 0.46``; the value alone without one."""
-    value, error = estimate.value, estimate.error
+def plus_minus(value: float, error: float | None) -> str:
+    """Value and error with as many digits as the error deserves: ``411.54 ± 0.46``; ``411.5 ± ?`` without one."""
     if not error:
-        return f"{value:.4g}" if error is None else f"{value:.4g} ± 0"
+        return f"{value:.4g} ± {'?' if error is None else 0}"
     digits = 1 - math.floor(math.log10(error))
     if not -3 <= digits <= 6 or abs(value) >= 1e9:
         return f"{value:.4g} ± {error:.2g}"
