@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from ledger_rows import PNG, T0, Rows, StoredBytes
-from thinned_rows import MEAN, thinned_run
+from thinned_rows import MEAN, lone_run, thinned_run
 
 from p3s_prefect import api
 from p3s_prefect.adapters.home import Home
@@ -166,6 +166,40 @@ def test_values_of_a_group_are_a_data_frame_with_errors(home: Home) -> None:
     assert frame.loc["noise", ["sampled", "seen", "left_out", "missing"]].tolist() == [6, 13, 5, 1]
     assert frame.loc["noise", "error"] > 1
     assert set(weights) == {4.0}
+
+
+def test_trends_are_a_data_frame_with_errors_and_what_is_missing(home: Home) -> None:
+    """P6: over the units whose points `summary` has; without what is no number."""
+    ledger = home.ledger(home.read())
+    with ledger.transaction() as connection:
+        thinned_run(Rows(connection, StoredBytes()), run=5)
+    ledger.close()
+    with open_experiment(home.path) as books:
+        points = books.summary(limit=6).query("name == 'noise'")
+        found = books.trends(limit=6)
+        columns = set(books.values("run=5").columns)
+    frame = found.set_index("name")
+    assert set(found.columns) == columns
+    assert sorted(frame.index) == ["noise", "noisy"]
+    noise = frame.loc["noise"]
+    assert noise["value"] == pytest.approx(np.average(points["value"], weights=points["weight"])) == pytest.approx(MEAN)
+    assert noise["error"] > 1
+    assert noise[["left_out", "missing", "missing_share"]].tolist() == [5, 1, 0.25]
+    assert noise[["lowest", "highest"]].tolist() == [pytest.approx(7.875), pytest.approx(9.875)]
+
+
+def test_of_one_value_the_range_is_nan_with_the_reason(home: Home) -> None:
+    """P6."""
+    ledger = home.ledger(home.read())
+    with ledger.transaction() as connection:
+        lone_run(Rows(connection, StoredBytes()), run=6)
+    ledger.close()
+    with open_experiment(home.path) as books:
+        for frame in (books.values("run=6"), books.trends(limit=1)):
+            (noise,) = frame.to_dict("records")
+            assert (noise["value"], noise["missing_share"]) == (4.0, 0.5)
+            assert np.isnan([noise["lowest"], noise["highest"]]).all()
+            assert noise["range_reason"] == "one value does not tell how much they differ"
 
 
 def test_a_notebook_steers_as_the_commands_do(home: Home) -> None:

@@ -37,3 +37,15 @@ def thinned_run(rows: Rows, *, run: int = 1) -> int:
             rows.summary(attempt, "noisy", noise > 6)
             rows.summary(attempt, "label", "good")
     return pass_id
+
+
+def lone_run(rows: Rows, *, run: int = 1) -> None:
+    """A run with one noise, of 4 ADC, and of two parts: the other one expired."""
+    pass_id = rows.production_pass(rows.group(f"run={run}", arrivals=2), "quality")
+    for part, state in enumerate(("done", "expired")):
+        at = T0 + 10 * part
+        clean = rows.stage(
+            rows.unit(pass_id, f"run={run} part={part}", state=state, at=at), "clean", state=state, at=at
+        )
+        if state == "done":
+            rows.summary(rows.attempt(clean, at=at), "noise", 4.0, "ADC")

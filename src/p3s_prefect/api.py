@@ -6,6 +6,7 @@
 
     books = open_experiment("demo")
     books.units(state="failed")                      # a DataFrame
+    books.trends()                                   # summary values over the latest units, with errors
     books.dataset("pixel_statistics", "run=2008 subrun=3")["pedestal"]
 
 It reads the ledger and the store directly, so it works whether the station runs or not.
@@ -13,6 +14,7 @@ It reads the ledger and the store directly, so it works whether the station runs
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import time
@@ -247,7 +249,10 @@ class Bookkeeping:
         )
 
     def summary(self, *, limit: int = 200) -> pandas.DataFrame:
-        """Summary values of the latest units: one row for each value of each unit, which stands for `weight` units."""
+        """Summary values of the latest units: one row for each value of each unit, which stands for `weight` units.
+
+        `trends` has each of them over these units together.
+        """
         return _frame(
             {
                 "pipeline": trend.pipeline,
@@ -262,10 +267,20 @@ class Bookkeeping:
             for data_id, value, weight in zip(trend.data_ids, trend.values, trend.weights, strict=True)
         )
 
+    def trends(self, *, limit: int = 200) -> pandas.DataFrame:
+        """Each summary value over its latest units together, as the overview shows it (P6); columns as in `values`.
+
+        What is no number, and what groups gave, has no row.
+        """
+        wholes = (trend.whole for trend in self.read(result_views.trends, limit=limit))
+        return _frame(_flat_value(whole) for whole in wholes if whole is not None)
+
     def values(self, group: str | DataId) -> pandas.DataFrame:
         """Each summary value of a group's units over all of them, with its error and what is missing (P6).
 
-        The error is that of leaving units out at random, NaN where it cannot be told; see `core.weighting`.
+        The error is that of leaving units out at random; `missing_share` is by weight, of 1; what is missing could move
+        the value from `lowest` to `highest`. NaN where it cannot be told, with `reason` and `range_reason`; see
+        `core.weighting`.
         """
         return _frame(
             _flat_value(value) for value in self.read_about(self.named(group), group_values, self.named(group))
@@ -511,7 +526,9 @@ def _flat(row: Any) -> dict[str, Any]:
 def _flat_value(found: WeightedValue) -> dict[str, Any]:
     row = plain(found)
     estimate, missing = row.pop("estimate"), row.pop("missing")
-    return {**row, **estimate, "missing": sum(missing.values())}
+    row |= {**estimate, "missing": sum(missing.values())}
+    # A column in which nothing can be told would not be one of numbers.
+    return {name: math.nan if value is None else value for name, value in row.items()}
 
 
 def _seconds(unit: UnitRow, now: float) -> dict[str, float]:

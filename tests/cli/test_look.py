@@ -238,6 +238,15 @@ def test_a_group_is_shown_with_weighted_values(home: Home) -> None:
     assert noise["missing_share"] == 0.25
 
 
+def test_of_one_value_no_range_is_known(home: Home) -> None:
+    """P6: said in words in both tables, and null in JSON."""
+    unknown = "1 failed (50 %) not known: one value does not tell how much they differ"
+    for arguments in (("show", "run=1"), ("list", "trends")):
+        assert unknown in " ".join(_run(home, *arguments).split())
+    (value,) = _json(home, "show", "run=1")["values"]
+    assert (value["lowest"], value["highest"], value["missing_share"]) == (None, None, 0.5)
+
+
 def test_trends_are_listed_with_weighted_values(home: Home) -> None:
     """P6."""
     _thinned(home)

@@ -8,11 +8,6 @@ import pytest
 
 from p3s_prefect.core.views import plain
 from p3s_prefect.core.weighted_values import Outcomes, WeightedValue, plus_minus, weighted_value
-from p3s_prefect.core.weighting import Estimate
-
-
-def estimate(value: float, error: float | None) -> Estimate:
-    return Estimate(value=value, error=error, sampled=9, effective=9.0, freedom=8.0)
 
 
 # Two digits of the error, and as many of the value.
@@ -23,14 +18,14 @@ def estimate(value: float, error: float | None) -> Estimate:
         (411.54321, 4.567, "411.5 ± 4.6"),
         (411.54321, 45.67, "412 ± 46"),
         (411.54321, 0.0, "411.5 ± 0"),
-        (411.54321, None, "411.5"),
+        (411.54321, None, "411.5 ± ?"),
         (0.0000123456, 0.0000000123, "1.235e-05 ± 1.2e-08"),
         (5.4321e12, 3.21e10, "5.432e+12 ± 3.2e+10"),
         (-3.0, 0.25, "-3.00 ± 0.25"),
     ],
 )
 def test_a_value_has_as_many_digits_as_its_error_deserves(value: float, error: float | None, text: str) -> None:
-    assert plus_minus(estimate(value, error)) == text
+    assert plus_minus(value, error) == text
 
 
 def made(given: list[tuple[float | int | str | bool, float]], *runs: tuple[str, float]) -> WeightedValue | None:
@@ -58,6 +53,33 @@ def test_texts_have_no_value_of_all_and_truth_values_a_share() -> None:
     assert (share.is_share, share.estimate.value) == (True, 0.5)
     # Two of three by weight are known; the third is true or not.
     assert (share.lowest, share.highest) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+
+
+@pytest.mark.parametrize("value", [4.0, 4])
+def test_one_value_shows_no_range_for_what_is_missing(value: float) -> None:
+    """P6: its own smallest and largest would be a point, as if what is missing could move nothing."""
+    lone = made([(value, 1.0)], ("done", 1.0), ("expired", 1.0))
+    assert lone is not None
+    assert (lone.lowest, lone.highest, lone.missing_share) == (None, None, 0.5)
+    assert (
+        lone.range_text
+        == f"not known: {lone.range_reason}"
+        == "not known: one value does not tell how much they differ"
+    )
+    assert json.loads(json.dumps(plain(lone)))["lowest"] is None
+    several = made([(value, 1.0), (6.0, 1.0)], ("done", 1.0), ("done", 1.0), ("expired", 1.0))
+    assert several is not None
+    assert (several.range_text, several.range_reason) == ("4.667 to 5.333", "")
+
+
+def test_one_value_has_its_range_where_its_limits_are_known_or_nothing_is_missing() -> None:
+    """P6."""
+    share = made([(True, 1.0)], ("done", 1.0), ("expired", 1.0))
+    whole = made([(4.0, 1.0)], ("done", 1.0))
+    assert share is not None
+    assert whole is not None
+    assert share.range_text == "0.5 to 1"
+    assert (whole.lowest, whole.highest, whole.range_text) == (4.0, 4.0, "")
 
 
 def test_the_largest_values_can_still_be_written() -> None:

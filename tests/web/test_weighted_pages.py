@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from faces import Browser
 from ledger_rows import Rows
-from thinned_rows import MEAN, thinned_run
+from thinned_rows import MEAN, lone_run, thinned_run
 
 from p3s_prefect.web import face
 
@@ -43,14 +43,28 @@ def test_a_group_in_json_has_its_values(client: Browser, fill: Fill) -> None:
 
 
 def test_a_trend_shows_its_points_with_q_and_what_is_missing(client: Browser, fill: Fill) -> None:
-    """P6: the mean of all, its error as a band, each point with its probability; in JSON too."""
+    """P6: the mean of all, its error, share and range as a band, each point with its probability; in JSON too."""
     fill(thinned_run)
     page = html.unescape(client.get("/").text)
-    for text in ("mean 9.2 ± 1.0, 5 left out; missing: 1 expired (25 %)", "run=1 part=8: 12, kept with 0.25", "band"):
+    whole = "mean 9.2 ± 1.0, 5 left out; missing: 1 expired (25 %), range 7.875 to 9.875"
+    for text in (f">{whole}</span>", "run=1 part=8: 12, kept with 0.25", "band"):
         assert text in page
     trends = {trend["name"]: trend for trend in client.get("/api/trends").json()["trends"]}
     assert trends["noise"]["weights"] == [1.0, 1.0, 1.0, 1.0, 4.0, 4.0]
     assert trends["noise"]["whole"]["estimate"]["error"] == pytest.approx(1.044, abs=1e-3)
+
+
+def test_of_one_value_pages_say_that_no_range_is_known(client: Browser, fill: Fill) -> None:
+    """P6: where a range is shown otherwise, on both pages; in JSON there is none, with the reason."""
+    fill(lone_run)
+    unknown = "not known: one value does not tell how much they differ"
+    assert f"mean 4 ± 0; missing: 1 expired (50 %), range {unknown}</span>" in html.unescape(client.get("/").text)
+    assert f"<td>{unknown}</td>" in html.unescape(client.get("/groups/run=1").text)
+    (value,) = client.get("/api/groups/run=1").json()["values"]
+    (trend,) = client.get("/api/trends").json()["trends"]
+    for found in (value, trend["whole"]):
+        assert (found["lowest"], found["highest"]) == (None, None)
+        assert found["range_reason"] in unknown
 
 
 def test_a_trend_of_which_nothing_was_left_out_is_as_plain_as_before(client: Browser, fill: Fill) -> None:

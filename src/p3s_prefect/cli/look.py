@@ -276,7 +276,7 @@ def _values(named: list[tuple[str, WeightedValue | None]], title: str) -> Table:
             else (
                 name,
                 one.stage,
-                one.text if one.estimate.error is not None else f"{one.text} ± ?",
+                one.text,
                 "share of yes" if one.is_share else one.unit,
                 f"{one.estimate.sampled} of {one.seen}",
                 one.left_out,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from p3s_prefect.core.states import LEFT_OUT, StageState
 from p3s_prefect.core.weighting import (
+    ONE_VALUE,
     Estimate,
     Sampled,
     missing_range,
@@ -94,20 +95,24 @@ class WeightedValue:
     """Units that were let through and did not give it, by what became of them: expired, failed. Not at random."""
     missing_share: float
     """Their share of what was let through, by weight."""
-    lowest: float
+    lowest: float | None
     """Least value over all units if what is missing lay between the least and the largest that was seen (of a share:
     between none and all),"""
-    highest: float
-    """and the largest."""
+    highest: float | None
+    """and the largest. None for both where that cannot be told."""
+    range_reason: str = ""
+    """Why it cannot."""
 
     @property
     def text(self) -> str:
-        """Value and error, as people read them."""
-        return plus_minus(self.estimate)
+        """Value and error, as people read them: ``4.2 ± ?`` where the error cannot be told."""
+        return plus_minus(self.estimate.value, self.estimate.error)
 
     @property
     def range_text(self) -> str:
-        """The range in which what is missing could move it; empty where nothing is missing."""
+        """The range in which what is missing could move it, or why none is known; empty where nothing is missing."""
+        if self.lowest is None or self.highest is None:
+            return f"not known: {self.range_reason}"
         return f"{self.lowest:.4g} to {self.highest:.4g}" if self.missing else ""
 
     @property
@@ -142,7 +147,9 @@ def weighted_value(
     share = missing_share([one.weight for one in sample], weights)
     seen = [one.value for one in sample]
     least, most = (0.0, 1.0) if is_share else (min(seen), max(seen))
-    lowest, highest = missing_range(estimate.value, share, least, most)
+    # The smallest and the largest of a single value are the same, which is no limit of others.
+    is_told = is_share or len(seen) > 1 or not missing
+    lowest, highest = missing_range(estimate.value, share, least, most) if is_told else (None, None)
     return WeightedValue(
         pipeline=pipeline,
         stage=stage,
@@ -157,14 +164,14 @@ def weighted_value(
         missing_share=share,
         lowest=lowest,
         highest=highest,
+        range_reason="" if is_told else ONE_VALUE,
     )
 
 
-def plus_minus(estimate: Estimate) -> str:
-    """Value and error with as many digits as the error deserves: ``411.54 ± 0.46``; the value alone without one."""
-    value, error = estimate.value, estimate.error
+def plus_minus(value: float, error: float | None) -> str:
+    """Value and error with as many digits as the error deserves: ``411.54 ± 0.46``; ``411.5 ± ?`` without one."""
     if not error:
-        return f"{value:.4g}" if error is None else f"{value:.4g} ± 0"
+        return f"{value:.4g} ± {'?' if error is None else 0}"
     digits = 1 - math.floor(math.log10(error))
     if not -3 <= digits <= 6 or abs(value) >= 1e9:
         return f"{value:.4g} ± {error:.2g}"

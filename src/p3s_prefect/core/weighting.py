@@ -30,6 +30,7 @@ from statistics import NormalDist
 
 # The number u has 53 bits: below this probability only u = 0 passes.
 _MOST_WEIGHT = 2.0**53
+ONE_VALUE = "one value does not tell how much they differ"
 _NO_STAND_IN = "units were left out, and none that was taken stands for others"
 
 
@@ -159,8 +160,9 @@ def missing_share(present: Iterable[float], missing: Iterable[float]) -> float:
 def missing_range(mean: float, share: float, lowest: float, highest: float) -> tuple[float, float]:
     """Between which values a mean would lie if what is missing had given values from `lowest` to `highest`.
 
-    Those are assumed: the smallest and largest value seen, or limits that are known of the value. It is the identity
-    of the bounds on a mean with missing data (C. F. Manski, Am. Econ. Rev. 80 (1990) 319); no model is behind it.
+    Those are assumed: the smallest and largest value seen, of at least two, or limits that are known of the value. It
+    is the identity of the bounds on a mean with missing data (C. F. Manski, Am. Econ. Rev. 80 (1990) 319); no model is
+    behind it.
     """
     # Not as a difference, which could overflow.
     return (1 - share) * mean + share * lowest, (1 - share) * mean + share * highest
@@ -201,7 +203,7 @@ def _why_not(sample: Sequence[Sampled], left_out: int) -> str:
     """Why a mean has no error; empty where it has one."""
     thinned = any(one.weight > 1 for one in sample)
     if thinned and len(sample) == 1:
-        return "one value does not tell how much they differ"
+        return ONE_VALUE
     return _NO_STAND_IN if left_out and not thinned else ""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from thinning import SOME, drifting
 
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.payload import PRODUCTS, SUMMARY
@@ -15,26 +16,12 @@ from p3s_prefect.core.weighting import Sampled, weighted_mean
 from p3s_prefect.instruments.lst1.displays import MAX_PNG_BYTES
 from p3s_prefect.instruments.lst1.pixels import PixelStatistics, merge, pixel_statistics, without
 from p3s_prefect.instruments.lst1.sample import sample
-from p3s_prefect.instruments.lst1.totals import choice_errors, run_totals
+from p3s_prefect.instruments.lst1.totals import choice_errors, run_totals, told_medians
 from p3s_prefect.instruments.lst1.trends import Kept
 
 RUN = DataId.of(run=2008)
 SUBRUNS = 120
 SEEDS = 250
-# Every 31st pixel, and the brightest star.
-SOME = np.unique([*range(0, 1855, 31), 465])
-
-
-def drifting(subruns: int, pixels: np.ndarray) -> list[PixelStatistics]:
-    """Statistics of subruns of 4 to 12 real events, drawn at random, whose pedestal and noise rise with time."""
-    random, waveform = np.random.default_rng(7), sample().waveform[:, :, pixels].astype(float)
-    middle = waveform.mean(axis=-1, keepdims=True)
-    found = []
-    for subrun in range(subruns):
-        drawn = random.integers(0, len(waveform), random.integers(4, 13))
-        rise = (subrun / subruns) ** 2
-        found.append(pixel_statistics(middle[drawn] + 20 * rise + (1 + rise) * (waveform - middle)[drawn]))
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -179,11 +166,47 @@ def test_the_payload_weighs_and_says_what_is_missing(workdir: Path) -> None:
     for name, extreme in (("lowest", np.min), ("highest", np.max)):
         moved = arrays["noise_counts"][0] + 4 * extreme(high_gain, axis=0)
         np.testing.assert_allclose(arrays[f"noise_counts_{name}"][0], moved)
-    for name in ("pedestal_median_high_gain", "noise_max_low_gain", "occupancy_high_gain"):
+    # And at most as many events as the largest that is there.
+    events = [parts[n].events for n in arrays["subrun"]]
+    assert (arrays["events_lowest"], arrays["events_highest"]) == tuple(
+        weight.sum() + 4 * extreme(events) for extreme in (min, max)
+    )
+    share = 4 * max(events) / (weight.sum() + 4 * max(events))
+    lowest = (1 - share) * arrays["pedestal"] + share * pedestals.min(axis=0)
+    np.testing.assert_allclose(arrays["pedestal_lowest"], lowest, rtol=1e-12)
+    for name in ("pedestal", "pedestal_rms", "noise", "occupancy"):
+        assert (arrays[f"{name}_lowest"] <= arrays[name]).all()
+        assert (arrays[name] <= arrays[f"{name}_highest"]).all()
+        assert (arrays[f"{name}_lowest"] < arrays[f"{name}_highest"]).any()
+    for name in ("events", "pedestal_median_high_gain", "noise_max_low_gain", "occupancy_high_gain"):
         assert summary[f"{name}_error"] > 0
-        assert summary[f"{name}_lowest"] < summary[name] < summary[f"{name}_highest"]
+        # With what is missing there are more events in any case.
+        assert (name == "events") == (summary[f"{name}_lowest"] > summary[name])
+        assert summary[name] < summary[f"{name}_highest"]
     products = PRODUCTS.validate_python(result["products"], strict=True)
     assert all(Path(product.file).stat().st_size < MAX_PNG_BYTES for product in products)
+
+
+def test_titles_have_error_and_range_of_what_they_print() -> None:
+    """P6, P17: each where there is one; where it cannot be told, they say that."""
+    total = drifting(1, np.arange(1855))[0]
+    value = float(total.summary()["noise_median_low_gain"]["value"])
+    medians = {name: "" for name in total.summary() if name.startswith("noise_median")}
+    assert told_medians("noise", total, dict.fromkeys(medians, np.zeros(())), total.summary())[1] == (
+        f"median {value:.1f} ADC"
+    )
+    ranged = total.summary() | {
+        f"{name}_{extreme}": {"value": number, "unit": "ADC"}
+        for name in medians
+        for extreme, number in (("lowest", 3.0), ("highest", 5.25))
+    }
+    assert told_medians("noise", total, dict.fromkeys(medians, np.array(0.5)), ranged)[1] == (
+        f"median {value:.2f} ± 0.50 ADC\nwith what is missing from 3 to 5.25 ADC"
+    )
+    unknown = total.summary() | {"missing_range": {"value": "not known", "unit": ""}}
+    assert told_medians("noise", total, dict.fromkeys(medians, np.array(np.nan)), unknown)[1] == (
+        f"median {value:.4g} ± ? ADC\nwith what is missing not known from one subrun"
+    )
 
 
 def test_a_whole_run_has_no_errors_to_tell(workdir: Path, parts: list[PixelStatistics]) -> None:
@@ -194,5 +217,23 @@ def test_a_whole_run_has_no_errors_to_tell(workdir: Path, parts: list[PixelStati
     assert not [name for name in result["summary"] if name.endswith(("_error", "_lowest", "_highest"))]
     arrays = result["run_statistics"]
     assert not arrays["noise_error"].any()
-    assert (arrays["noise_counts_lowest"] == arrays["noise_counts"]).all()
-    assert (arrays["noise_counts_highest"] == arrays["noise_counts"]).all()
+    for name in ("events", "pedestal", "pedestal_rms", "noise", "occupancy", "noise_counts"):
+        assert (arrays[f"{name}_lowest"] == arrays[name]).all()
+        assert (arrays[f"{name}_highest"] == arrays[name]).all()
+
+
+def test_one_subrun_gives_no_ranges_for_those_that_are_missing(workdir: Path) -> None:
+    """P6: in arrays, summary values and pictures; its own values would be limits that are none."""
+    there = {named(4): drifting(5, np.arange(1855))[4].arrays()}
+    weights = {named(4): 2.0, named(5): 4.0}
+    result = run_totals(there, RUN, {"done": 1, "expired": 1, "shed": 4}, {"pixel_statistics": weights})
+    summary = {name: one.value for name, one in SUMMARY.validate_python(result["summary"], strict=True).items()}
+    assert summary["missing_share"] == pytest.approx(100 * 4 / 6)
+    assert summary["missing_range"] == "not known: one value does not tell how much they differ"
+    assert not [name for name in summary if name.endswith(("_lowest", "_highest"))]
+    arrays = result["run_statistics"]
+    for name in ("events", "pedestal", "pedestal_rms", "noise", "occupancy", "noise_counts"):
+        for extreme in ("lowest", "highest"):
+            assert arrays[f"{name}_{extreme}"].shape == arrays[name].shape
+            assert np.isnan(arrays[f"{name}_{extreme}"]).all()
+    assert all(Path(one.file).is_file() for one in PRODUCTS.validate_python(result["products"], strict=True))

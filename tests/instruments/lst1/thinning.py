@@ -7,11 +7,14 @@ from functools import lru_cache
 
 import numpy as np
 
+from p3s_prefect.instruments.lst1.pixels import PixelStatistics, pixel_statistics
 from p3s_prefect.instruments.lst1.sample import sample
 
 UNITS = 900
 PIXELS = (0, 465, 900, 1854)
 """In the centre, at a star, anywhere, at the edge."""
+# Every 31st pixel, and the brightest star.
+SOME = np.unique([*range(0, 1855, 31), 465])
 
 Chances = Callable[[np.ndarray], np.ndarray]
 """From the numbers u [seed, unit] to the probabilities q [seed, unit], each set before its unit's u is looked at."""
@@ -56,3 +59,15 @@ def controlled(free: np.ndarray, *, least: float = 0.05) -> Chances:
         return q
 
     return chances
+
+
+def drifting(subruns: int, pixels: np.ndarray) -> list[PixelStatistics]:
+    """Statistics of subruns of 4 to 12 real events, drawn at random, whose pedestal and noise rise with time."""
+    random, waveform = np.random.default_rng(7), sample().waveform[:, :, pixels].astype(float)
+    middle = waveform.mean(axis=-1, keepdims=True)
+    found = []
+    for subrun in range(subruns):
+        drawn = random.integers(0, len(waveform), random.integers(4, 13))
+        rise = (subrun / subruns) ** 2
+        found.append(pixel_statistics(middle[drawn] + 20 * rise + (1 + rise) * (waveform - middle)[drawn]))
+    return found

@@ -6,7 +6,7 @@ colour vision. Noisy pixels are ringed in red, dead ones in white with a black r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,11 +104,28 @@ def _ring(axes: Axes, hexagons: np.ndarray, which: np.ndarray | None, colour: st
             )
 
 
-def pedestal_display(path: Path, heading: str, statistics: PixelStatistics) -> dict[str, str]:
-    """Draws the pedestals of both gains, and describes the picture as a product."""
+_OF_RUN = (
+    " Where subruns were left out at random, the median has the error of that; where some expired or failed, the line "
+    "below it says between which values it would be if they were like the ones that are there."
+)
+
+
+def medians(values: np.ndarray) -> list[str]:
+    """The median of each gain of `values`, (2, 1855), ADC counts, as a text."""
+    return [f"median {median:.1f} ADC" for median in np.median(values, axis=1)]
+
+
+def pedestal_display(
+    path: Path, heading: str, statistics: PixelStatistics, told: Sequence[str] | None = None
+) -> dict[str, str]:
+    """Draws the pedestals of both gains, and describes the picture as a product.
+
+    `told` is what the titles of a run's two cameras end with; without it they have the `medians`.
+    """
+    ends = medians(statistics.pedestal) if told is None else told
     panels = [
         Panel(
-            title=f"{name} gain, median {np.median(statistics.pedestal[gain]):.1f} ADC",
+            title=f"{name} gain · {ends[gain]}",
             values=statistics.pedestal[gain],
             label="pedestal [ADC counts]",
             cmap="cividis",
@@ -122,17 +139,19 @@ def pedestal_display(path: Path, heading: str, statistics: PixelStatistics) -> d
         "file": path.name,
         "shows": "Mean of the baseline samples of each pixel. Expect an even camera near 400 ADC counts in both gains. "
         "Look for single outliers (a channel that drifted) and for groups of seven (a module that lost its "
-        "calibration).",
+        "calibration)." + ("" if told is None else _OF_RUN),
     }
 
 
-def noise_display(path: Path, heading: str, statistics: PixelStatistics) -> dict[str, str]:
-    """Draws the noise of both gains, and describes the picture as a product."""
+def noise_display(
+    path: Path, heading: str, statistics: PixelStatistics, told: Sequence[str] | None = None
+) -> dict[str, str]:
+    """Draws the noise of both gains, and describes the picture as a product; `told` is as in `pedestal_display`."""
     noisy, dead = statistics.noisy(), statistics.dead()
+    ends = medians(statistics.noise) if told is None else told
     panels = [
         Panel(
-            title=f"{name} gain, median {np.median(statistics.noise[gain]):.1f} ADC · "
-            f"{noisy[gain].sum()} noisy · {dead[gain].sum()} dead",
+            title=f"{name} gain · {noisy[gain].sum()} noisy · {dead[gain].sum()} dead · {ends[gain]}",
             values=statistics.noise[gain],
             label="noise, RMS [ADC counts]",
             cmap="viridis",
@@ -149,7 +168,8 @@ def noise_display(path: Path, heading: str, statistics: PixelStatistics) -> dict
         "shows": "RMS of the baseline samples inside an event. The light of the night sky makes most of it in the high "
         "gain, so stars show as small bright spots that move slowly. Ringed red: more than 5 times the "
         "camera's median, which no star does; report the pixel. Ringed white: less than half of it; the "
-        "photomultiplier is off or dead. A dark group of seven is a module without high voltage.",
+        "photomultiplier is off or dead. A dark group of seven is a module without high voltage."
+        + ("" if told is None else _OF_RUN),
     }
 
 

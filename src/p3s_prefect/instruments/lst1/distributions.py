@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from p3s_prefect.core.weighting import missing_total_range, weighted_histogram
+from p3s_prefect.core.weighting import missing_share, missing_total_range, weighted_histogram
 from p3s_prefect.instruments.lst1.camera import GAINS
 from p3s_prefect.instruments.lst1.displays import save_png
 from p3s_prefect.instruments.lst1.trends import COLOURS, Kept
@@ -26,11 +26,19 @@ class Distribution:
     errors: np.ndarray
     """The same shape: standard errors that the choice of subruns makes; NaN where none can be told."""
     lowest: np.ndarray
-    """The same shape: the counts, if each subrun that is missing had in a bin as many as the one with fewest there."""
+    """The same shape: the counts, if each subrun that is missing had in a bin as many as the one with fewest there; NaN
+    where a single subrun is there, which does not tell how much they differ."""
     highest: np.ndarray
     """The same, with as many as the one with most."""
     missing: float
-    """How many subruns expired or failed, by weight."""
+    """How many subruns expired or failed, by weight,"""
+    missing_share: float
+    """and their share of those that were let through."""
+
+    @property
+    def is_ranged(self) -> bool:
+        """Whether something is missing, and it can be told what that could change."""
+        return self.missing > 0 and bool(np.isfinite(self.highest).all())
 
     def arrays(self) -> dict[str, np.ndarray]:
         """As named arrays."""
@@ -58,12 +66,15 @@ def noise_distribution(kept: Kept, left_out: int, missing: float) -> Distributio
         extremes = zip(np.min(counts, axis=0).tolist(), np.max(counts, axis=0).tolist(), strict=True)
         ranges.append([missing_total_range(b.value, missing, *both) for b, both in zip(bins, extremes, strict=True)])
     lowest, highest = np.moveaxis(np.array(ranges), -1, 0)
+    if missing and len(kept.parts) == 1:
+        lowest = highest = np.full_like(lowest, np.nan)
     return Distribution(
         counts=np.array([[one.value for one in bins] for bins in found]),
         errors=np.array([[one.error for one in bins] for bins in found], dtype=float),
         lowest=lowest,
         highest=highest,
         missing=missing,
+        missing_share=missing_share(kept.weights.values(), [missing]),
     )
 
 
@@ -73,10 +84,11 @@ def distribution_display(path: Path, heading: str, found: Distribution) -> dict[
     figure.suptitle(f"Noise distribution · {heading}", fontsize=12, fontweight="bold", y=0.97)
     axes = figure.add_axes((0.1, 0.13, 0.73, 0.74))
     middles = np.sqrt(EDGES_ADC[:-1] * EDGES_ADC[1:])
+    missing = f"{found.missing:.3g} missing\n({100 * found.missing_share:.2g} %)"
     for gain, name in enumerate(GAINS):
         counts, errors = found.counts[gain], np.nan_to_num(found.errors[gain])
-        if found.missing:
-            label = f"with the\n{found.missing:.3g} missing" if gain + 1 == len(GAINS) else None
+        if found.is_ranged:
+            label = f"with the\n{missing}" if gain + 1 == len(GAINS) else None
             between = {"baseline": found.lowest[gain], "fill": True, "alpha": 0.25, "linewidth": 0}
             axes.stairs(found.highest[gain], EDGES_ADC, color=COLOURS[gain], label=label, **between)
         axes.stairs(counts, EDGES_ADC, color=COLOURS[gain], linewidth=1.5, label=f"{name} gain")
@@ -84,6 +96,8 @@ def distribution_display(path: Path, heading: str, found: Distribution) -> dict[
         lower, some = np.minimum(errors, 0.95 * counts), errors > 0
         bars = np.array([lower[some], errors[some]])
         axes.errorbar(middles[some], counts[some], bars, fmt="none", color=COLOURS[gain], elinewidth=1)
+    if found.missing and not found.is_ranged:
+        axes.plot([], [], linestyle="", label=f"{missing},\nrange not\nknown")
     axes.set(xscale="log", yscale="log", xlim=(EDGES_ADC[0], EDGES_ADC[-1]), ylim=(0.5, None))
     axes.set(xlabel="noise, RMS [ADC]", ylabel="pixels, in all subruns")
     axes.grid(alpha=0.3)
@@ -98,5 +112,6 @@ _SHOWS = (
     "which stars make. A second peak on the left is pixels without light: a module without high voltage. Single pixels "
     "far on the right are broken channels. Where subruns were left out at random, those that were taken count for "
     "them, and the bars are the errors of that. Where subruns expired or failed, the bands go from what the whole run "
-    "would have if each of them were like the emptiest of a bin to what it would have if each were like the fullest."
+    "would have if each of them were like the emptiest of a bin to what it would have if each were like the fullest; "
+    "one subrun alone does not tell how much they differ, and has no bands."
 )

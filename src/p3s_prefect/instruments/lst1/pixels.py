@@ -106,13 +106,14 @@ class PixelStatistics:
 
     def summary(self) -> dict[str, dict[str, float | int | str]]:
         """The scalars that describe it, with units."""
+        noisy, dead = self.noisy(), self.dead()
         values: dict[str, tuple[float | int, str]] = {"events": (self.events, "")}
         for gain, name in enumerate(GAINS):
             values[f"pedestal_median_{name}_gain"] = (float(np.median(self.pedestal[gain])), "ADC")
             values[f"noise_median_{name}_gain"] = (float(np.median(self.noise[gain])), "ADC")
             values[f"noise_max_{name}_gain"] = (float(self.noise[gain].max()), "ADC")
-            values[f"noisy_pixels_{name}_gain"] = (int(self.noisy()[gain].sum()), "")
-            values[f"dead_pixels_{name}_gain"] = (int(self.dead()[gain].sum()), "")
+            values[f"noisy_pixels_{name}_gain"] = (int(noisy[gain].sum()), "")
+            values[f"dead_pixels_{name}_gain"] = (int(dead[gain].sum()), "")
             values[f"saturated_pixels_{name}_gain"] = (int((self.saturated[gain] > 0).sum()), "")
         values["noisiest_pixel"] = (int(self.noise[0].argmax()), "")
         values["occupancy_high_gain"] = (float(self.occupancy[0].mean() * 100), "%")

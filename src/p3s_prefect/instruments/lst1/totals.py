@@ -12,8 +12,7 @@ with the part of each subrun's variance that its choice makes. For a mean it is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,12 @@ import numpy as np
 
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.states import LEFT_OUT
-from p3s_prefect.core.weighting import Sampled, missing_share, weighted_total
-from p3s_prefect.instruments.lst1.displays import noise_display, pedestal_display
+from p3s_prefect.core.weighted_values import plus_minus
+from p3s_prefect.core.weighting import ONE_VALUE, Sampled, missing_share, weighted_total
+from p3s_prefect.instruments.lst1.camera import GAINS
+from p3s_prefect.instruments.lst1.displays import medians, noise_display, pedestal_display
 from p3s_prefect.instruments.lst1.distributions import distribution_display, noise_distribution
+from p3s_prefect.instruments.lst1.limits import Limits, missing_limits
 from p3s_prefect.instruments.lst1.pixels import PixelStatistics, merge, without
 from p3s_prefect.instruments.lst1.trends import Kept, trend_display
 
@@ -45,6 +47,15 @@ def run_totals(
     `coverage` tells how many subruns of the run that have arrived are in which state, `weights` how many of them each
     stands for; a subrun with a weight and without statistics has expired or failed.
 
+    Beside the arrays of `PixelStatistics`, ``run_statistics`` has of pedestal, pedestal_rms and noise, (2, 1855)
+    float64, ADC counts, of occupancy, (2, 1855) float64, from 0 to 1, and of events, without a shape:
+
+    - ``{name}_error``: see `choice_errors`; not of events, whose error is a summary value;
+    - ``{name}_lowest`` and ``{name}_highest``: see `missing_limits`; the value where nothing is missing, NaN where a
+      range is not known.
+
+    Further those of `Distribution`, and ``subrun`` and ``weight``, one for each subrun that was taken.
+
     Raises:
         ValueError: no subrun of the run has statistics.
     """
@@ -65,22 +76,45 @@ def run_totals(
         *[1.0] * (known(parts, coverage) - sum(coverage.values())),
     ]
     errors, noise = choice_errors(kept, total, left_out), noise_distribution(kept, left_out, sum(gone))
-    share = missing_share(kept.weights.values(), gone)
-    summary = total.summary() | counts | uncertainties(kept, total, errors, share)
+    share, limits = missing_share(kept.weights.values(), gone), missing_limits(kept, total, sum(gone))
+    summary = total.summary() | counts | uncertainties(kept, total, errors, limits, share)
     heading = f"run {unit['run']} · {len(parts)} of {known(parts, coverage)} subruns, {kept.events} events"
+    # The other two pictures have it in their margins.
+    camera_heading = f"{heading}, {100 * share:.2g} % missing" if share else heading
     return {
         "run_statistics": total.arrays()
         | {f"{name}_error": errors[name] for name in _OF_PIXELS}
+        | _ranges(total, limits)
         | noise.arrays()
         | {"subrun": np.array(list(kept.parts)), "weight": np.array(list(kept.weights.values()))},
         "summary": summary,
         "products": [
-            pedestal_display(Path("run_pedestal.png"), heading, total),
-            noise_display(Path("run_noise.png"), heading, total),
+            pedestal_display(
+                Path("run_pedestal.png"), camera_heading, total, told_medians("pedestal", total, errors, summary)
+            ),
+            noise_display(Path("run_noise.png"), camera_heading, total, told_medians("noise", total, errors, summary)),
             distribution_display(Path("noise_distribution.png"), heading, noise),
             trend_display(Path("trend.png"), heading, kept, summary),
         ],
     }
+
+
+def told_medians(name: str, total: PixelStatistics, errors: Mapping[str, np.ndarray], summary: Scalars) -> list[str]:
+    """The median of each gain for a title: with its error where something was left out, and where what is missing could
+    move it.
+    """
+    texts = medians(getattr(total, name))
+    for gain, gain_name in enumerate(GAINS):
+        key = f"{name}_median_{gain_name}_gain"
+        error = float(errors[key])
+        if error:
+            texts[gain] = f"median {plus_minus(float(summary[key]['value']), error if error > 0 else None)} ADC"
+        if f"{key}_lowest" in summary:
+            low, high = (float(summary[f"{key}_{extreme}"]["value"]) for extreme in ("lowest", "highest"))
+            texts[gain] += f"\nwith what is missing from {low:.4g} to {high:.4g} ADC"
+        elif "missing_range" in summary:
+            texts[gain] += "\nwith what is missing not known from one subrun"
+    return texts
 
 
 def choice_errors(kept: Kept, total: PixelStatistics, left_out: int) -> dict[str, np.ndarray]:
@@ -131,32 +165,29 @@ def share_covered(merged: Iterable[int], coverage: Mapping[str, int]) -> Scalars
     }
 
 
-def uncertainties(kept: Kept, total: PixelStatistics, errors: Mapping[str, np.ndarray], share: float) -> Scalars:
+def uncertainties(
+    kept: Kept, total: PixelStatistics, errors: Mapping[str, np.ndarray], limits: Limits | None, share: float
+) -> Scalars:
     """The share that is missing, in %; the errors of what `total` says, if something was left out; and between which
-    values what is missing could move it, if something is.
+    values what is missing could move it, if something is, or why that is not known.
     """
-    lowest, highest = (missing_limit(kept, total, share, extreme).summary() for extreme in (np.min, np.max))
     found: Scalars = {"missing_share": {"value": 100 * share, "unit": "%"}}
+    if limits is None:
+        found["missing_range"] = {"value": f"not known: {ONE_VALUE}", "unit": ""}
+    extremes = {} if limits is None else {"lowest": limits[0].summary(), "highest": limits[1].summary()}
     for name, described in total.summary().items():
         if kept.thinned and np.isfinite(errors.get(name, np.nan)):
             found[f"{name}_error"] = {"value": float(errors[name]), "unit": described["unit"]}
-        if share and name.startswith(_SMOOTH):
-            found |= {f"{name}_lowest": lowest[name], f"{name}_highest": highest[name]}
+        if share and name.startswith(("events", *_SMOOTH)):
+            found |= {f"{name}_{extreme}": values[name] for extreme, values in extremes.items()}
     return found
 
 
-def missing_limit(
-    kept: Kept, total: PixelStatistics, share: float, extreme: Callable[..., np.ndarray]
-) -> PixelStatistics:
-    """`total`, if every pixel had its lowest, or its highest, value so far in all that is missing, a share of it."""
-
-    def moved(mean: np.ndarray, each: list[np.ndarray]) -> np.ndarray:
-        return np.asarray(mean + share * (extreme(each, axis=0) - mean))
-
-    parts = list(kept.parts.values())
-    return replace(
-        total,
-        pedestal=moved(total.pedestal, [part.pedestal for part in parts]),
-        noise=np.sqrt(moved(total.noise**2, [part.noise**2 for part in parts])),
-        pulses=total.events * moved(total.occupancy, [part.occupancy for part in parts]),
-    )
+def _ranges(total: PixelStatistics, limits: Limits | None) -> dict[str, np.ndarray]:
+    """The arrays of `limits`, by name; NaN where there are none."""
+    found = {}
+    for name in ("events", *_OF_PIXELS):
+        unknown = np.full_like(getattr(total, name), np.nan, dtype=float)
+        for place, extreme in enumerate(("lowest", "highest")):
+            found[f"{name}_{extreme}"] = unknown if limits is None else np.asarray(getattr(limits[place], name))
+    return found

@@ -64,7 +64,7 @@ def trend_display(path: Path, heading: str, kept: Kept, summary: Mapping[str, Ma
     _medians(pedestal, kept, summary, "pedestal", "median pedestal [ADC]")
     _medians(noise, kept, summary, "noise", "median noise [ADC]")
     _chances(chance, kept)
-    handles = [*pedestal.get_legend_handles_labels()[0], *_further_lines(kept)]
+    handles = [*pedestal.get_legend_handles_labels()[0], *_further_lines(kept, "events_lowest" in summary)]
     pedestal.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.05), frameon=False, fontsize=9)
     figure.text(0.842, 0.575, _counts(kept, summary), va="top", fontsize=9, color=_GREY, linespacing=1.5)
     save_png(figure, path)
@@ -89,14 +89,18 @@ def _medians(axes: Axes, kept: Kept, summary: Mapping[str, Mapping[str, Any]], n
         )
         if kept.thinned:
             key = f"{name}_median_{gain_name}_gain"
-            _whole(axes, float(summary[key]["value"]), summary.get(f"{key}_error"), COLOURS[gain])
+            _whole(axes, summary, key, COLOURS[gain])
     axes.set_ylabel(label)
 
 
-def _whole(axes: Axes, value: float, error: Mapping[str, Any] | None, colour: str) -> None:
+def _whole(axes: Axes, summary: Mapping[str, Mapping[str, Any]], key: str, colour: str) -> None:
+    told = {end: summary[key + end]["value"] for end in ("", "_error", "_lowest", "_highest") if key + end in summary}
+    value = told[""]
     axes.axhline(value, color=colour, linewidth=1, linestyle="--", zorder=2)
-    if error is not None:
-        axes.axhspan(value - error["value"], value + error["value"], color=colour, alpha=0.18, linewidth=0, zorder=1)
+    if "_error" in told:
+        axes.axhspan(value - told["_error"], value + told["_error"], color=colour, alpha=0.18, linewidth=0, zorder=1)
+    for end in told.keys() & {"_lowest", "_highest"}:
+        axes.axhline(told[end], color=colour, linewidth=1, linestyle=":", zorder=2)
 
 
 def _chances(axes: Axes, kept: Kept) -> None:
@@ -107,10 +111,12 @@ def _chances(axes: Axes, kept: Kept) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
-def _further_lines(kept: Kept) -> list[Line2D]:
+def _further_lines(kept: Kept, is_ranged: bool) -> list[Line2D]:
     found = []
     if kept.thinned:
         found.append(Line2D([], [], color=_GREY, linewidth=1, linestyle="--", label="whole run"))
+    if kept.thinned and is_ranged:
+        found.append(Line2D([], [], color=_GREY, linewidth=1, linestyle=":", label="with missing"))
     if kept.missing:
         found.append(Line2D([], [], color=_PURPLE, linewidth=1.5, label="missing"))
     return found
@@ -132,5 +138,6 @@ _SHOWS = (
     "gains at once are normal. Noise that rises slowly in the high gain only is light: moon, cars, a star field. Noise "
     "that rises in both gains is electronics. Below: the probability with which a subrun was kept; where it is under "
     "100 %, others between the points were left out at random, and a dashed line with its band is the value of the "
-    "whole run with its error. A purple line is a subrun that expired or failed."
+    "whole run with its error. A purple line is a subrun that expired or failed; the value of the whole run is between "
+    "the dotted lines if those that are missing were like the ones that are there. One alone does not tell that."
 )
