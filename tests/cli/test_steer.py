@@ -100,6 +100,19 @@ def test_each_command_sets_and_lifts(home: Home, arguments: list[str], there: tu
     assert _in_force(home) == []
 
 
+def test_what_lifts_needs_no_reason_and_journals_one(home: Home) -> None:
+    """S9: who lifted it is journaled in any case."""
+    for lift in (
+        ["release", "quality"],
+        ["release", "quality", "--why", "it is over"],
+        ["pause", "quality", "--clear"],
+    ):
+        _run(home, "pause", "quality", "--why", "test")
+        _run(home, *lift, "--by", "ben")
+    lifted = [row["detail"] for row in _json(home, "list", "journal") if row["kind"] == "pause.cleared"]
+    assert [(one["by"], one.get("why")) for one in lifted] == [("ben", None), ("ben", "it is over"), ("ben", None)]
+
+
 def test_clear_lifts_one_kind_only(home: Home) -> None:
     """P14."""
     for command in ("pause", "hold"):
