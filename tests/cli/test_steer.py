@@ -176,6 +176,30 @@ def test_what_cannot_be_done_is_refused_with_what_to_do(
     assert _in_force(home) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["pause", "qualty"], "Did you mean quality?"),
+        (["hold", "run=9"], "p3s list groups"),
+        (["limits", "qualty", "3"], "Did you mean quality?"),
+        (["limits", "quality", "many"], "no whole number"),
+        (["limits", "quality", "-1"], "from 0"),
+        (["limits", "quality/clean", "3"], "p3s limits quality 3"),
+        (["pause", "quality", "--for", "soon"], "30min"),
+        (["drain", "quality", "--by", "breaker"], "--by NAME"),
+    ],
+)
+def test_what_cannot_be_done_is_told_before_a_reason_is_asked_for(
+    home: Home, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+) -> None:
+    """S8: also at a terminal, where it would be typed in vain."""
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("typer.prompt", lambda *_, **__: pytest.fail("a reason is asked for"))
+    refused = _refused(home, *arguments)
+    assert says in str(refused)
+    assert "no reason" not in str(refused)
+
+
 def test_a_hostile_reason_does_no_harm(home: Home) -> None:
     """S7: what somebody typed cannot move the cursor or change colours of those who look."""
     _run(home, "hold", "run=1", "--why", _HOSTILE)

@@ -201,7 +201,10 @@ def _give(steer: Steering, order: _Order) -> Override:
     words, value = order.words, None
     if order.kind in (OverrideKind.PRIORITY, OverrideKind.LIMIT):
         words, value = words[:-1], _number(order)
-    return steer.give(order.kind, " ".join(words), _asked(order.why), _for_s(order.for_), value)
+    target, for_s = " ".join(words), _for_s(order.for_)
+    # Before a reason is asked for: nobody should have to think of one for what cannot be done.
+    steer.check(order.kind, target, value)
+    return steer.give(order.kind, target, _asked(order.why), for_s, value)
 
 
 def _number(order: _Order) -> int:
