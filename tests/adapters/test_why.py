@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from builders import DAY, NOW, arrival, collections, manifest
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, update
 
 from p3s_prefect.adapters.ledger import arrivals, asked, breakers, execution, groups, overrides
 from p3s_prefect.adapters.ledger.arrivals import Intake
 from p3s_prefect.adapters.ledger.database import Ledger
+from p3s_prefect.adapters.ledger.schema import sub_job
 from p3s_prefect.adapters.ledger.why import case_of
 from p3s_prefect.core import dag
 from p3s_prefect.core.admission import Admission, StagePlan, admit_by_hand, admit_group
@@ -512,6 +513,20 @@ def test_shed_tells_u_and_q(books: Books) -> None:
         "its number 0.47 is not below 0.123, the share that could be let in in the overload of that moment"
     )
     assert "floor for class prompt" in reason.release
+
+
+def test_standby_tells_u_and_q(books: Books) -> None:
+    """B12, P6: unless somebody asks for it by hand."""
+    books.take(0, u=0.47, begins={"quick": (_S.QUEUED, 0.123)})
+    reason, place = books.stage("quick").reasons
+    assert (
+        reason.why == "overload has left it out, as its number 0.47 is not below 0.123, the share that could be let in"
+    )
+    assert reason.rule == "classes.prompt.shed: true"
+    assert "asks for it whatever the load" in place.release
+    with books.ledger.transaction() as connection:
+        connection.execute(update(sub_job).values(asked_at=books.at))
+    assert "first in its queue" in books.reason().why
 
 
 def test_expired_tells_the_deadline_and_how_late(books: Books) -> None:

@@ -25,7 +25,8 @@ def queue_reasons(experiment: Experiment, case: Case, stage_run_id: int, work: W
     yield from _limits(experiment, case, work)
     if own is not None and _is_standby(experiment, own):
         yield Reason(
-            why=f"overload has left it out, as its number {own.u:.4g} is not below the share that could be let in",
+            why=f"overload has left it out, as its number {own.u:.4g} is not below {own.q:.4g}, the share that "
+            "could be let in",
             rule=rule("classes", work.work_class, "shed", True),
             release="It stands by: it starts if a slot would idle while it can still end in time, or is shed.",
         )
