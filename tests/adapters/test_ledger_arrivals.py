@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, select
 
-from p3s_prefect.adapters.ledger import arrivals, execution, groups, inputs, schema
+from p3s_prefect.adapters.ledger import arrivals, execution, groups, inputs, schema, views
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.core.admission import admit_group
 from p3s_prefect.core.data_id import DataId
@@ -276,6 +276,20 @@ def test_a_file_that_was_replaced_before_it_was_read_is_a_conflict_that_says_so(
     taken = _settle(ledger, arrival(1, **{"mtime_ns": 5} | again), content=b"raw", rival=None)
     assert taken.verdict is Verdict.CONFLICT
     assert "changed before its bytes were read" in taken.reason
+
+
+def test_what_to_do_about_a_conflict_depends_on_whether_the_first_bytes_are_known(ledger: Ledger) -> None:
+    """P2, S8: what nobody has read does not count for anything yet, and can only be brought back."""
+    with ledger.transaction() as connection:
+        take(connection, arrival(1))
+        take(connection, arrival(2))
+    for number, first in ((1, None), (2, b"raw")):
+        sent = _settle(ledger, arrival(number, mtime_ns=5, content=b"longer"), content=b"longer", rival=first)
+        assert sent.verdict is Verdict.CONFLICT
+    with ledger.reading() as connection:
+        read, unread = views.arrivals(connection, verdicts=[Verdict.CONFLICT])
+    assert unread.remedy.startswith("Nobody has read what came first: bring it back; send the new one under a name")
+    assert read.remedy.startswith("The content that came first counts; send the new one under a name")
 
 
 def test_a_refused_file_is_recorded_once(ledger: Ledger) -> None:

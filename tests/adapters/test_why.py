@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from builders import DAY, NOW, arrival, collections, manifest
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, update
 
 from p3s_prefect.adapters.ledger import arrivals, asked, breakers, execution, groups, overrides
 from p3s_prefect.adapters.ledger.arrivals import Intake
 from p3s_prefect.adapters.ledger.database import Ledger
+from p3s_prefect.adapters.ledger.schema import sub_job
 from p3s_prefect.adapters.ledger.why import case_of
 from p3s_prefect.core import dag
 from p3s_prefect.core.admission import Admission, StagePlan, admit_by_hand, admit_group
@@ -21,6 +22,7 @@ from p3s_prefect.core.closing import GroupFact
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import BadName, NoSuchRecord
 from p3s_prefect.core.experiment import Experiment
+from p3s_prefect.core.other_input import REMEDY, OtherInput
 from p3s_prefect.core.overrides import Controls, OverrideKind, Target
 from p3s_prefect.core.ports import Refusal
 from p3s_prefect.core.records import StageReport, SubJobFact, Transition, Verdict
@@ -514,6 +516,20 @@ def test_shed_tells_u_and_q(books: Books) -> None:
     assert "floor for class prompt" in reason.release
 
 
+def test_standby_tells_u_and_q(books: Books) -> None:
+    """B12, P6: unless somebody asks for it by hand."""
+    books.take(0, u=0.47, begins={"quick": (_S.QUEUED, 0.123)})
+    reason, place = books.stage("quick").reasons
+    assert (
+        reason.why == "overload has left it out, as its number 0.47 is not below 0.123, the share that could be let in"
+    )
+    assert reason.rule == "classes.prompt.shed: true"
+    assert "asks for it whatever the load" in place.release
+    with books.ledger.transaction() as connection:
+        connection.execute(update(sub_job).values(asked_at=books.at))
+    assert "first in its queue" in books.reason().why
+
+
 def test_expired_tells_the_deadline_and_how_late(books: Books) -> None:
     """B12."""
     fact = books.take()
@@ -540,12 +556,18 @@ def test_failed_tells_reason_and_what_to_do(books: Books) -> None:
     books.fail(damaged, "raw is damaged")
     reason = books.reason(words="run=1 subrun=1")
     assert (reason.why, reason.rule) == ("it failed, and to try again would not help: raw is damaged", "")
-    replaced = books.take(2)
+
+
+@pytest.mark.parametrize("words", OtherInput)
+def test_an_input_that_was_replaced_has_its_own_remedy(books: Books, words: OtherInput) -> None:
+    """B12, S8: in a directory, a bucket and the online buffer; not where a payload says such a thing."""
+    replaced, payload = books.take(0), books.take(1)
     assert replaced is not None
-    books.fail(replaced, "r2.json is no longer the file that arrived")
-    assert books.reason(words="run=1 subrun=2").release.startswith(
-        "Bring the file back that arrived, or send the new one"
-    )
+    assert payload is not None
+    books.fail(replaced, f"s3://raw/r0.json {words} 0123abcd…")
+    books.fail(payload, f"step work: its table {words}")
+    assert books.reason().release.startswith(REMEDY)
+    assert REMEDY not in books.reason(words="run=1 subrun=1").release
 
 
 def test_lost_with_its_pilot(books: Books) -> None:

@@ -254,3 +254,15 @@ def test_trends_are_listed_with_weighted_values(home: Home) -> None:
     assert "1 expired, 1 failed (28 %)" in " ".join(_run(home, "list", "trends").split())
     (noise,) = [trend for trend in _json(home, "list", "trends") if (trend["name"], trend["unit"]) == ("noise", "ADC")]
     assert noise["weights"][-1] == 4
+
+
+def test_trends_of_totals_have_their_stage_and_unit(home: Home) -> None:
+    """P17: as those of units have; nothing is said of all groups together."""
+    ledger = home.ledger(home.read())
+    with ledger.transaction() as connection:
+        rows = Rows(connection, StoredBytes())
+        run = rows.unit(rows.production_pass(rows.group("run=6"), "quality"), "run=6", per="group")
+        rows.summary(rows.attempt(rows.stage(run, "totals")), "rate", 7.5, "Hz")
+    ledger.close()
+    (row,) = [line.split() for line in _run(home, "list", "trends").splitlines() if "rate 7.5" in line]
+    assert row == ["rate", "7.5", "totals", "Hz"]

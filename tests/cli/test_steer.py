@@ -100,6 +100,19 @@ def test_each_command_sets_and_lifts(home: Home, arguments: list[str], there: tu
     assert _in_force(home) == []
 
 
+def test_what_lifts_needs_no_reason_and_journals_one(home: Home) -> None:
+    """S9: who lifted it is journaled in any case."""
+    for lift in (
+        ["release", "quality"],
+        ["release", "quality", "--why", "it is over"],
+        ["pause", "quality", "--clear"],
+    ):
+        _run(home, "pause", "quality", "--why", "test")
+        _run(home, *lift, "--by", "ben")
+    lifted = [row["detail"] for row in _json(home, "list", "journal") if row["kind"] == "pause.cleared"]
+    assert [(one["by"], one.get("why")) for one in lifted] == [("ben", None), ("ben", "it is over"), ("ben", None)]
+
+
 def test_clear_lifts_one_kind_only(home: Home) -> None:
     """P14."""
     for command in ("pause", "hold"):
@@ -161,6 +174,30 @@ def test_what_cannot_be_done_is_refused_with_what_to_do(
     assert isinstance(refused, error)
     assert says in str(refused)
     assert _in_force(home) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["pause", "qualty"], "Did you mean quality?"),
+        (["hold", "run=9"], "p3s list groups"),
+        (["limits", "qualty", "3"], "Did you mean quality?"),
+        (["limits", "quality", "many"], "no whole number"),
+        (["limits", "quality", "-1"], "from 0"),
+        (["limits", "quality/clean", "3"], "p3s limits quality 3"),
+        (["pause", "quality", "--for", "soon"], "30min"),
+        (["drain", "quality", "--by", "breaker"], "--by NAME"),
+    ],
+)
+def test_what_cannot_be_done_is_told_before_a_reason_is_asked_for(
+    home: Home, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+) -> None:
+    """S8: also at a terminal, where it would be typed in vain."""
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("typer.prompt", lambda *_, **__: pytest.fail("a reason is asked for"))
+    refused = _refused(home, *arguments)
+    assert says in str(refused)
+    assert "no reason" not in str(refused)
 
 
 def test_a_hostile_reason_does_no_harm(home: Home) -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from ledger_rows import Rows, StoredBytes
+from sqlalchemy import update
+
+from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.ledger import schema
+from p3s_prefect.core.other_input import REMEDY
 
 SHOW = 'env | grep ^P3S_ | sort; pwd; echo made > "$P3S_OUTPUT_MADE"; echo seen "$(cat "$P3S_INPUT_RAW")"'
 # Two lines, far apart: what is printed first must be on the terminal before the second is.
@@ -77,6 +84,49 @@ def test_what_it_leaves_is_kept_and_nothing_else_is_touched(home: Path) -> None:
     assert kept in ended.stdout.splitlines()
     assert (Path(kept) / "made.txt").read_text() == "made\n"
     assert sorted(path.name for path in home.iterdir()) == ["experiment.yaml", "r5.txt"]
+
+
+def _in_a_temporary_directory(home: Path, unit: str) -> tuple[subprocess.CompletedProcess[str], list[Path]]:
+    """Tries a step without saying where it shall work; with what it leaves."""
+    temporary = home.parent / "temporary"
+    temporary.mkdir()
+    ended = subprocess.run(
+        [sys.executable, "-m", "p3s_prefect.cli", "try", "dqm/quick/show", unit],
+        cwd=home,
+        env=os.environ | {"TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return ended, list(temporary.glob("p3s-try-*"))
+
+
+def test_a_file_that_was_replaced_is_refused_with_what_to_do_and_nothing_is_left(home: Path) -> None:
+    """P16, S8: no step has begun, so that there is nothing to look at."""
+    ledger = Home(home).ledger(Home(home).read())
+    ledger.migrate()
+    with ledger.transaction() as connection:
+        rows = Rows(connection, StoredBytes())
+        unit = rows.unit(rows.production_pass(rows.group("run=5"), "dqm"), "run=5", state="arrived")
+        arrived = rows.arrival("r5.txt", stream="s", path=str(home / "r5.txt"), data_id="run=5", dataset_type="raw")
+        connection.execute(update(schema.sub_job).where(schema.sub_job.c.id == unit).values(arrival_id=arrived))
+    ledger.close()
+    ended, left = _in_a_temporary_directory(home, "run=5")
+    assert ended.returncode == 1
+    assert "r5.txt is no longer the file that arrived" in ended.stdout
+    assert REMEDY in " ".join(ended.stdout.split())
+    assert "`p3s try dqm/quick/show FILE`" in " ".join(ended.stdout.split())
+    assert "kept" not in ended.stdout
+    assert left == []
+
+
+@pytest.mark.parametrize(("unit", "is_kept"), [("r5.txt", True), ("r6.txt", False)])
+def test_a_temporary_directory_is_kept_once_a_step_has_begun(home: Path, unit: str, is_kept: bool) -> None:
+    """P16."""
+    ended, left = _in_a_temporary_directory(home, unit)
+    assert len(left) == is_kept
+    assert (f"kept: {left[0]}" in ended.stdout) if left else ("kept" not in ended.stdout)
 
 
 def test_the_log_is_on_the_terminal_while_the_step_runs(home: Path) -> None:

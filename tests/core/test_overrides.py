@@ -137,12 +137,22 @@ def test_limits_are_those_of_a_class_or_a_pipeline() -> None:
     assert controls.limit(work_class="dqm", pipeline="tracks") is None
 
 
-@pytest.mark.parametrize("target", [Target(), Target(group=WORK.group), Target(pipeline="waveform", stage="quick")])
-def test_nothing_else_has_a_limit(target: Target) -> None:
-    """S8."""
+@pytest.mark.parametrize(
+    ("target", "instead"),
+    [
+        (Target(), "`p3s limits class:NAME 3`"),
+        (Target(work_class="dqm", pipeline="waveform"), "`p3s limits class:NAME 3`"),
+        (Target(group=WORK.group), "`p3s priority run=1 -1`"),
+        (Target(pipeline="waveform", unit=WORK.unit), "`p3s pause waveform run=1 subrun=2`"),
+        (Target(pipeline="waveform", stage="quick"), "`p3s limits waveform 3`"),
+    ],
+)
+def test_nothing_else_has_a_limit(target: Target, instead: str) -> None:
+    """S8: and it is said what comes nearest."""
     with pytest.raises(BadName, match="a limit of") as refused:
         override(1, OverrideKind.LIMIT, target, value=3)
     assert "class:NAME" in str(refused.value)
+    assert instead in str(refused.value)
 
 
 def test_what_contradicts_itself_is_refused() -> None:

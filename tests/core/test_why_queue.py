@@ -88,7 +88,8 @@ def queued(number: int, unit: Unit) -> Queued:
         taken_at=float(unit.taken_at),
         begun=unit.begun,
         u=unit.u,
-        left_out=unit.left_out,
+        q=q(unit),
+        is_asked=False,
     )
 
 

@@ -380,6 +380,9 @@ def test_an_overlay_that_is_not_shipped_is_told() -> None:
     with pytest.raises(BadName, match="no overlay 'slrum'") as told:
         read_overlay("slrum")
     assert "Did you mean slurm?" in told.value.fix
+    with pytest.raises(ExperimentFileErrors, match="no such file") as missing:
+        read_overlay("slrum.yaml")
+    assert "--home" not in missing.value.fix
 
 
 @pytest.mark.parametrize("name", overlay_names())

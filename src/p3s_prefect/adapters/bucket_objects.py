@@ -15,6 +15,7 @@ from p3s_prefect.adapters.s3_client import s3_client
 from p3s_prefect.adapters.s3_refusals import asking, code_of
 from p3s_prefect.core.bucket_place import BucketPlace
 from p3s_prefect.core.errors import InputChanged, InputGone, StoreUnreachable
+from p3s_prefect.core.other_input import OtherInput
 
 _T = TypeVar("_T")
 _BLOCK = 1 << 20
@@ -51,7 +52,7 @@ def copy_arrived(url: str, etag: str, target: Path | None = None, *, is_hasty: b
                 if code_of(error) in _GONE:
                     raise InputGone(f"{url} is gone", fix="Upload it again under a new key.") from error
                 if code_of(error) in _REPLACED:
-                    raise InputChanged(f"{url} is no longer the object that arrived", fix=_KEEP) from error
+                    raise InputChanged(f"{url} {OtherInput.REPLACED_OBJECT}", fix=_KEEP) from error
                 raise
             except _BROKEN_OFF:
                 if last == reads:
@@ -112,5 +113,5 @@ def _copied(client: Any, place: BucketPlace, key: str, etag: str, target: Path |
                 file.write(block)
     # Asked again afterwards, as not every server keeps the old bytes for those who read them.
     if not quoted == answer["ETag"] == client.head_object(**named)["ETag"] or size != answer["ContentLength"]:
-        raise InputChanged(f"s3://{place.bucket}/{key} changed while it was read", fix=_KEEP)
+        raise InputChanged(f"s3://{place.bucket}/{key} {OtherInput.CHANGED}", fix=_KEEP)
     return size, digest.hexdigest()

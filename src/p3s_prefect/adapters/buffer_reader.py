@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from p3s_prefect.core.buffer_limits import BufferLimits
 from p3s_prefect.core.errors import InputChanged, StoreError, StoreUnreachable
+from p3s_prefect.core.other_input import OtherInput
 from p3s_prefect.core.ports import BufferLeases
 from p3s_prefect.core.records import BufferUse
 
@@ -101,7 +102,7 @@ class BufferReader:
         with open(path, "rb", buffering=0, opener=_opened) as source:
             before = os.fstat(source.fileno())
             if not stat.S_ISREG(before.st_mode) or size not in (None, before.st_size):
-                raise InputChanged(f"{path.name} is no longer the file that arrived", fix=_KEEP)
+                raise InputChanged(f"{path.name} {OtherInput.REPLACED}", fix=_KEEP)
             digest = hashlib.sha256()
             with closing(_Target(target or Path(os.devnull))) as copy:
                 for block in self._blocks(source, limits):
@@ -109,7 +110,7 @@ class BufferReader:
                     copy.write(block)
             after = os.fstat(source.fileno())
             if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-                raise InputChanged(f"{path.name} changed while it was read", fix=_KEEP)
+                raise InputChanged(f"{path.name} {OtherInput.CHANGED}", fix=_KEEP)
         return BufferCopy(size=after.st_size, mtime_ns=after.st_mtime_ns, sha256=digest.hexdigest())
 
     def _blocks(self, source: BinaryIO, limits: BufferLimits) -> Iterator[bytes]:

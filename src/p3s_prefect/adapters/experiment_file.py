@@ -15,6 +15,8 @@ from p3s_prefect.core.experiment_file import Check, Edit, parse_experiment
 from p3s_prefect.core.findings import Finding
 from p3s_prefect.core.yaml_document import MAX_BYTES
 
+_NO_HOME = "Give another path, or the experiment's `--home DIRECTORY` (or P3S_HOME); `p3s init` writes a starter."
+
 
 def read_experiment(
     path: Path,
@@ -29,7 +31,8 @@ def read_experiment(
         ExperimentFileErrors: the file cannot be read, or holds mistakes (all of them are in the exception).
     """
     environment = os.environ if environment is None else environment
-    return parse_experiment(read_text(path), file=str(path), environment=environment, edit=edit, also=also)
+    text = read_text(path, if_missing=_NO_HOME)
+    return parse_experiment(text, file=str(path), environment=environment, edit=edit, also=also)
 
 
 def payload_mistakes(experiment: Experiment) -> Iterator[Finding]:
@@ -81,8 +84,8 @@ def _payload_mistake(python: str, step: Step) -> tuple[str, str] | None:
     return None
 
 
-def read_text(path: Path) -> str:
-    """The text of a YAML file.
+def read_text(path: Path, *, if_missing: str = "Give the path of a file that is there.") -> str:
+    """The text of a YAML file; `if_missing` is what to do where there is none.
 
     Raises:
         ExperimentFileErrors: it is not there, too long, not UTF-8, or may not be read.
@@ -91,14 +94,13 @@ def read_text(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            raise _unreadable(path, f"longer than {MAX_BYTES // 1024} kB", "Is this the experiment file?")
+            raise _unreadable(path, f"longer than {MAX_BYTES // 1024} kB", "Is this the file that was meant?")
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise _unreadable(path, "the file is not UTF-8 text", "Save it as UTF-8.", line) from error
     except FileNotFoundError as error:
-        fix = "Give another path, or the experiment's `--home DIRECTORY` (or P3S_HOME); `p3s init` writes a starter."
-        raise _unreadable(path, "there is no such file", fix) from error
+        raise _unreadable(path, "there is no such file", if_missing) from error
     except (OSError, ValueError) as error:
         raise _unreadable(
             path, f"the file cannot be read: {error}", "Give the path of a file that you may read."

@@ -88,10 +88,7 @@ class Steering:
         self, kind: OverrideKind, target: str, why: str, for_s: float | None = None, value: int | None = None
     ) -> Override:
         """Sets an override of any kind; raises as `priority`."""
-        if self._by == BREAKER:
-            # Those are lifted again when the pipeline has recovered.
-            raise BadName(f"{BREAKER!r} is who gives the orders of circuit breakers", fix="Say who you are: --by NAME.")
-        found, now = read_target([target], self._experiment), self._clock.now()
+        found, now = self._target(target), self._clock.now()
         with self._ledger.transaction() as connection:
             overrides.check_data(connection, found)
             return overrides.set_override(
@@ -104,6 +101,19 @@ class Steering:
                 now=now,
                 expires_at=None if for_s is None else now + for_s,
             )
+
+    def check(self, kind: OverrideKind, target: str, value: int | None = None) -> None:
+        """Refuses what `give` would refuse, and sets nothing: for those who have a reason still to ask for."""
+        found = self._target(target)
+        with self._ledger.reading() as connection:
+            overrides.check_data(connection, found)
+        Override(id=0, kind=kind, target=found, value=value, by=self._by, why="", set_at=self._clock.now())
+
+    def _target(self, target: str) -> Target:
+        if self._by == BREAKER:
+            # Those are lifted again when the pipeline has recovered.
+            raise BadName(f"{BREAKER!r} is who gives the orders of circuit breakers", fix="Say who you are: --by NAME.")
+        return read_target([target], self._experiment)
 
     def _known(self, target: str, given: Iterable[Override]) -> Target:
         # By its words first: the experiment file may have lost the pipeline since.

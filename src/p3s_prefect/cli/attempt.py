@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -17,6 +18,7 @@ from p3s_prefect.adapters.pilot.stage_runner import StageRunner
 from p3s_prefect.adapters.pilot.step import StepCall, exit_code, step_environment
 from p3s_prefect.cli.options import HomeOption
 from p3s_prefect.cli.output import console, plain_text, table
+from p3s_prefect.core.other_input import REMEDY, says_other_input
 from p3s_prefect.core.records import Manifest
 
 _LOOK_EVERY_S = 0.05
@@ -29,7 +31,10 @@ def try_(
     ],
     home: HomeOption = Path(),
     directory: Annotated[
-        Path | None, typer.Option(help="Where it works. It is kept. Default: a new temporary directory.")
+        Path | None,
+        typer.Option(
+            help="Where it works. It is kept. Default: a new temporary directory, which is kept once a step has begun."
+        ),
     ] = None,
 ) -> None:
     """Run one step on one unit here, log on the terminal, to debug it. Neither ledger nor store are touched."""
@@ -39,17 +44,23 @@ def try_(
     experiment = at.read()
     name = StepName.parse(step, experiment)
     place = Path(tempfile.mkdtemp(prefix="p3s-try-")) if directory is None else directory.resolve()
-    order = trial_order(at, experiment, name, " ".join(unit), place)
     processes, shown = PayloadProcesses(), _Terminal()
     try:
+        order = trial_order(at, experiment, name, " ".join(unit), place)
         report = StageRunner(processes, place, observer=shown, keep=True).run(order)
     finally:
         processes.close()
         shown.end()
+        if directory is None and shown.directory is None:
+            # No step has begun: there is nothing to look at.
+            shutil.rmtree(place, ignore_errors=True)
     out = console()
-    out.print(plain_text(f"\nkept: {shown.directory}"))
+    if shown.directory is not None:
+        out.print(plain_text(f"\nkept: {shown.directory}"))
     if report.manifest is None:
         out.print(plain_text(f"{report.reason} ({report.failure})"), style="red")
+        if says_other_input(report.reason):
+            out.print(plain_text(f"  {REMEDY} `p3s try {step} FILE` tries the one that is there now."))
         raise typer.Exit(exit_code(report.reason))
     _print(report.manifest, place / "store")
 

@@ -148,7 +148,10 @@ def show(
     if group is not None:
         out.print(_LISTS[What.GROUPS]((group,), time.time()), "")
     if values:
-        out.print(_values([(value.name, value) for value in values], "Summary values of its units together"), "")
+        out.print(
+            _values([(one.name, one.stage, one.unit, one) for one in values], "Summary values of its units together"),
+            "",
+        )
     if unit is not None:
         _print_unit(out, unit, time.time())
     if acting:
@@ -263,27 +266,28 @@ def _products(rows: tuple[Any, ...], now: float) -> Table:
 
 
 def _trends(rows: tuple[Any, ...], now: float) -> Table:
-    latest = [(f"{row.name} {number(row.values[-1])}", row.whole) for row in rows]
+    latest = [(f"{row.name} {number(row.values[-1])}", row.stage, row.unit, row.whole) for row in rows]
     return _values(latest, "Summary values: latest, and over the latest units together")
 
 
-def _values(named: list[tuple[str, WeightedValue | None]], title: str) -> Table:
+def _values(named: list[tuple[str, str, str, WeightedValue | None]], title: str) -> Table:
+    """Each value by its name, stage and unit; and over all units, where that means something."""
     return table(
         ["value", "stage", "all units>", "", "from>", "left out>", "missing (by weight)", "could move it within"],
         [
-            (name, "", "", "", "", "", "", "")
+            (name, stage, "", unit, "", "", "", "")
             if one is None
             else (
                 name,
-                one.stage,
+                stage,
                 one.text,
-                "share of yes" if one.is_share else one.unit,
+                "share of yes" if one.is_share else unit,
                 f"{one.estimate.sampled} of {one.seen}",
                 one.left_out,
                 one.missing_text,
                 one.range_text,
             )
-            for name, one in named
+            for name, stage, unit, one in named
         ],
         title=title,
     )

@@ -53,9 +53,12 @@ def up(
 
 def down(home: HomeOption = Path()) -> None:
     """Stop everything: what runs may finish within the grace time, the rest goes back to the queue."""
-    console = Console(soft_wrap=True)
+    console, place = Console(soft_wrap=True), Home(home)
     with console.status("stopping; running stages may finish"):
-        stopped = Services(Home(home)).stop()
+        stopped = Services(place).stop()
+    if not stopped and not place.experiment_file.exists():
+        # Only now, as what runs is stopped whatever became of its file: here it says that this is no home.
+        place.read()
     console.print("Stopped." if stopped else "Nothing was running here.")
 
 

@@ -28,7 +28,9 @@ waveform-dqm (a pipeline), waveform-dqm/quick (a stage), class:dqm (a class), ru
 'run=2008 subrun=3' (a unit), all."""
 
 TargetArgument = Annotated[list[str] | None, typer.Argument(metavar="[TARGET]", help=TARGETS, show_default=False)]
-WhyOption = Annotated[str, typer.Option("--why", help="The reason: it is shown wherever this acts, and journaled.")]
+WhyOption = Annotated[
+    str, typer.Option("--why", help="The reason: it is shown wherever this acts, and journaled. --clear needs none.")
+]
 ForOption = Annotated[str | None, typer.Option("--for", help="Ends by itself after so long, such as 30min or 2h.")]
 ByOption = Annotated[str, typer.Option("--by", help="Who gives this order. Default: this user.")]
 ClearOption = Annotated[bool, typer.Option("--clear", help="Lift it again, on exactly this target.")]
@@ -199,7 +201,10 @@ def _give(steer: Steering, order: _Order) -> Override:
     words, value = order.words, None
     if order.kind in (OverrideKind.PRIORITY, OverrideKind.LIMIT):
         words, value = words[:-1], _number(order)
-    return steer.give(order.kind, " ".join(words), _asked(order.why), _for_s(order.for_), value)
+    target, for_s = " ".join(words), _for_s(order.for_)
+    # Before a reason is asked for: nobody should have to think of one for what cannot be done.
+    steer.check(order.kind, target, value)
+    return steer.give(order.kind, target, _asked(order.why), for_s, value)
 
 
 def _number(order: _Order) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from p3s_prefect.core import dag
-from p3s_prefect.core.experiment import Experiment, Floor, Pipeline
+from p3s_prefect.core.experiment import Experiment, Floor, Pipeline, WorkClass
 from p3s_prefect.core.findings import Finding, did_you_mean, never_matching
 from p3s_prefect.core.pipeline_checks import feeding_streams
 
@@ -46,6 +46,38 @@ def unused(experiment: Experiment) -> Iterator[Finding]:
         if work_class.floors and not work_class.shed:
             what = "with `shed: false` nothing is left out in overload, so that floors have no effect"
             yield Finding(where=("classes", name, "floors"), what=what, fix="Remove the floors, or `shed: false`.")
+            continue
+        for index, floor in enumerate(work_class.floors):
+            if (wider := _wider(work_class, floor)) is not None:
+                yield Finding(
+                    where=("classes", name, "floors", index),
+                    what=f"the floor of {floor.share:g} of {floor.units} has no effect: there is one of "
+                    f"{wider.share:g} of {wider.units}, which they are part of, and the largest counts",
+                    fix=f"Raise it above {wider.share:g}, or remove it; or lower the other.",
+                )
+
+
+def cut_short(experiment: Experiment) -> Iterator[Finding]:
+    """Floors that a stage does not keep, as its own prescale leaves less, where the pipeline begins with enough."""
+    for name, pipeline in experiment.pipelines.items():
+        work_class = experiment.class_of(pipeline)
+        for index, floor in enumerate(work_class.floors if work_class.shed else []):
+            for stage, one in pipeline.stages.items():
+                if one.prescale < floor.share and _wider(work_class, floor) is None:
+                    left = dag.reach(pipeline, stage)
+                    yield Finding(
+                        where=("classes", pipeline.work_class, "floors", index, "share"),
+                        what=f"the floor of {floor.share:g} of {floor.units} does not hold at {name}/{stage}: at most "
+                        f"{left:g} get as far (the prescale of the stage is {one.prescale:g})",
+                        fix=f"Raise the prescale to {floor.share:g}, or lower the floor to {left:g}, unless that is "
+                        "meant.",
+                    )
+
+
+def _wider(work_class: WorkClass, floor: Floor) -> Floor | None:
+    """The largest floor of more units, all of its own among them, that is at least as large."""
+    wider = (one for one in work_class.floors if one.when.items() < floor.when.items() and one.share >= floor.share)
+    return max(wider, key=lambda one: one.share, default=None)
 
 
 def _room(

@@ -79,6 +79,11 @@ class Floor(_Model):
     share: Share
     """At least this share of them, chosen at random as ever."""
 
+    @property
+    def units(self) -> str:
+        """Whose floor it is: ``run=7 and part=3``, or ``all units``."""
+        return " and ".join(f"{dimension}={value}" for dimension, value in self.when.items()) or "all units"
+
 
 class WorkClass(_Model):
     """A class of work: pipelines that are ranked, limited and thinned in overload together."""

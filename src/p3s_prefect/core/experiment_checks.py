@@ -36,7 +36,13 @@ def mistakes(experiment: Experiment) -> list[Finding]:
 
 def remarks(experiment: Experiment) -> list[Finding]:
     """What works as written but is probably not meant."""
-    return [*_unused(experiment), *class_checks.unused(experiment), *_never_reached(experiment), *_unread(experiment)]
+    return [
+        *_unused(experiment),
+        *class_checks.unused(experiment),
+        *class_checks.cut_short(experiment),
+        *_never_reached(experiment),
+        *_unread(experiment),
+    ]
 
 
 def _unread(experiment: Experiment) -> Iterator[Finding]:

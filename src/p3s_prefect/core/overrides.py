@@ -225,4 +225,14 @@ def _check_limit(target: Target, value: int) -> None:
     if value < 0:
         raise BadName(f"a limit of {value}", fix=_FIXES[OverrideKind.LIMIT])
     if (target.work_class is None) == (target.pipeline is None) or target.stage or target.group or target.unit:
-        raise BadName(f"a limit of {target}", fix="Limits are those of a pipeline, or of a class (class:NAME).")
+        fix = f"{_instead_of_limit(target, value)} Limits are those of a pipeline, or of a class (class:NAME)."
+        raise BadName(f"a limit of {target}", fix=fix)
+
+
+def _instead_of_limit(target: Target, value: int) -> str:
+    """What comes nearest to a limit, for what can have none (decision 0013 says why)."""
+    if target.group or target.unit:
+        return f"`p3s priority {target} -1` puts it behind others, `p3s pause {target}` lets nothing of it start."
+    if target.stage:
+        return f"`p3s limits {target.pipeline} {value}` limits its pipeline, `p3s pause {target}` stops the stage."
+    return f"`p3s limits class:NAME {value}` limits one class; `p3s limits` lists them."

@@ -21,7 +21,8 @@ order of the data ids. A value's Python form follows its format:
 Either may leave two files in its working directory, and a Python payload may return them under the reserved names
 ``summary`` and ``products`` instead:
 
-- ``summary.json``: flat scalars with units, ``{"noise_median": {"value": 4.2, "unit": "ADC"}}``;
+- ``summary.json``: flat scalars with units, ``{"noise_median": {"value": 4.2, "unit": "ADC"}}``; numbers are averaged
+  over units, so that what only names something, such as the number of a channel, is given as a text;
 - ``products.json``: a list of what is worth a look, ``[{"category", "title", "file", "shows"}]``, where ``file`` is
   the name of a file in the working directory.
 
@@ -106,7 +107,8 @@ class SummaryValue(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     value: Annotated[bool | int | float | _Text, BeforeValidator(_scalar)]
-    """The value: a finite number, a truth value or a short text."""
+    """The value: a finite number, a truth value or a short text. Numbers are averaged over units; what only names
+    something, such as the number of a channel, is a text."""
     unit: Annotated[_Readable, Field(max_length=40)] = ""
     """Its unit, such as ADC; empty for a pure number or a text."""
 

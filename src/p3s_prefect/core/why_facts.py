@@ -46,8 +46,15 @@ class Queued:
     """Whether a stage of its unit has begun."""
     u: float
     """The unit's number."""
-    left_out: bool
-    """Whether u is not below q, and nobody asked for it by hand: chance has left it out, in overload."""
+    q: float
+    """The share that could be let in so far."""
+    is_asked: bool
+    """Whether somebody asked for it by hand."""
+
+    @property
+    def left_out(self) -> bool:
+        """Whether chance has left it out, in overload."""
+        return self.u >= self.q and not self.is_asked
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,15 +25,16 @@ def queue_reasons(experiment: Experiment, case: Case, stage_run_id: int, work: W
     yield from _limits(experiment, case, work)
     if own is not None and _is_standby(experiment, own):
         yield Reason(
-            why=f"overload has left it out, as its number {own.u:.4g} is not below the share that could be let in",
+            why=f"overload has left it out, as its number {own.u:.4g} is not below {own.q:.4g}, the share that "
+            "could be let in",
             rule=rule("classes", work.work_class, "shed", True),
             release="It stands by: it starts if a slot would idle while it can still end in time, or is shed.",
         )
     if own is not None and (floor := _owing(experiment, own)) is not None:
-        when = " and ".join(f"{dimension}={value}" for dimension, value in floor.when.items()) or "all units"
         index = experiment.classes[work.work_class].floors.index(floor)
         yield Reason(
-            why=f"a floor owes it a slot in time: it is for {floor.share:g} of {when}, and its number is {own.u:.4g}",
+            why=f"a floor owes it a slot in time: it is for {floor.share:g} of {floor.units}, "
+            f"and its number is {own.u:.4g}",
             rule=rule("classes", work.work_class, "floors", index, "share", floor.share),
             release="It goes before everything else as soon as it would be late if it waited any longer.",
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from p3s_prefect.core import dag
 from p3s_prefect.core.experiment import Experiment, Pipeline, Stage
 from p3s_prefect.core.health import duration
+from p3s_prefect.core.other_input import REMEDY, says_other_input
 from p3s_prefect.core.overrides import Work
 from p3s_prefect.core.retry import away_s, backoff_s
 from p3s_prefect.core.states import StageState
@@ -17,8 +18,6 @@ from p3s_prefect.core.why_queue import queue_reasons
 from p3s_prefect.core.why_rules import of_override, rule, stage_rule, station_reasons
 
 _S = StageState
-# As pilots say of a file that is not the one that arrived.
-_OTHER_INPUT = ("no longer the file that arrived", "no longer has the checksum", "changed while it was read")
 
 
 def explain_stage(experiment: Experiment, case: Case, found: SubJobCase, run: StageRow) -> StageWhy:
@@ -266,8 +265,8 @@ def _failed(asked: _Asked) -> Iterator[Reason]:
         how, key = f"it was lost with its pilot {_times(run.losses)}, and is not given to another: {run.reason}", ""
     elif asked.stage is not None and run.failures <= asked.stage.retries:
         how, key = f"it failed, and to try again would not help: {run.reason}", ""
-        if any(words in run.reason for words in _OTHER_INPUT):
-            log += "Bring the file back that arrived, or send the new one under a name, and so a number, of its own. "
+        if says_other_input(run.reason):
+            log += f"{REMEDY} "
     yield Reason(why=how, rule=key, release=f"{log}{by_hand} runs it by hand, with the log on the terminal.")
 
 

@@ -148,7 +148,7 @@ def read_yaml(text: str, *, file: str, environment: Mapping[str, str], begin: st
     """
     document = YamlDocument(file=file, environment=environment)
     if len(text) > MAX_BYTES:
-        document.mistake((), f"longer than {MAX_BYTES // 1024} kB", "Is this the experiment file?")
+        document.mistake((), f"longer than {MAX_BYTES // 1024} kB", "Is this the file that was meant?")
     elif directive := _DIRECTIVE.search(text):
         # A directive could switch to YAML 1.1, where 12:30 is 750 and no is false.
         line = text.count("\n", 0, directive.start()) + 1

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, func, or_, select
+from sqlalchemy import Connection, Row, Select, func, or_, select
 
 from p3s_prefect.adapters.ledger.archiving import archives_of
 from p3s_prefect.adapters.ledger.schema import arrival, data_group, job, production_pass, stage_run, sub_job
@@ -191,7 +191,8 @@ def _queue(connection: Connection) -> tuple[Queued, ...]:
             data_group.c.data_id.label("group"),
             or_(sub_job.c.per == "group", begun).label("begun"),
             sub_job.c.u,
-            and_(sub_job.c.u >= stage_run.c.q, sub_job.c.asked_at.is_(None)).label("left_out"),
+            stage_run.c.q,
+            sub_job.c.asked_at.is_not(None).label("is_asked"),
         )
         .join(data_group, data_group.c.id == job.c.group_id)
         .where(stage_run.c.state == StageState.QUEUED)

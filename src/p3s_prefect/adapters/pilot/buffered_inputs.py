@@ -18,6 +18,7 @@ from p3s_prefect.adapters.buffer_reader import BufferCopy
 from p3s_prefect.adapters.pilot.execution import Execution
 from p3s_prefect.adapters.s3_away import AWAY_SERVERS
 from p3s_prefect.core.errors import InputChanged, InputGone, P3sError, StoreError, StoreUnreachable
+from p3s_prefect.core.other_input import OtherInput
 from p3s_prefect.core.records import BufferPlace, InputFile
 
 
@@ -80,9 +81,9 @@ def _from_bucket(file: InputFile, url: str, target: Path, *, is_hasty: bool) -> 
         except InputGone as error:
             raise _NotHere(error) from error
         if size != file.size or file.sha256 not in (None, sha256):
-            raise InputChanged(f"{url} has other bytes than those that arrived", fix="Upload it under a new key.")
+            raise InputChanged(f"{url} {OtherInput.BYTES}", fix="Upload it under a new key.")
         return sha256
-    another = InputChanged(f"{url} is not the file that arrived in the buffer", fix="See what was uploaded there.")
+    another = InputChanged(f"{url} {OtherInput.NOT_THE_SAME} in the buffer", fix="See what was uploaded there.")
     found = head(*object_place(url), is_hasty=is_hasty)
     if found is None or found["ContentLength"] != file.size:
         raise _NotHere(another)
@@ -97,7 +98,7 @@ def _from_bucket(file: InputFile, url: str, target: Path, *, is_hasty: bool) -> 
 
 def _from_buffer(file: InputFile, place: BufferPlace, execution: Execution, target: Path) -> str:
     is_taken_here = not is_bucket_path(str(file.path))
-    changed = InputChanged(f"{place.path} is not the file that arrived", fix="Files must not change in place.")
+    changed = InputChanged(f"{place.path} {OtherInput.NOT_THE_SAME}", fix="Files must not change in place.")
     try:
         found = _read(place, file.size, execution, target)
     except InputChanged as error:

@@ -11,10 +11,9 @@ from p3s_prefect.adapters.pilot.buffered_inputs import fetch_buffered
 from p3s_prefect.adapters.pilot.execution import Execution, Signature, suffix
 from p3s_prefect.adapters.pilot.step import StepInput
 from p3s_prefect.core.errors import InputChanged
+from p3s_prefect.core.other_input import REMEDY, OtherInput
 from p3s_prefect.core.ports import ObjectStore
 from p3s_prefect.core.records import InputFile, Lineage, StageOrder
-
-_OTHER_NUMBER = "Bring the first file back, or send the new one under a name, and so a number, of its own."
 
 
 def gather(execution: Execution, store: ObjectStore) -> dict[str, StepInput]:
@@ -39,7 +38,7 @@ def confirm(execution: Execution) -> None:
     """
     for path, seen in execution.arrived.items():
         if not path.exists() or _signature(path) != seen:
-            raise InputChanged(f"{path.name} changed while it was read", fix="Files must not change in place.")
+            raise InputChanged(f"{path.name} {OtherInput.CHANGED}", fix="Files must not change in place.")
 
 
 def _stored(file: InputFile, store: ObjectStore, execution: Execution) -> tuple[Path, str]:
@@ -59,14 +58,14 @@ def _arrived(file: InputFile, execution: Execution) -> tuple[Path, str]:
         seen = _signature(path)
         # Where the checksum is known it decides: the same bytes may have been touched, or brought again.
         if file.size != seen.size or (file.sha256 is None and file.mtime_ns != seen.mtime_ns) or not path.is_file():
-            raise InputChanged(f"{path.name} is no longer the file that arrived", fix=_OTHER_NUMBER)
+            raise InputChanged(f"{path.name} {OtherInput.REPLACED}", fix=REMEDY)
         sha256 = file_sha256(path)
     except FileNotFoundError as error:
         raise InputChanged(f"{path.name} is gone", fix="Bring it back under a new name.") from error
     except OSError as error:
         raise InputChanged(f"{path.name} cannot be read: {error.strerror}", fix="Mend its permissions.") from error
     if file.sha256 is not None and sha256 != file.sha256:
-        raise InputChanged(f"{path.name} no longer has the checksum {file.sha256[:12]}…", fix="Transfer it again.")
+        raise InputChanged(f"{path.name} {OtherInput.CHECKSUM} {file.sha256[:12]}…", fix="Transfer it again.")
     execution.arrived[path] = seen
     return path, sha256
 
@@ -77,7 +76,7 @@ def _uploaded(file: InputFile, execution: Execution) -> tuple[Path, str]:
     target = execution.room_for(PurePosixPath(object_place(url)[1]).name)
     size, sha256 = copy_arrived(url, file.etag, target)
     if size != file.size or file.sha256 not in (None, sha256):
-        raise InputChanged(f"{url} has other bytes than those that arrived", fix="Upload it under a new key.")
+        raise InputChanged(f"{url} {OtherInput.BYTES}", fix="Upload it under a new key.")
     target.chmod(0o444)
     return target, sha256
 

@@ -107,7 +107,7 @@ class PixelStatistics:
     def summary(self) -> dict[str, dict[str, float | int | str]]:
         """The scalars that describe it, with units."""
         noisy, dead = self.noisy(), self.dead()
-        values: dict[str, tuple[float | int, str]] = {"events": (self.events, "")}
+        values: dict[str, tuple[float | int | str, str]] = {"events": (self.events, "")}
         for gain, name in enumerate(GAINS):
             values[f"pedestal_median_{name}_gain"] = (float(np.median(self.pedestal[gain])), "ADC")
             values[f"noise_median_{name}_gain"] = (float(np.median(self.noise[gain])), "ADC")
@@ -115,7 +115,8 @@ class PixelStatistics:
             values[f"noisy_pixels_{name}_gain"] = (int(noisy[gain].sum()), "")
             values[f"dead_pixels_{name}_gain"] = (int(dead[gain].sum()), "")
             values[f"saturated_pixels_{name}_gain"] = (int((self.saturated[gain] > 0).sum()), "")
-        values["noisiest_pixel"] = (int(self.noise[0].argmax()), "")
+        # A text, as it names a pixel: the mean of two of them is none.
+        values["noisiest_pixel"] = (str(self.noise[0].argmax()), "")
         values["occupancy_high_gain"] = (float(self.occupancy[0].mean() * 100), "%")
         return {name: {"value": value, "unit": unit} for name, (value, unit) in values.items()}
 
