@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -758,3 +759,17 @@ def test_names_in_a_report_are_those_of_the_execution(bench: Bench) -> None:
     assert first.manifest is not None
     assert second.manifest is not None
     assert first.manifest.outputs[0].key != second.manifest.outputs[0].key
+
+
+def test_a_clock_that_is_set_meanwhile_changes_no_duration(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S8: nor does it end an attempt at a deadline that is far."""
+    hours = count()
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + 3600 * next(hours))
+    work = command("/bin/sh", "-c", 'sleep 0.2; echo made > "$P3S_OUTPUT_OUT"', outputs=OUT)
+    report = bench.run(work, stop_at=clock() + 60)
+    assert report.failure is None, report.reason
+    (step,) = report.steps
+    assert 0.2 <= step.ended_at - step.started_at <= report.service_s < 60
+    assert report.manifest is not None
+    assert report.started_at <= report.manifest.ended_at <= report.ended_at

@@ -14,6 +14,8 @@ _WINDOW = 64
 _SERVICES_A_SLOT = 4
 # A rate is not told from less than so much of the time in which it fades: a first bunch would look like a flood.
 _LEAST_SEEN = 0.25
+# After a pause of so many times the one in which it fades, less than a hundredth of a rate is left: it begins anew.
+_FORGOTTEN = 5.0
 # A single outlier, such as a payload that hung until it was killed, does not move the mean.
 _FEWEST_TO_WINSORIZE = 8
 
@@ -77,16 +79,17 @@ class Rate:
 
     def add(self, amount: float, now: float) -> None:
         """Something happened; on a clock that was set back, just after what happened last."""
+        is_new = now - self._at > _FORGOTTEN * self.fades_s
+        self._since = now if is_new else min(self._since, now)
         self._amount = self._faded(now) + amount
         self._at = now
-        self._since = min(self._since, now)
 
     def at(self, now: float) -> float:
         """The rate [1/s]."""
         return self._faded(now) / self.fades_s
 
     def since_first(self, now: float) -> float:
-        """The rate [1/s] from what happened first, where that is not long ago."""
+        """The rate [1/s] from what happened first, or first after a long pause, where that is not long ago."""
         seen = 1 - math.exp(-max(0.0, now - self._since) / self.fades_s)
         return self.at(now) / max(_LEAST_SEEN, seen)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,12 @@ class Execution:
     cache: LocalCache | None = None
     """For objects of a store that is not on this machine."""
     stopped: bool = False
+    started_at: float = field(default_factory=time.time)
+    _began: float = field(default_factory=time.monotonic)
+
+    def now(self) -> float:
+        """The time [s since 1970] by the clock with which it started: a step of it changes no duration."""
+        return self.started_at + time.monotonic() - self._began
 
     @property
     def directory(self) -> Path:

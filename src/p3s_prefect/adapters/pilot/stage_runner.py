@@ -88,12 +88,11 @@ class StageRunner:
 
     def run(self, order: StageOrder) -> StageReport:
         """Runs an order; whatever goes wrong stands in the report."""
-        started_at = time.time()
         buffer = BufferReader(self._leases, lambda: self._at_buffer(execution))
         execution = Execution(order=order, scratch=self._scratch, buffer=buffer, cache=_local_cache(order))
         self._executions[execution.id] = execution
         try:
-            return self._attempt(execution, started_at)
+            return self._attempt(execution)
         finally:
             del self._executions[execution.id]
             if execution.cache is not None:
@@ -126,26 +125,25 @@ class StageRunner:
         self._at_buffer_at = time.monotonic()
         if execution.stopped:
             raise Stopped("it was stopped")
-        if time.time() >= (execution.order.stop_at or inf):
+        if execution.now() >= (execution.order.stop_at or inf):
             raise DeadlinePassed("the deadline passed while it read from the online buffer")
 
-    def _attempt(self, execution: Execution, started_at: float) -> StageReport:
+    def _attempt(self, execution: Execution) -> StageReport:
         try:
             store = open_store(execution.order.store_url)
             execution.directory.mkdir(parents=True)
         except (P3sError, OSError) as error:
-            return self._report(execution, started_at, failure=Failure.STORE, reason=_reason(error))
+            return self._report(execution, failure=Failure.STORE, reason=_reason(error))
         with closing(_output_store(execution, store)) as outputs:
             try:
-                manifest = self._produce(execution, store, outputs, started_at)
+                manifest = self._produce(execution, store, outputs)
             except Exception as error:
-                return self._failure(execution, outputs, started_at, error)
-            return self._report(execution, started_at, manifest=manifest, waits=outputs.waits, log=manifest.log)
+                return self._failure(execution, outputs, error)
+            return self._report(execution, manifest=manifest, waits=outputs.waits, log=manifest.log)
 
     def _report(
         self,
         execution: Execution,
-        started_at: float,
         *,
         manifest: Manifest | None = None,
         waits: bool = False,
@@ -158,8 +156,8 @@ class StageRunner:
             stage_run_id=execution.order.stage_run_id,
             execution=execution.id,
             pilot=self._pilot,
-            started_at=started_at,
-            ended_at=time.time(),
+            started_at=execution.started_at,
+            ended_at=execution.now(),
             manifest=manifest,
             waits=waits,
             failure=failure,
@@ -170,7 +168,7 @@ class StageRunner:
             buffer=execution.buffer.use,
         )
 
-    def _produce(self, execution: Execution, store: ObjectStore, outputs: OutputStore, started_at: float) -> Manifest:
+    def _produce(self, execution: Execution, store: ObjectStore, outputs: OutputStore) -> Manifest:
         execution.files = gather(execution, store)
         with self._processes.borrow() as process, self._stoppable(execution, process):
             for step in execution.order.steps:
@@ -190,8 +188,8 @@ class StageRunner:
             steps=execution.steps,
             log=store_log(execution, outputs),
             pilot=self._pilot,
-            started_at=started_at,
-            ended_at=time.time(),
+            started_at=execution.started_at,
+            ended_at=execution.now(),
         )
         outputs.put_bytes(f"{execution.prefix}/manifest.json", manifest.model_dump_json().encode())
         outputs.complete()
@@ -212,7 +210,7 @@ class StageRunner:
             raise Stopped("it was stopped")
         if self._observer is not None:
             self._observer.step_begins(call)
-        begun = time.time()
+        begun = execution.now()
         left_s = (execution.order.stop_at or inf) - begun
         if left_s <= 0:
             raise DeadlinePassed(f"step {step.name} was not begun, as the deadline had passed")
@@ -227,14 +225,14 @@ class StageRunner:
                 raise Stopped("it was stopped") from error
             raise
         finally:
-            execution.steps.append(StepTime(step=step.name, started_at=begun, ended_at=time.time()))
+            execution.steps.append(StepTime(step=step.name, started_at=begun, ended_at=execution.now()))
         if execution.stopped:
             raise Stopped("it was stopped")
         if complaint:
             raise PayloadFailed(f"step {step.name}: {complaint}", fix="See its log.")
         collect(execution, outputs, step, call)
 
-    def _failure(self, execution: Execution, outputs: OutputStore, started_at: float, error: Exception) -> StageReport:
+    def _failure(self, execution: Execution, outputs: OutputStore, error: Exception) -> StageReport:
         reason, log = _reason(error), None
         try:
             outputs.empty()
@@ -242,7 +240,7 @@ class StageRunner:
                 outputs.complete()
         except (P3sError, OSError) as lost:
             reason += f" (its log is lost: {_reason(lost)})"
-        return self._report(execution, started_at, failure=_kind(error), reason=reason, log=log)
+        return self._report(execution, failure=_kind(error), reason=reason, log=log)
 
 
 def _local_cache(order: StageOrder) -> LocalCache | None:
