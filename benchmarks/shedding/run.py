@@ -39,7 +39,7 @@ def run(arguments: Sequence[str] = ()) -> None:
         show("What deciding costs", cost.rows())
         show("A whole night in virtual time", night.rows())
     if asked.station:
-        show("For real, on two pilots", station.rows(asked.trace))
+        show("For real, on some pilots", station.rows(asked.trace))
     if asked.picture is not None:
         step.draw(asked.picture)
     if asked.json is not None:

@@ -1,4 +1,4 @@
-"""The same for real, and small: a load that sleeps on two pilots of a real station, and the same night in virtual time.
+"""The same for real, and small: a load that sleeps on some pilots of a real station, and the same in virtual time.
 
 Arrivals, decisions, hand-out and publication are the station's; `p3s simulate` plays what its ledger has recorded, and
 is told when pilots went and came, which no ledger knows. Both say how much of the value was done by its deadline.
@@ -32,6 +32,9 @@ from p3s_prefect.adapters.what_if import Question, answer
 from p3s_prefect.core.reports import scope
 
 SLOTS = 2
+MORE_SLOTS = {"heavy tails": 8}
+"""With 2 slots 0.005 s more for each service move what the simulator itself says by up to 12 % of the value, as other
+units are chosen then; with 8 by up to 4 %."""
 SEED = 5
 """With it the bursts are one, a pause, and another."""
 LASTS_S = 40.0
@@ -44,14 +47,10 @@ The simulator does not play what is added between two stages.
 LONGER_S = {"heavy tails": 2.4, "three stages": 2.4}
 """Where most stages take much less than the mean of a unit."""
 PLAYED = (
-    ("steady", 3.0, 5.0), ("bursty", 1.2, 5.0), ("ramp", 3.0, 5.0), ("heavy tails", 1.2, 5.0),
+    ("steady", 3.0, 5.0), ("bursty", 1.2, 5.0), ("ramp", 3.0, 5.0), ("heavy tails", 3.0, 5.0),
     ("two classes", 3.0, 5.0), ("three stages", 3.0, 5.0), ("worker loss", 1.2, 5.0), ("visits", 3.0, 5.0),
 )  # fmt: skip
-"""Of each recipe a load at which something is left out, and a deadline in mean service times.
-
-Heavy tails on two pilots at a load of 3 cannot be compared: 0.005 s more for each service move what the simulator says
-by up to 12 % of the value, as other units are chosen then, and at 1.2 by up to 5 %.
-"""
+"""Of each recipe a load at which something is left out, and a deadline in mean service times."""
 MOST_APART = 0.05
 
 SlotChanges = Sequence[tuple[float, int]]
@@ -79,7 +78,7 @@ def rows(only: str | None = None) -> list[Row]:
 
 def _row(name: str, load: float, deadline: float) -> Row:
     service_s = LONGER_S.get(name, SERVICE_S)
-    trace = cook(RECIPES[name], name, load, deadline, SEED, LASTS_S / service_s, SLOTS)
+    trace = cook(RECIPES[name], name, load, deadline, SEED, LASTS_S / service_s, MORE_SLOTS.get(name, SLOTS))
     both = play(slowed(trace, service_s))
     return Row(
         f"value in time at the station and simulated: {name}, load {load:g}, deadline {deadline:g}",
@@ -109,12 +108,13 @@ def play(trace: Trace) -> Both:
         home = Home(Path(folder) / "home")
         (home.path / "incoming").mkdir(parents=True)
         home.experiment_file.write_text(json.dumps(experiment(trace)))
+        slots = trace.slots[0][1]
         with rig.cluster(home) as cluster, rig.station(home, cluster.station):
-            rig.until(lambda: station_status(home)["station"]["slots_actual"] == SLOTS, 60)
+            rig.until(lambda: station_status(home)["station"]["slots_actual"] == slots, 60)
             feed(trace, home.path / "incoming", cluster.set_pilots)
             rig.until(lambda: _settled(home) == len(trace.units), 60)
             # The first to come are those that it begins with.
-            changes = cluster.changes()[SLOTS:]
+            changes = cluster.changes()[slots:]
         return compare(home, trace, changes)
 
 
@@ -144,7 +144,7 @@ def experiment(trace: Trace, policy: str = "value") -> dict[str, Any]:
                 "rules": rules,
             }
         },
-        "pilots": {"workers": SLOTS},
+        "pilots": {"workers": trace.slots[0][1]},
         "station": {"port": 0},
     }
 
