@@ -18,7 +18,7 @@ def run(many: int = MANY) -> list[Row]:
     """Resident memory of the station's process after few and after many finished units."""
     with tempfile.TemporaryDirectory(prefix="p3s-bench-") as folder:
         home = rig.make_home(Path(folder) / "home")
-        with rig.cluster(home) as (_, command), rig.station(home, command) as station:
+        with rig.cluster(home) as cluster, rig.station(home, cluster.station) as station:
             process = psutil.Process(station.pid)
             after_few = _after(home, process, 0, FEW)
             after_many = _after(home, process, FEW, many)

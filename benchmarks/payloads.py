@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -11,8 +12,8 @@ def kilobyte(raw: Path) -> dict[str, str]:
     return {"out": raw.read_text().ljust(1000, ".")}
 
 
-def asleep(raw: Path) -> dict[str, str]:
-    """Sleeps for as many seconds as the input says."""
-    seconds = raw.read_text()
-    time.sleep(float(seconds))
-    return {"out": seconds}
+def asleep(raw: Path, stage: str) -> dict[str, str]:
+    """Sleeps for as many seconds as the input says of the stage."""
+    seconds: float = json.loads(raw.read_text())[stage]
+    time.sleep(seconds)
+    return {"out": str(seconds)}

@@ -23,12 +23,12 @@ def run() -> list[Row]:
         home = rig.make_home(Path(folder) / "home")
         for unit in range(FILES):
             rig.place(home, 0, unit)
-        with rig.cluster(home) as (address, command):
+        with rig.cluster(home) as cluster:
             in_flight = math.ceil(1.5 * rig.WORKERS)
-            round_trip = asyncio.run(rivals.round_trip_s(address))
-            limited = asyncio.run(rivals.limited_rate(address, FILES, in_flight))
-            bulk = asyncio.run(rivals.bulk_rate(address, FILES))
-            with rig.station(home, command):
+            round_trip = asyncio.run(rivals.round_trip_s(cluster.address))
+            limited = asyncio.run(rivals.limited_rate(cluster.address, FILES, in_flight))
+            bulk = asyncio.run(rivals.bulk_rate(cluster.address, FILES))
+            with rig.station(home, cluster.station):
                 rate = _station_rate(home)
                 delays = _paced_delays(home)
     p50, p99 = percentile(delays, 50), percentile(delays, 99)

@@ -10,8 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import distributed
+
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.supervision import SERVICE_ENVIRONMENT, programs
+
+Command = tuple[str, ...]
 
 WORKERS = 2
 EXPERIMENT = """
@@ -52,22 +56,55 @@ def place(home: Home, run: int, unit: int) -> float:
     return time.time()
 
 
+class Cluster:
+    """Scheduler and pilots without a station. Pilots may be lost, and others come."""
+
+    def __init__(self, home: Home) -> None:
+        scheduler, pilot, station = programs(home, home.read())
+        self.address: str = station.command[4]
+        """The scheduler's."""
+        self.station: Command = station.command
+        """What would start the station."""
+        self._pilot = pilot.command
+        self._scheduler = _start(scheduler.command)
+        self._pilots: list[subprocess.Popen[bytes]] = []
+        self.set_pilots(pilot.copies)
+
+    def set_pilots(self, number: int) -> None:
+        """From now on there are so many; those that go are lost with what they have begun. New ones take seconds."""
+        while len(self._pilots) > number:
+            lost = self._pilots.pop()
+            lost.kill()
+            lost.wait()
+        while len(self._pilots) < number:
+            self._pilots.append(_start(self._pilot))
+
+    def changes(self) -> list[tuple[float, int]]:
+        """When (UTC, seconds since 1970) the scheduler has seen a pilot come (+1) or go (-1), from the beginning."""
+        with distributed.Client(self.address, set_as_default=False) as client:
+            events = client.get_events("all")
+        signs = {"add-worker": 1, "remove-worker": -1}
+        return [(at, signs[event["action"]]) for at, event in events if event.get("action") in signs]
+
+    def end(self) -> None:
+        """Ends all of them."""
+        _end([self._scheduler, *self._pilots])
+
+
 @contextmanager
-def cluster(home: Home) -> Iterator[tuple[str, list[str]]]:
-    """Scheduler and pilots without a station: (the scheduler's address, the command that would start the station)."""
-    *dask, station = programs(home, home.read())
-    commands = [program.command for program in dask for _ in range(program.copies)]
-    running = [_start(command) for command in commands]
+def cluster(home: Home) -> Iterator[Cluster]:
+    """Scheduler and pilots, ended in the end."""
+    running = Cluster(home)
     try:
-        yield station.command[4], list(station.command)
+        yield running
     finally:
-        _end(running)
+        running.end()
 
 
 @contextmanager
-def station(home: Home, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+def station(home: Home, command: Command) -> Iterator[subprocess.Popen[bytes]]:
     """A station that answers."""
-    running = _start(tuple(command))
+    running = _start(command)
     try:
         until(lambda: home.station() is not None, 60)
         yield running
@@ -121,7 +158,7 @@ def number_done(home: Home) -> int:
     return int(number or 0)
 
 
-def _start(command: tuple[str, ...]) -> subprocess.Popen[bytes]:
+def _start(command: Command) -> subprocess.Popen[bytes]:
     root = str(Path(__file__).parent.parent)
     environment = os.environ | SERVICE_ENVIRONMENT | {"PYTHONPATH": root}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -55,7 +55,7 @@ def _told(took: list[float]) -> str:
 
 def _ours(home: Home, server: Server, runs: int) -> list[float]:
     """Each run asks for one new pass of one unit."""
-    with rig.cluster(home) as (_, command), rig.station(home, command), agent(home, server):
+    with rig.cluster(home) as cluster, rig.station(home, cluster.station), agent(home, server):
         rig.place(home, 1, 1)
         until(lambda: rig.number_done(home) >= 1, _PATIENCE_S)
         made = until(lambda: _deployment(server, "bench"), _PATIENCE_S)

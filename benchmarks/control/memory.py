@@ -30,8 +30,8 @@ def run(many: int = MANY) -> list[Row]:
         home.experiment_file.write_text(declared.replace(_CLOSING, f"closing: {{count: {UNITS}}}"))
         with (
             prefect(home) as server,
-            rig.cluster(home) as (_, command),
-            rig.station(home, command) as station,
+            rig.cluster(home) as cluster,
+            rig.station(home, cluster.station) as station,
             agent(home, server) as recording,
         ):
             processes = {

@@ -39,8 +39,8 @@ def run(groups: int = GROUPS) -> list[Row]:
         )
         with (
             prefect(home) as server,
-            rig.cluster(home) as (_, command),
-            rig.station(home, command),
+            rig.cluster(home) as cluster,
+            rig.station(home, cluster.station),
             agent(home, server),
         ):
             _play(home, 0)

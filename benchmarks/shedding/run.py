@@ -41,7 +41,7 @@ def run(arguments: Sequence[str] = ()) -> None:
         show("What deciding costs", cost.rows())
         show("A whole night in virtual time", night.rows())
     if asked.station:
-        show("For real, on two pilots", station.rows())
+        show("For real, on some pilots", station.rows(asked.trace))
     if asked.picture is not None:
         step.draw(asked.picture)
     if asked.json is not None:
@@ -123,7 +123,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--cost", action="store_true", help="what deciding costs in time and memory, and a night in virtual time, too"
     )
-    parser.add_argument("--station", action="store_true", help="small traces on a real station, too: four minutes")
+    parser.add_argument("--station", action="store_true", help="small traces on a real station, too: eight minutes")
     parser.add_argument("--picture", type=Path, help="where the step response is drawn, as PNG")
     parser.add_argument("--json", type=Path, help="where all that was measured is written")
     return parser.parse_args(arguments)

@@ -221,9 +221,9 @@ def test_what_is_worth_least_for_its_time_is_thinned_first() -> None:
     assert 0.3 <= _share([run for run in runs if run.pipeline == "lead"], DONE) <= 0.65
 
 
-@pytest.mark.parametrize("load", [3.0, 10.0])
+@pytest.mark.parametrize("load", [1.2, 3.0, 10.0])
 def test_floors_are_kept(load: float) -> None:
-    """P5: a part's share is done in time although a higher class alone would fill all slots several times."""
+    """P5: a part's share is done in time although a higher class alone would fill more than all slots."""
     pipelines = {"p": _pipeline("a", work_class="dqm"), "alert": _pipeline("a", work_class="alert")}
     classes = {
         "alert": WorkClass(priority=1),

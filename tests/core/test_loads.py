@@ -17,7 +17,7 @@ from p3s_prefect.core.experiment_file import parse_experiment
 from p3s_prefect.core.incidents import GroupClosing
 from p3s_prefect.core.load_file import MOST_UNITS, LoadFile, RecordedOptions, load_options, parse_load
 from p3s_prefect.core.loads import Load, SeenUnit, arrivals
-from p3s_prefect.core.recorded_load import Recorded, RecordedAttempt, most_at_once, recorded_load
+from p3s_prefect.core.recorded_load import Recorded, RecordedAttempt, measured_times, most_at_once, recorded_load
 from p3s_prefect.core.records import Failure
 from p3s_prefect.core.states import StageState
 from p3s_prefect.core.synthetic_load import synthetic_load
@@ -242,6 +242,19 @@ def test_a_recorded_stage_takes_as_long_as_it_took() -> None:
     assert any("1 attempts that ended with their pilot" in note for note in found.notes)
     assert found.service_s("quality", "noise", _UNITS[0]) == 1.0
     assert _recorded(service={"clean": "7s"}).service_s("quality", "clean", _UNITS[0]) == 7.0
+
+
+def test_what_was_stopped_would_have_taken_longer() -> None:
+    """P21: one that was stopped counts as one of those that took longer, not as none, nor always as the same."""
+    done = tuple(_attempt(0, float(seconds)) for seconds in range(1, 11))
+    stopped = tuple(_attempt(4, 4.5, state="expired", ends="expired") for _ in range(60))
+    times = measured_times(done + stopped)["quality", "clean"]
+    assert times[:4] == (1.0, 2.0, 3.0, 4.0)
+    assert [times.count(float(seconds)) for seconds in range(5, 11)] == [11] * 6
+    # Longer than all that were done: at least that is known.
+    beyond = measured_times((*done, _attempt(4, 30.0, state="expired", ends="expired")))
+    assert beyond["quality", "clean"][-2:] == (10.0, 30.0)
+    assert any("and 1 of what was stopped at its deadline" in note for note in _recorded().notes)
 
 
 def test_recorded_failures_come_again() -> None:

@@ -292,7 +292,7 @@ async def test_a_class_has_a_priority_and_a_limit(new_site: NewSite) -> None:
 async def test_overload_leaves_out_at_random_and_says_with_which_probability(new_site: NewSite) -> None:
     """P5, P6, V18 (shed, floors): of 300 that come at once few can end in time; the rest is shed, by its number.
 
-    A class that is not thinned lets its units expire, and what a floor lets in is not thinned at all.
+    A class that is not thinned lets its units expire. What a floor lets in is done in time, before what is fresher.
     """
     stages = {"quick": {"steps": [obey()], "deadline_s": 8}}
     rules = [{"when": {"run": 9}, "pipelines": ["kept"]}, {"pipelines": ["dqm"]}]
@@ -304,7 +304,7 @@ async def test_overload_leaves_out_at_random_and_says_with_which_probability(new
                 "kept": {"class": "kept", "stages": stages},
             },
             classes={
-                "dqm": {"priority": 1, "floors": [{"when": {"run": 2}, "share": 1.0}]},
+                "dqm": {"priority": 1, "floors": [{"when": {"run": 2}, "share": 0.5}]},
                 "kept": {"shed": False},
             },
             seed=5,
@@ -313,12 +313,15 @@ async def test_overload_leaves_out_at_random_and_says_with_which_probability(new
     async with site.running():
         site.arrive(999)
         await site.until_done(1)
-        for subrun in range(300):
+        for subrun in range(150):
+            site.arrive(subrun, "sleep 0.3")
+        for subrun in range(12):
+            site.arrive(subrun, run=2)
+        for subrun in range(150, 300):
             site.arrive(subrun, "sleep 0.3")
         for subrun in range(60):
             site.arrive(subrun, "sleep 0.3", run=9)
-        site.arrive(0, run=2)
-        await site.until_settled(362)
+        await site.until_settled(373)
     u = {row.id: row.u for row in site.rows(schema.sub_job)}
     unit = {row.id: row.data_id for row in site.rows(schema.sub_job)}
     runs = site.rows(schema.stage_run)
@@ -327,7 +330,16 @@ async def test_overload_leaves_out_at_random_and_says_with_which_probability(new
     states = Counter(row.state for row in runs if unit[row.sub_job_id].startswith("run=1 "))
     assert states["shed"] > 100
     assert states["done"] > 10
-    assert {row.q for row in runs if not unit[row.sub_job_id].startswith("run=1 ")} == {1.0}
+    assert {row.q for row in runs if unit[row.sub_job_id].startswith("run=9 ")} == {1.0}
+    floored = [row for row in runs if unit[row.sub_job_id].startswith("run=2 ")]
+    assert {row.q for row in floored} == {0.5}
+    taken_at = {row.id: row.taken_at for row in site.rows(schema.sub_job)}
+    done_at = {row.stage_run_id: row.ended_at for row in site.rows(schema.attempt) if row.state == "done"}
+    waited_s = [done_at[row.id] - taken_at[row.sub_job_id] for row in floored if u[row.sub_job_id] < 0.5]
+    assert len(waited_s) == 5
+    assert max(waited_s) <= 8
+    # Chance alone would have left some of them out.
+    assert any(u[row.sub_job_id] < 0.5 for row in runs if row.state == "shed")
     assert all("in overload: u = " in row.reason for row in runs if row.state == "shed")
 
 

@@ -98,12 +98,30 @@ def recorded_load(
 
 
 def measured_times(attempts: Iterable[RecordedAttempt]) -> dict[StageKey, tuple[float, ...]]:
-    """Service times [s] of what was done, sorted, by pipeline and stage."""
-    found: defaultdict[StageKey, list[float]] = defaultdict(list)
+    """Service times [s], sorted, by pipeline and stage: what was done, and what was stopped as it may have gone on.
+
+    Without what was stopped at its deadline, the long ones would be too rare.
+    """
+    found: defaultdict[StageKey, list[tuple[float, bool]]] = defaultdict(list)
     for attempt in attempts:
-        if attempt.state == "done":
-            found[attempt.pipeline, attempt.stage].append(_seconds(attempt))
-    return {key: tuple(sorted(values)) for key, values in found.items()}
+        if attempt.state in ("done", "expired"):
+            found[attempt.pipeline, attempt.stage].append((_seconds(attempt), attempt.state == "expired"))
+    return {key: _completed(sorted(ends)) for key, ends in found.items() if not all(stopped for _, stopped in ends)}
+
+
+def _completed(ends: list[tuple[float, bool]]) -> tuple[float, ...]:
+    """As many times as there are ends [s], by Kaplan and Meier (J. Am. Stat. Assoc. 53, 1958, 457).
+
+    What was stopped gives its share to all that took longer; the longest keeps its own, as no more is known.
+    """
+    values: list[float] = []
+    reached = 0.0
+    for place, (seconds, stopped) in enumerate(ends):
+        at_risk = len(ends) - place
+        if not stopped or at_risk == 1:
+            reached += (1 - reached) / at_risk
+            values += [seconds] * (round(reached * len(ends)) - len(values))
+    return tuple(values)
 
 
 def most_at_once(attempts: Iterable[RecordedAttempt]) -> int:
@@ -162,10 +180,9 @@ class _History:
 
     def _longer_than(self, at_least_s: float, pipeline: str, stage: str, data_id: DataId) -> float:
         """Drawn from those that took longer than it had before it was stopped."""
-        measured = self._times.measured.get((pipeline, stage), ())
-        longer = measured[bisect_left(measured, at_least_s) :]
+        measured = self._times.measured[pipeline, stage]
         share = chance(self._times.seed, pipeline, stage, data_id)
-        return drawn_from(longer, share) if longer else max(at_least_s, self._times(pipeline, stage, data_id))
+        return drawn_from(measured[bisect_left(measured, at_least_s) :], share)
 
     def fate(self, pipeline: str, stage: str, data_id: DataId, attempt: int) -> Failure | None:
         tries = self._tries.get((pipeline, stage, data_id))
@@ -197,10 +214,12 @@ def _retries(experiment: Experiment) -> dict[StageKey, int]:
 
 
 def _drawn_notes(found: Recorded, measured: Mapping[StageKey, tuple[float, ...]]) -> Iterator[str]:
-    known = Counter((one.pipeline, one.stage) for one in found.attempts if one.state == "done")
+    ended = Counter((one.pipeline, one.stage, one.state) for one in found.attempts)
     for key, times in measured.items():
+        stopped = ended[*key, "expired"]
+        completed = f" and {stopped} of what was stopped at its deadline, as it may have gone on" if stopped else ""
         yield (
-            f"{'/'.join(key)}: {known[key]} service times as measured, "
+            f"{'/'.join(key)}: {ended[*key, 'done']} service times as measured{completed}, "
             f"{times[0]:.3g} to {times[-1]:.3g} s; what was not done then gets one drawn from these"
         )
 

@@ -55,8 +55,8 @@ def recorded(connection: Connection, scope: Scope, group: Sequence[str]) -> Reco
 
 
 def measured(connection: Connection, *, most: int = 100_000) -> tuple[RecordedAttempt, ...]:
-    """The latest attempts that were done, as a source of service times."""
-    query = _select_attempts().where(attempt.c.state == "done").order_by(attempt.c.id.desc()).limit(most)
+    """The latest attempts that were done or stopped at their deadline, as a source of service times."""
+    query = _select_attempts().where(attempt.c.state.in_(("done", "expired"))).order_by(attempt.c.id.desc()).limit(most)
     return tuple(_attempt(row) for row in connection.execute(query))
 
 
