@@ -62,6 +62,16 @@ class _Station:
             heappush(self.ends, (at + 1.0, self.at_pilots.pop(0)))
 
 
+def test_a_clock_that_is_set_back_makes_no_overload() -> None:
+    """S8, P5: at 0.8 times what the slots can do, units go in the declared order all the time."""
+    station = _Station(-_HOUR, fresh=True)
+    for number in range(1, int((STEPS_AT + 5 * SLACK_S) * 0.8 * SLOTS)):
+        at = number / (0.8 * SLOTS)
+        assert station.take(number, at) == 1.0
+        station.serve(at)
+        assert station.dispatcher.freshest_first(station.clock(at)) == {}
+
+
 def _mean_q(step_s: float, *, fresh: bool) -> float:
     """Of the third slack after the step, at three times what the slots can do."""
     station, found = _Station(step_s, fresh=fresh), []

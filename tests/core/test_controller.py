@@ -18,6 +18,7 @@ from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.dispatcher import Dispatcher
 from p3s_prefect.core.experiment import Floor, Order, Pipeline, WorkClass
 from p3s_prefect.core.outcome import Outcome, PlayedRun
+from p3s_prefect.core.overrides import Controls, Override, OverrideKind, Target
 from p3s_prefect.core.records import StageFact, SubJobFact
 from p3s_prefect.core.selection import sample_number
 from p3s_prefect.core.states import StageState
@@ -138,13 +139,17 @@ def test_freshest_first_in_overload_keeps_nothing_waiting_for_long() -> None:
     assert latency[True] < 5.0 < 14.0 < latency[False]
 
 
+@pytest.mark.parametrize("pipelines", [("p",), ("p", "q")])
 @pytest.mark.parametrize("since", [200.0, 240.0, 300.0])
-def test_freshest_first_begins_without_a_hole(since: float) -> None:
+def test_freshest_first_begins_without_a_hole(since: float, pipelines: tuple[str, ...]) -> None:
     """P5, P6: a burst after an idle time, of which the overload is told late. What has queued by then and what comes
-    while it is served are thinned alike: of no time slice hardly anything is done, and hardly anything is late.
+    while it is served are thinned alike: of no time slice hardly anything is done, and hardly anything is late. Two
+    pipelines beside each other give up together what one would.
     """
-    units = _steady(1.9 * 4, 80.0) + _steady(1.9 * 4, 80.0, since=since)
-    outcome = _play({"p": _pipeline("a", deadline_s=16.0, freshest_in_overload=True)}, units, slots=16)
+    load = 1.9 * 4 / len(pipelines)
+    units = [unit for name in pipelines for at in (0.0, since) for unit in _steady(load, 80.0, since=at, pipeline=name)]
+    found = _pipeline("a", deadline_s=16.0, freshest_in_overload=True)
+    outcome = _play(dict.fromkeys(pipelines, found), sorted(units, key=lambda unit: unit.at), slots=16)
     slices: dict[int, list[bool]] = {}
     for run in outcome.runs:
         slices.setdefault(int(run.taken_at // 4), []).append(run.in_time)
@@ -316,6 +321,19 @@ def test_what_was_let_in_before_a_restart_is_not_decided_again() -> None:
     dispatcher.set_slots(0)
     shed = {change.stage_run_id for change in dispatcher.decide(7.5).transitions if change.new is SHED}
     assert shed == {change.stage_run_id for change in changes if change.stage_run_id / 4_000 >= q}
+
+
+def test_what_a_floor_owes_is_counted_once_whatever_is_commanded() -> None:
+    """P10, S9: else it would go before everything ever earlier, and a command take ever longer."""
+    classes = {"default": WorkClass(floors=[Floor(share=0.5)])}
+    dispatcher = Dispatcher({"p": _pipeline("a")}, classes)
+    for number in range(1, 101):
+        dispatcher.add(_fact(number, q=1.0, u=number / 100), 0.0)
+    pause = Override(id=1, kind=OverrideKind.PAUSE, target=Target(work_class="else"), by="me", why="", set_at=0.0)
+    for controls in 5 * [Controls([pause]), Controls()]:
+        dispatcher.control(controls, 0.0)
+        # No service has ended, so that nobody knows how long they take: all that is owed goes first.
+        assert dispatcher.owed_first(0.0) == 49
 
 
 def _thinned_again(qs: list[float]) -> list[tuple[float, float]]:

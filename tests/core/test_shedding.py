@@ -88,6 +88,9 @@ def test_a_floor_is_kept_at_ten_times_the_capacity() -> None:
     assert let_in[0] == pytest.approx(0.5, abs=0.04)
     assert max(let_in[part] for part in (1, 2, 3)) < 0.2
     assert all(run.q >= 0.5 for run in outcome.runs if run.data_id["part"] == 0)
+    owed = [run for run in outcome.runs if run.data_id["part"] == 0 and sample_number(run.data_id, 0) < 0.5]
+    assert statistics.mean(run.in_time for run in owed) >= 0.98
+    assert statistics.mean(run.state is StageState.EXPIRED for run in outcome.runs) <= 0.01
 
 
 VALUE = ("pipelines.alerts.order=earliest-deadline", "pipelines.alerts.freshest_in_overload=false")

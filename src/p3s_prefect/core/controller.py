@@ -212,12 +212,12 @@ class Controller:
             return 1.0  # It will be late whatever is decided: that is no choice by chance.
         head.age_s += (age_s - head.age_s) / _SERVICES
         asked = self._asked_for(tier, now)
-        more = self._more(tier, tier.drain * (self._target_s(tier, head, age_s) - wait_s), asked)
+        more = self._more(tier, tier.drain * (self._target_s(tier, head, age_s) - wait_s), asked, now)
         head.q = min(1.0, max(LEAST_Q, _share_for(tier.slots + more, asked)))
         self._note_overload(tier, head, now)
         return head.q
 
-    def _more(self, tier: Tier, missing_s: float, asked: Sequence[tuple[float, float]]) -> float:
+    def _more(self, tier: Tier, missing_s: float, asked: Sequence[tuple[float, float]], now: float) -> float:
         """By how many slots more is let in than there are, as so much work is missing that waits; negative for less."""
         horizon_s = _HORIZON * tier.slack_s
         more = missing_s / horizon_s
@@ -225,7 +225,9 @@ class Controller:
             return more
         # What others have waiting goes before; its own goes behind what is fresh, which need not wait until it is gone.
         own = min(-missing_s, sum(one.queued_s() for one in tier.beside)) / horizon_s
-        return more + max(0.0, own - tier.slots * _share_of_backlog(tier, asked))
+        # What floors let in comes on top of that, so that there is less room for the others.
+        owed = sum(one.head.owed.at(now) * one.unit_s for one in tier.beside if one.flow.plan.work_class.floors)
+        return more + max(0.0, own - owed - tier.slots * _share_of_backlog(tier, asked))
 
     def _note_overload(self, tier: Tier, head: Load, now: float) -> None:
         """Where the freshest go first in overload, little is kept waiting, as long as more asks than can be served.
@@ -241,7 +243,7 @@ class Controller:
         head = tier.head
         if tier.slack_s <= head.age_s:
             return 1.0
-        own_s, wait_s = tier.queued_s(), self._wait_s(tier)
+        own_s, wait_s = sum(one.queued_s() for one in tier.beside if one.sheds), self._wait_s(tier)
         target_s = self._target_s(tier, head, head.age_s)
         if self._is_fresh(tier, head):
             part = _share_of_backlog(tier, self._asked_for(tier, now))
@@ -352,10 +354,10 @@ class Controller:
 def _share_of_backlog(tier: Tier, asked: Sequence[tuple[float, float]]) -> float:
     """Where freshest first begins with a backlog: the part of the slots that goes to it, and the share of it to keep.
 
-    So nothing is left out for having come just before: at the same q for a whole slack of backlog, and for what comes
-    while that is served within another slack, q (slots slack + asked slack) = slots slack.
+    So nothing is left out for having come just before: q is the same for a whole slack of backlog, and for what comes
+    while that is served within another slack; where nothing has a prescale, q (slots + asked) slack = slots slack.
     """
-    return tier.slots / (tier.slots + sum(work for _, work in asked))
+    return min(1.0, _share_for(tier.slots, [(1.0, tier.slots), *asked]))
 
 
 def _share_for(wanted: float, asked: Sequence[tuple[float, float]]) -> float:

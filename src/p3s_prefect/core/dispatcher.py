@@ -399,7 +399,7 @@ class Dispatcher:
             self._count(run, run.state, -1)
         sub_job.is_asked, sub_job.taken_at = True, now
         for run in sub_job:
-            run.deadline, run.is_due = now + run.stage.deadline_s, False
+            run.deadline, run.is_due, run.is_claimed = now + run.stage.deadline_s, False, False
             self._count(run, run.state, 1)
             if run.state is StageState.QUEUED:
                 self._queues.add(run)
@@ -428,15 +428,16 @@ class Dispatcher:
                 for run in self._runs.values()
                 if run.state is StageState.QUEUED and not run.is_left_out and self._controller.in_tier(run, tier)
             ]
-            most_q = _cap([run.q for run in queued], share)
+            # What a floor owes a slot stays, and what was asked for by hand (u = 0), whose probability stays too.
+            open_to_chance = [run for run in queued if not run.sub_job.is_owed and run.sub_job.u > 0]
+            stay = share * len(queued) - (len(queued) - len(open_to_chance))
+            most_q = _cap([run.q for run in open_to_chance], max(0.0, stay))
             for run in queued:
-                self._thin(run, most_q, changes)
+                if run.sub_job.u > 0:
+                    self._thin(run, most_q, changes)
 
     def _thin(self, run: Run, most_q: float, changes: list[Transition]) -> None:
-        plan, sub_job = run.sub_job.flow.plan, run.sub_job
-        if sub_job.u == 0:
-            return  # asked for by hand: it is never left out, so its probability stays what it is
-        q = min(run.q, max(most_q, plan.floor(sub_job.data_id), LEAST_Q))
+        q = min(run.q, max(most_q, run.sub_job.flow.plan.floor(run.sub_job.data_id), LEAST_Q))
         if q == run.q:
             return
         self._set_q(run, q)
@@ -529,13 +530,13 @@ class Dispatcher:
         self._change(run, StageState.QUEUED if ready else StageState.WAITING, "", changes)
 
 
-def _cap(qs: Iterable[float], share: float) -> float:
-    """The q that none may exceed for this share of them to stay let in.
+def _cap(qs: Iterable[float], stay: float) -> float:
+    """The q that none may exceed for so many of them to stay let in.
 
     One that was let in with q stays with cap / q, so that who was let in freely is thinned first: as evenly as can be.
     """
     ordered = sorted(qs)
-    rest, inverse = share * len(ordered), sum(1 / q for q in ordered)
+    rest, inverse = stay, sum(1 / q for q in ordered)
     for q in ordered:
         if rest <= inverse * q:
             break

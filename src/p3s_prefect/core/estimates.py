@@ -79,8 +79,11 @@ class Rate:
 
     def add(self, amount: float, now: float) -> None:
         """Something happened; on a clock that was set back, just after what happened last."""
-        is_new = now - self._at > _FORGOTTEN * self.fades_s
-        self._since = now if is_new else min(self._since, now)
+        passed_s = now - self._at
+        if passed_s > _FORGOTTEN * self.fades_s:
+            self._since = now
+        elif passed_s < 0:
+            self._since += passed_s
         self._amount = self._faded(now) + amount
         self._at = now
 

@@ -74,6 +74,8 @@ class Run:
     in_flight: bool = False
     is_due: bool = False
     """Whether it has its entry among the deadlines."""
+    is_claimed: bool = False
+    """Whether it has its entry among what floors owe a slot."""
     lane: Lane | None = None
     entry: Entry | None = None
     """While it is ready to start, its entry in the queue; another one that names it is stale."""

@@ -180,8 +180,9 @@ class Controls:
         self._of_kind = {kind: [one for one in self.overrides if one.kind is kind] for kind in OverrideKind}
         self.kinds = frozenset(one.kind for one in self.overrides)
         """Of which kinds there are any: a long queue is not asked about the others."""
-        self.names_data = any(one.target.group is not None or one.target.unit is not None for one in self.overrides)
-        """Whether any is for a single group or unit, so that what it does cannot be told by the stage."""
+        priorities = (one.target for one in self._of_kind[OverrideKind.PRIORITY])
+        self.ranks_data = any(target.group is not None or target.unit is not None for target in priorities)
+        """Whether a single group or unit has a priority of its own, so that it cannot be told by the stage."""
 
     def __bool__(self) -> bool:
         return bool(self.overrides)

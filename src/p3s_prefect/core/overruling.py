@@ -9,7 +9,7 @@ from p3s_prefect.core.open_work import Run
 from p3s_prefect.core.overrides import Controls, Override, OverrideKind, Work
 from p3s_prefect.core.plan import Plan, PlannedStage
 
-_STARTING = frozenset({OverrideKind.PAUSE, OverrideKind.DRAIN})
+_STOPPING_STARTS = frozenset({OverrideKind.PAUSE, OverrideKind.DRAIN})
 
 
 class Overruling:
@@ -37,7 +37,7 @@ class Overruling:
         """Its priority: as it was set, else as it is declared."""
         if OverrideKind.PRIORITY not in self._controls.kinds:
             return run.stage.priority
-        if self._controls.names_data:
+        if self._controls.ranks_data:
             return self._priority(_work(run), run.stage)
         found = self._priorities.get(run.stage)
         if found is None:
@@ -56,7 +56,7 @@ class Overruling:
 
     def is_stopped(self, run: Run) -> bool:
         """Whether it may not start, by a pause or a drain."""
-        if _STARTING.isdisjoint(self._controls.kinds):
+        if _STOPPING_STARTS.isdisjoint(self._controls.kinds):
             return False
         return self.controls.stopped(_work(run), begun=run.sub_job.started) is not None
 

@@ -80,8 +80,8 @@ class Plan:
 
 
 def floor_of(work_class: WorkClass, data_id: DataId) -> Floor | None:
-    """The largest floor of a class that matches a unit."""
-    if not work_class.floors:
+    """The largest floor of a class that matches a unit; none where the class is never thinned."""
+    if not (work_class.floors and work_class.shed):
         return None
     values = dict(data_id.items)
     matching = (floor for floor in work_class.floors if floor.when.items() <= values.items())

@@ -88,8 +88,9 @@ class Queues:
         if self._overruling.is_stopped(run):
             return
         self.line(run).push(run, self._overruling.priority(run))
-        if run.sub_job.is_owed and run.deadline < math.inf:
-            self._push(self._owed, (run.deadline, run.id, run), _is_owed)
+        if run.sub_job.is_owed and run.deadline < math.inf and not run.is_claimed:
+            run.is_claimed = True
+            heapq.heappush(self._owed, (run.deadline, run.id, run))
 
     def wake(self, now: float) -> None:
         """Makes ready what was to be tried again by now."""
@@ -181,7 +182,7 @@ class Queues:
     def _first_owed(self, now: float, capacity: int) -> Run | None:
         """What a floor has let in and would be late if it waited any longer for its turn."""
         while self._owed and not _is_owed(self._owed[0]):
-            heapq.heappop(self._owed)
+            heapq.heappop(self._owed)[2].is_claimed = False
         if not self._owed:
             return None
         run = self._owed[0][2]
@@ -224,4 +225,5 @@ def _is_standby(entry: Entry) -> bool:
 
 
 def _is_owed(entry: Entry) -> bool:
-    return entry[2].entry is not None
+    # A retry has given it another deadline, or it is not ready any more.
+    return entry[2].entry is not None and entry[2].deadline == entry[0]

@@ -130,7 +130,7 @@ def place(experiment: Experiment, case: Case, own: Queued) -> Place:
     owed = _owed_first(experiment, case)
     counts = {field.name: 0 for field in fields(Place)}
     if own.id in owed:
-        return Place(**counts | {"by_floor": owed.index(own.id)})
+        return Place(**counts | {"by_floor": owed[own.id]})
     counts["by_floor"] = len(owed)
     lane, late = _lane(experiment, case, own), _late(experiment, case, own)
     key = _key(experiment, case, own)
@@ -155,13 +155,13 @@ def place(experiment: Experiment, case: Case, own: Queued) -> Place:
     return Place(**counts)
 
 
-def _owed_first(experiment: Experiment, case: Case) -> list[int]:
-    """What a floor has let in and goes before everything else now, the first one first."""
+def _owed_first(experiment: Experiment, case: Case) -> dict[int, int]:
+    """What a floor has let in and goes before everything else now, with its place."""
     if not case.station.owed_first:
-        return []
+        return {}
     owed = [one for one in case.queue if _owing(experiment, one) is not None and not _is_stopped(experiment, case, one)]
     owed.sort(key=lambda one: _due(experiment, one))
-    return [one.id for one in owed[: case.station.owed_first]]
+    return {one.id: place for place, one in enumerate(owed[: case.station.owed_first])}
 
 
 def _owing(experiment: Experiment, one: Queued) -> Floor | None:

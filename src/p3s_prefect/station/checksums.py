@@ -19,6 +19,7 @@ from p3s_prefect.adapters.buffer_reader import BufferReader
 from p3s_prefect.adapters.directory_store import file_sha256
 from p3s_prefect.adapters.ledger.arrivals import Rival
 from p3s_prefect.core.errors import InputChanged, InputGone, StoreUnreachable
+from p3s_prefect.core.other_input import OtherInput
 from p3s_prefect.core.ports import BufferLeases
 from p3s_prefect.core.records import Arrival, BufferUse
 
@@ -79,7 +80,7 @@ class Checksums:
         else:
             sha256 = self.sha256(places, seen.stream, Path(seen.path))
             if _as_listed(seen.path) != (seen.identity.size, seen.identity.mtime_ns):
-                raise InputChanged(f"{seen.path} changed while it was read", fix="It is listed again.")
+                raise InputChanged(f"{seen.path} {OtherInput.CHANGED}", fix="It is listed again.")
         return replace(seen, sha256=sha256), before
 
     async def compare(self, places: BufferPlaces, seen: Arrival, rival: Rival) -> tuple[Arrival, Rival]:
