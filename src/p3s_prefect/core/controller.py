@@ -7,7 +7,8 @@ that q is right at once, without the lag from which oscillation comes::
     q = (slots + draining slots (target - predicted) / horizon) / (arrival rate x service time)
 
 At the target as much is let in as is served. With too little work ahead q is 1, so that no slot idles and fluctuations
-at a load below 1 leave nobody out; with too much it falls to its least value.
+at a load below 1 leave nobody out; with too much it falls to its least value. Where the freshest go first a backlog is
+behind them, and gets a part of the slots only (see `_share_of_backlog`).
 
 Water is filled in by tiers (see `tiers`): the slots of a tier are those that the tiers above leave to it. More may
 drain what it has let in: a later stage goes before the first stages of new units, even of those in a tier above.
