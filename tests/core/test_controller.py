@@ -336,6 +336,36 @@ def test_what_a_floor_owes_is_counted_once_whatever_is_commanded() -> None:
         assert dispatcher.owed_first(0.0) == 49
 
 
+def test_a_floor_for_all_costs_nothing_where_as_much_is_let_in_anyway() -> None:
+    """P5: what is owed a slot takes nobody's turn before it has to, else those before it would be late."""
+    units = _steady(1.9 * 4, 150.0)
+    in_time = {}
+    for floors in ([], [Floor(share=0.3)]):
+        outcome = _play(
+            {"p": _pipeline("a", deadline_s=16.0)}, units, classes={"default": WorkClass(floors=floors)}, slots=16
+        )
+        in_time[bool(floors)] = sum(run.in_time for run in outcome.runs)
+    assert in_time[True] >= 0.99 * in_time[False]
+
+
+def test_thinned_again_as_many_stay_as_are_wanted_whatever_floors_keep() -> None:
+    """P5, P6: of a hundred with numbers spread evenly, as many with floors as without."""
+    stay = {}
+    for share in (0.0, 0.2, 0.5):
+        floors = [Floor(share=share)] if share else []
+        dispatcher = Dispatcher({"p": _pipeline("a")}, {"default": WorkClass(floors=floors)})
+        dispatcher.set_slots(SLOTS)
+        for number in range(1, 51):
+            dispatcher.add(_fact(number, q=1.0, u=(number - 0.5) / 50), 0.0)
+        begun = {start.stage_run_id for start in dispatcher.decide(0.0).starts}
+        dispatcher.settle(min(begun), DONE, now=1.0, service_s=1.0)
+        (q,) = {change.q for change in dispatcher.decide(1.0).transitions if change.q is not None}
+        assert q >= share
+        stay[share] = q
+    assert stay[0.5] == pytest.approx(stay[0.0], abs=0.02)
+    assert stay[0.2] == pytest.approx(stay[0.0], abs=0.02)
+
+
 def _thinned_again(qs: list[float]) -> list[tuple[float, float]]:
     """(q before, q after) of what stays queued, when after the first service it is clear that it is too much."""
     dispatcher = Dispatcher({"p": _pipeline("a")})

@@ -163,7 +163,7 @@ class Controller:
         tier = self._tier(run)
         if tier is None or not run.sub_job.flow.loads[run.stage.position].times:
             return math.inf
-        return tier.late_s
+        return tier.long_s
 
     def last_begin(self, run: Run) -> float:
         """The moment after which a run would hardly end in time: that and its mean service time before it is needed."""
@@ -200,7 +200,10 @@ class Controller:
             load.owed.add(min(1.0, floor / reached), now)
         q = 1.0
         if position == tier.positions[0] and self._slots and tier.sheds:
-            q = max(self._share(tier, load, taken_at, now), floor)
+            q = self._share(tier, load, taken_at, now)
+            if q < floor:
+                load.lifted.add((floor - q) / reached, now)
+                q = floor
         load.kept.add(min(1.0, q / reached, tier.flow.plan.stages[position].prescale / reached), now)
         return q
 
@@ -227,8 +230,8 @@ class Controller:
         # What others have waiting goes before; its own goes behind what is fresh, which need not wait until it is gone.
         own = min(-missing_s, sum(one.queued_s() for one in tier.beside)) / horizon_s
         # What floors let in comes on top of that, so that there is less room for the others.
-        owed = sum(one.head.owed.at(now) * one.unit_s for one in tier.beside if one.flow.plan.work_class.floors)
-        return more + max(0.0, own - owed - tier.slots * _share_of_backlog(tier, asked))
+        lifted = sum(one.head.lifted.at(now) * one.unit_s for one in tier.beside)
+        return more + max(0.0, own - lifted - tier.slots * _share_of_backlog(tier, asked))
 
     def _note_overload(self, tier: Tier, head: Load, now: float) -> None:
         """Where the freshest go first in overload, little is kept waiting, as long as more asks than can be served.

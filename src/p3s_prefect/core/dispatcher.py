@@ -428,16 +428,15 @@ class Dispatcher:
                 for run in self._runs.values()
                 if run.state is StageState.QUEUED and not run.is_left_out and self._controller.in_tier(run, tier)
             ]
-            # What a floor owes a slot stays, and what was asked for by hand (u = 0), whose probability stays too.
-            open_to_chance = [run for run in queued if not run.sub_job.is_owed and run.sub_job.u > 0]
-            stay = share * len(queued) - (len(queued) - len(open_to_chance))
-            most_q = _cap([run.q for run in open_to_chance], max(0.0, stay))
-            for run in queued:
-                if run.sub_job.u > 0:
-                    self._thin(run, most_q, changes)
+            # What was asked for by hand is never left out, so its probability stays what it is.
+            open_to_chance = [run for run in queued if run.sub_job.u > 0 and not run.sub_job.is_asked]
+            asked_for = len(queued) - len(open_to_chance)
+            most_q = _cap([(run.q, _floor(run)) for run in open_to_chance], share * len(queued) - asked_for)
+            for run in open_to_chance:
+                self._thin(run, most_q, changes)
 
     def _thin(self, run: Run, most_q: float, changes: list[Transition]) -> None:
-        q = min(run.q, max(most_q, run.sub_job.flow.plan.floor(run.sub_job.data_id), LEAST_Q))
+        q = min(run.q, max(most_q, _floor(run), LEAST_Q))
         if q == run.q:
             return
         self._set_q(run, q)
@@ -530,19 +529,27 @@ class Dispatcher:
         self._change(run, StageState.QUEUED if ready else StageState.WAITING, "", changes)
 
 
-def _cap(qs: Iterable[float], stay: float) -> float:
-    """The q that none may exceed for so many of them to stay let in.
+def _floor(run: Run) -> float:
+    return run.sub_job.flow.plan.floor(run.sub_job.data_id)
 
-    One that was let in with q stays with cap / q, so that who was let in freely is thinned first: as evenly as can be.
+
+def _cap(found: Iterable[tuple[float, float]], stay: float) -> float:
+    """The q that none may exceed, but for its floor, so that so many of them stay let in; (q, floor) of each.
+
+    One that was let in with q stays with min(1, max(cap, floor) / q), so that who was let in freely is thinned first.
     """
-    ordered = sorted(qs)
-    rest, inverse = stay, sum(1 / q for q in ordered)
-    for q in ordered:
-        if rest <= inverse * q:
-            break
-        rest -= 1
-        inverse -= 1 / q
-    return rest / inverse if inverse > 0 else 1.0
+    turns = []
+    sum_at_cap, slope, cap = 0.0, 0.0, 0.0
+    for q, floor in found:
+        least = min(floor, q)
+        sum_at_cap += least / q
+        turns += [(least, 1 / q), (q, -1 / q)]
+    for following, change in sorted(turns):
+        rise = slope * (following - cap)
+        if sum_at_cap + rise >= stay:
+            return cap + (stay - sum_at_cap) / slope if slope > 0 else cap
+        sum_at_cap, slope, cap = sum_at_cap + rise, slope + change, following
+    return cap
 
 
 _BEGUN = frozenset({StageState.RUNNING, StageState.DONE, StageState.FAILED})

@@ -93,7 +93,8 @@ class Rate:
 
     def since_first(self, now: float) -> float:
         """The rate [1/s] from what happened first, or first after a long pause, where that is not long ago."""
-        seen = 1 - math.exp(-max(0.0, now - self._since) / self.fades_s)
+        # On a clock that was set back what happened last is in the future.
+        seen = 1 - math.exp(-max(0.0, max(now, self._at) - self._since) / self.fades_s)
         return self.at(now) / max(_LEAST_SEEN, seen)
 
     def _faded(self, now: float) -> float:

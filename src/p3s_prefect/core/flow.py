@@ -37,7 +37,9 @@ class Load:
     kept: Rate = field(default_factory=Rate)
     """Units that are let in."""
     owed: Rate = field(default_factory=Rate)
-    """Units that a floor lets in."""
+    """Units that a floor lets in,"""
+    lifted: Rate = field(default_factory=Rate)
+    """and those of them that q would not."""
     q: float = 1.0
     """The share that was let in last."""
     age_s: float = 0.0
@@ -54,7 +56,7 @@ class Load:
         """
         self.asked.fades_s = self.reached.fades_s = short_s
         self.asked_long.fades_s = _LONG * long_s
-        self.kept.fades_s = self.owed.fades_s = long_s
+        self.kept.fades_s = self.owed.fades_s = self.lifted.fades_s = long_s
 
     def service_s(self, now: float) -> float:
         """How long a run of it will take; never less than what runs now makes likely.

@@ -8,12 +8,12 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterator, Mapping
-from itertools import takewhile
 
 from p3s_prefect.core.controller import Controller
 from p3s_prefect.core.experiment import Order
 from p3s_prefect.core.open_work import Entry, Lane, Run, SubJob
 from p3s_prefect.core.overruling import Overruling
+from p3s_prefect.core.owed import Owed
 from p3s_prefect.core.plan import Plan
 from p3s_prefect.core.queue_line import ClassLine, Line
 from p3s_prefect.core.states import StageState
@@ -29,7 +29,7 @@ class Queues:
         self._top_priority = 0
         self._classes: dict[str, ClassLine] = {}
         self._later: list[Entry] = []
-        self._owed: list[Entry] = []
+        self._owed = Owed(controller.long_s, lambda run: self.line(run).is_full)
         self._standby: list[Entry] = []
         self.lines: dict[str, Line] = {}
         self.open = 0
@@ -88,9 +88,8 @@ class Queues:
         if self._overruling.is_stopped(run):
             return
         self.line(run).push(run, self._overruling.priority(run))
-        if run.sub_job.is_owed and run.deadline < math.inf and not run.is_claimed:
-            run.is_claimed = True
-            heapq.heappush(self._owed, (run.deadline, run.id, run))
+        if run.sub_job.is_owed and run.deadline < math.inf:
+            self._owed.add(run)
 
     def wake(self, now: float) -> None:
         """Makes ready what was to be tried again by now."""
@@ -127,14 +126,8 @@ class Queues:
         return {name: self._rescued_before(name, line, now) for name, line in fresh.items()}
 
     def owed_first(self, now: float, capacity: int) -> int:
-        """How many of what a floor has let in, by their deadlines, go before everything else now."""
-        if self._first_owed(now, capacity) is None:
-            return 0
-        owed = sorted(filter(_is_owed, self._owed))
-        first = takewhile(
-            lambda place: self._must_start(owed[place][2], len(owed) - place, now, capacity), range(len(owed))
-        )
-        return sum(1 for _ in first)
+        """How many of what floors let in, by their deadlines, go before everything else now."""
+        return self._owed.number_first(now, capacity)
 
     # --- out --------------------------------------------------------------------------------------------------------
 
@@ -161,7 +154,7 @@ class Queues:
 
     def next(self, now: float, capacity: int, *, idle: bool) -> tuple[Run, int] | None:
         """What to start next, and its priority among what the pilots have not begun; `idle` is whether a slot is."""
-        if self._owed and (owed := self._first_owed(now, capacity)) is not None:
+        if (owed := self._owed.first(now, capacity)) is not None:
             return owed, self._top_priority
         best: tuple[Lane, int, float, int] | None = None
         chosen: Run | None = None
@@ -178,20 +171,6 @@ class Queues:
         return chosen, self._overruling.priority(chosen)
 
     # --- inside -----------------------------------------------------------------------------------------------------
-
-    def _first_owed(self, now: float, capacity: int) -> Run | None:
-        """What a floor has let in and would be late if it waited any longer for its turn."""
-        while self._owed and not _is_owed(self._owed[0]):
-            heapq.heappop(self._owed)[2].is_claimed = False
-        if not self._owed:
-            return None
-        run = self._owed[0][2]
-        return run if self._must_start(run, len(self._owed), now, capacity) else None
-
-    def _must_start(self, run: Run, owed: int, now: float, capacity: int) -> bool:
-        """Whether it would be late if it waited any longer, as so many are owed a slot, itself included."""
-        long_s = self._controller.long_s(run)
-        return run.deadline - now <= long_s * (1 + owed / max(1, capacity)) and not self.line(run).is_full
 
     def _rescued_before(self, name: str, line: Line, now: float) -> float:
         if line.order is not Order.FRESHEST_FIRST:
@@ -222,8 +201,3 @@ def _is_later(entry: Entry) -> bool:
 
 def _is_standby(entry: Entry) -> bool:
     return entry[2].state is StageState.QUEUED and entry[2].is_standby
-
-
-def _is_owed(entry: Entry) -> bool:
-    # A retry has given it another deadline, or it is not ready any more.
-    return entry[2].entry is not None and entry[2].deadline == entry[0]

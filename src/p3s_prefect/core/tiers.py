@@ -22,6 +22,9 @@ _BEYOND = 3.0
 # What of it is room for the error of the prediction was measured with 16 slots. As services that are waited for are
 # spread over the slots, it falls with the square root of their number.
 _MEASURED_SLOTS = 16
+# What a floor owes a slot gets it when it would be late otherwise; it must not be as early as what is let in begins
+# anyway, else it takes the turn of those that came before it, which are late then.
+_OWED_BEYOND = 1.5
 # A stage that comes later in its unit finds the pilots busy with what was handed out before.
 _AT_PILOTS = 0.5
 
@@ -47,6 +50,8 @@ class Tier:
     in_time_s: float
     """How long it may wait so that it ends in time even if it takes long."""
     late_s: float
+    """How long it takes if it takes very long."""
+    long_s: float
     """How long it takes if it takes long."""
     above: tuple[Tier, ...] = field(default=(), repr=False)
     """Those that are thinned later than it, and whose work goes before."""
@@ -208,6 +213,7 @@ def _tier(flow: Flow, positions: list[int], work_s: Sequence[float], slots: int)
         slack_s=min((end.deadline_s - end.mean_s for end in ends), default=math.inf),
         in_time_s=min((end.wait_s(beyond) for end in ends), default=math.inf),
         late_s=max((end.mean_s + _BEYOND * end.spread_s for end in ends), default=0.0),
+        long_s=max((end.mean_s + _OWED_BEYOND * end.spread_s for end in ends), default=0.0),
     )
 
 
