@@ -349,7 +349,7 @@ def test_a_floor_for_all_costs_nothing_where_as_much_is_let_in_anyway() -> None:
 
 
 def test_thinned_again_as_many_stay_as_are_wanted_whatever_floors_keep() -> None:
-    """P5, P6: of a hundred with numbers spread evenly, as many with floors as without."""
+    """P5, P6: of fifty with numbers spread evenly, as many with floors as without."""
     stay = {}
     for share in (0.0, 0.2, 0.5):
         floors = [Floor(share=share)] if share else []

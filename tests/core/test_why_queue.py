@@ -131,7 +131,8 @@ def test_the_place_is_that_at_which_the_dispatcher_starts_it(
     controller.rescued_before = lambda _plan, _now: before  # type: ignore[method-assign]
     # Of those with a number below the floor none, all, or some that are late: more where more are owed.
     long_s = data.draw(st.sampled_from([0.0, 8_860.0, 9_870.0, math.inf]))
-    dispatcher._queues._owed._long_s = lambda _run: long_s  # type: ignore[method-assign]
+    controller.start_by = lambda run: run.deadline - long_s  # type: ignore[method-assign]
+    controller.turn_s = lambda _run, before: 3.0 * before  # type: ignore[method-assign]
     dispatcher._queues.sort_by_load()
     fresh = dispatcher.freshest_first(100.0)
     assert set(fresh) == (set(declared.pipelines) if is_overloaded or order is Order.FRESHEST_FIRST else set())

@@ -28,7 +28,7 @@ from p3s_prefect.core.overruling import Overruling
 from p3s_prefect.core.plan import Plan, PlannedStage
 from p3s_prefect.core.records import Thinning
 from p3s_prefect.core.states import StageState
-from p3s_prefect.core.tiers import Tier, make_tiers, rank
+from p3s_prefect.core.tiers import QUANTILE, Tier, make_tiers, rank
 
 # q is never 0, as what could never be chosen cannot be weighted: at most one unit of a thousand is let in for nothing,
 # and no weight is above a thousand.
@@ -63,6 +63,7 @@ class Controller:
         self._measured = 0
         self._arranged_at = -math.inf
         self._stale_after_s = 0.0
+        self._mean_s = 0.0
         self._is_new = False
         self._limits: Mapping[str, float] = {}
 
@@ -158,12 +159,20 @@ class Controller:
         wait_s = self._wait_s(tier)
         return now + wait_s + tier.late_s if wait_s <= tier.slack_s else -math.inf
 
-    def long_s(self, run: Run) -> float:
-        """How long a run may take if it takes long; infinite as long as none has ended."""
+    def start_by(self, run: Run) -> float:
+        """The moment by which a run has to begin so that it ends in time; minus infinity as long as none has ended."""
         tier = self._tier(run)
-        if tier is None or not run.sub_job.flow.loads[run.stage.position].times:
-            return math.inf
-        return tier.long_s
+        times = run.sub_job.flow.loads[run.stage.position].times
+        if tier is None or not times:
+            return -math.inf
+        if run.stage.position == tier.first:
+            return run.sub_job.taken_at + tier.start_by_s
+        return run.deadline - times.quantile_s(QUANTILE)
+
+    def turn_s(self, run: Run, before: int) -> float:
+        """How long it takes until a slot is free for a run if so many go before it, and all slots are busy."""
+        mean_s = run.sub_job.flow.loads[run.stage.position].times.mean_s
+        return (self._mean_s + before * mean_s) / max(1, self._slots)
 
     def last_begin(self, run: Run) -> float:
         """The moment after which a run would hardly end in time: that and its mean service time before it is needed."""
@@ -202,7 +211,7 @@ class Controller:
         if position == tier.positions[0] and self._slots and tier.sheds:
             q = self._share(tier, load, taken_at, now)
             if q < floor:
-                load.lifted.add((floor - q) / reached, now)
+                load.lifted.add(max(0.0, min(floor, reached) - q) / reached, now)
                 q = floor
         load.kept.add(min(1.0, q / reached, tier.flow.plan.stages[position].prescale / reached), now)
         return q
@@ -308,7 +317,7 @@ class Controller:
     def _arrange(self, now: float) -> None:
         self._measured, self._arranged_at, self._is_new = 0, now, True
         tiers = []
-        likely_s = self._likely_s()
+        likely_s = self._mean_s = self._likely_s()
         for flow in self._flows.values():
             work_s = [load.service_s(now) or likely_s for load in flow.loads]
             tiers += make_tiers(flow, work_s, self._slots)

@@ -110,7 +110,7 @@ class Dispatcher:
 
     def owed_first(self, now: float) -> int:
         """How many of what a floor has let in, by their deadlines, go before everything else now."""
-        return self._queues.owed_first(now, self.capacity)
+        return self._queues.owed_first(now)
 
     def thinning(self) -> list[Thinning]:
         """How each stage stands: what arrives, how long it takes and waits, and which share is let in."""
@@ -294,7 +294,7 @@ class Dispatcher:
             if self._controller.is_turned:
                 self._queues.sort_by_load()
         while self._at_pilots.in_flight < self.capacity:
-            found = self._queues.next(now, self.capacity, idle=self._at_pilots.in_flight < self._at_pilots.slots)
+            found = self._queues.next(now, idle=self._at_pilots.in_flight < self._at_pilots.slots)
             if found is None:
                 break
             run, priority = found

@@ -29,7 +29,7 @@ class Queues:
         self._top_priority = 0
         self._classes: dict[str, ClassLine] = {}
         self._later: list[Entry] = []
-        self._owed = Owed(controller.long_s, lambda run: self.line(run).is_full)
+        self._owed = Owed(controller, lambda run: self.line(run).is_full)
         self._standby: list[Entry] = []
         self.lines: dict[str, Line] = {}
         self.open = 0
@@ -125,9 +125,9 @@ class Queues:
         fresh = {name: line for name, line in self.lines.items() if line.order is Order.FRESHEST_FIRST}
         return {name: self._rescued_before(name, line, now) for name, line in fresh.items()}
 
-    def owed_first(self, now: float, capacity: int) -> int:
+    def owed_first(self, now: float) -> int:
         """How many of what floors let in, by their deadlines, go before everything else now."""
-        return self._owed.number_first(now, capacity)
+        return self._owed.number_first(now)
 
     # --- out --------------------------------------------------------------------------------------------------------
 
@@ -152,9 +152,9 @@ class Queues:
             else:
                 heapq.heappush(self._standby, (last_begin, run.id, run))
 
-    def next(self, now: float, capacity: int, *, idle: bool) -> tuple[Run, int] | None:
+    def next(self, now: float, *, idle: bool) -> tuple[Run, int] | None:
         """What to start next, and its priority among what the pilots have not begun; `idle` is whether a slot is."""
-        if (owed := self._owed.first(now, capacity)) is not None:
+        if (owed := self._owed.first(now)) is not None:
             return owed, self._top_priority
         best: tuple[Lane, int, float, int] | None = None
         chosen: Run | None = None

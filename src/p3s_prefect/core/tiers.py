@@ -17,14 +17,14 @@ _AS_GOOD = 0.8
 # bursts of three times the capacity, deadline at 5 services: with 2.5 times twice as many are stopped, and 0.6 % less
 # of the bound is reached; with 3.5 nothing is gained, as standby fills what a smaller backlog leaves. Where services
 # spread so much that hardly any time is left then, half of what the quantile leaves is used.
-_QUANTILE = 0.98
+QUANTILE = 0.98
 _BEYOND = 3.0
 # What of it is room for the error of the prediction was measured with 16 slots. As services that are waited for are
 # spread over the slots, it falls with the square root of their number.
 _MEASURED_SLOTS = 16
-# What a floor owes a slot gets it when it would be late otherwise; it must not be as early as what is let in begins
-# anyway, else it takes the turn of those that came before it, which are late then.
-_OWED_BEYOND = 1.5
+# What a floor owes a slot gets it when it would be late otherwise. It must not be as early as what is let in begins
+# anyway, else it takes the turn of those that came before it, which are late then: so much of that room is left to it.
+_OWED = 0.25
 # A stage that comes later in its unit finds the pilots busy with what was handed out before.
 _AT_PILOTS = 0.5
 
@@ -50,9 +50,9 @@ class Tier:
     in_time_s: float
     """How long it may wait so that it ends in time even if it takes long."""
     late_s: float
-    """How long it takes if it takes very long."""
-    long_s: float
     """How long it takes if it takes long."""
+    start_by_s: float
+    """How old a unit may be when it begins so that what a floor owes a slot ends in time."""
     above: tuple[Tier, ...] = field(default=(), repr=False)
     """Those that are thinned later than it, and whose work goes before."""
     beside: tuple[Tier, ...] = field(default=(), repr=False)
@@ -202,6 +202,7 @@ def _density(flow: Flow, positions: Sequence[int], work_s: Sequence[float]) -> f
 def _tier(flow: Flow, positions: list[int], work_s: Sequence[float], slots: int) -> Tier:
     ends = list(_ends(flow, positions, work_s))
     beyond = 1 + (_BEYOND - 1) * min(1.0, math.sqrt(_MEASURED_SLOTS / max(1, slots)))
+    owed_beyond = 1 + _OWED * (beyond - 1)
     return Tier(
         flow=flow,
         positions=tuple(positions),
@@ -213,7 +214,7 @@ def _tier(flow: Flow, positions: list[int], work_s: Sequence[float], slots: int)
         slack_s=min((end.deadline_s - end.mean_s for end in ends), default=math.inf),
         in_time_s=min((end.wait_s(beyond) for end in ends), default=math.inf),
         late_s=max((end.mean_s + _BEYOND * end.spread_s for end in ends), default=0.0),
-        long_s=max((end.mean_s + _OWED_BEYOND * end.spread_s for end in ends), default=0.0),
+        start_by_s=min((end.deadline_s - end.mean_s - owed_beyond * end.spread_s for end in ends), default=math.inf),
     )
 
 
@@ -241,7 +242,7 @@ def _ends(flow: Flow, positions: Sequence[int], work_s: Sequence[float]) -> Iter
         before = max((paths[parent] for parent in stage.parents if parent in paths), default=None)
         start, squares = (0.0, 0.0) if before is None else before
         mean = start + work_s[position] * (1 if before is None else 1 + _AT_PILOTS)
-        squares += max(0.0, flow.loads[position].times.quantile_s(_QUANTILE) - work_s[position]) ** 2
+        squares += max(0.0, flow.loads[position].times.quantile_s(QUANTILE) - work_s[position]) ** 2
         paths[position] = mean, squares
         if stage.deadline_s < math.inf:
             yield _End(stage.deadline_s, mean, math.sqrt(squares))
