@@ -28,7 +28,7 @@ from p3s_prefect.core.yaml_model import validated
 
 DEFAULT_DURATION_S = 3600.0
 DEFAULT_UNITS_PER_GROUP = 100
-# A night of 1,000 visits with 189 detectors in two stages takes 20 s and 0.4 GB: ten of them fit into a workstation.
+# A night of 1,000 visits with 189 detectors in two stages takes some 45 s and 0.4 GB: ten of them fit in a workstation.
 MOST_UNITS = 2_000_000
 _CHANGE = re.compile(r"([+-]?)(\d{1,6})@([^@]+)")
 
