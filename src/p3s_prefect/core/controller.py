@@ -234,7 +234,7 @@ class Controller:
         """By how many slots more is let in than there are, as so much work is missing that waits; negative for less."""
         horizon_s = _HORIZON * tier.slack_s
         more = missing_s / horizon_s
-        if missing_s >= 0 or not self._is_fresh(tier, tier.head):
+        if missing_s >= 0 or not self._is_behind_fresh(tier):
             return more
         # What others have waiting goes before; its own goes behind what is fresh, which need not wait until it is gone.
         own = min(-missing_s, sum(one.queued_s() for one in tier.beside)) / horizon_s
@@ -258,13 +258,17 @@ class Controller:
             return 1.0
         own_s, wait_s = sum(one.queued_s() for one in tier.beside if one.sheds), self._wait_s(tier)
         target_s = self._target_s(tier, head, head.age_s)
-        if self._is_fresh(tier, head):
+        if self._is_behind_fresh(tier):
             part = _share_of_backlog(tier, self._asked_for(tier, now))
             target_s = max(target_s, part * (tier.slack_s - head.age_s))
         most_s = min(2 * target_s, (target_s + tier.slack_s - head.age_s) / 2)
         if wait_s <= most_s or own_s <= 0:
             return 1.0
         return max(0.0, 1 - (wait_s - target_s) * tier.drain / own_s)
+
+    def _is_behind_fresh(self, tier: Tier) -> bool:
+        """Whether its backlog is behind what is fresh; that of a later stage goes before, as what has begun does."""
+        return self._is_fresh(tier, tier.head) and not tier.flow.plan.stages[tier.first].parents
 
     @staticmethod
     def _is_fresh(tier: Tier, head: Load) -> bool:
