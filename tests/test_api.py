@@ -153,12 +153,16 @@ def test_a_home_that_is_none_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["experiment.yaml"]
 
 
-def test_values_of_a_group_are_a_data_frame_with_errors(home: Home) -> None:
-    """P6: NaN where the error cannot be told."""
+def _thin_run(home: Home) -> None:
     ledger = home.ledger(home.read())
     with ledger.transaction() as connection:
         thinned_run(Rows(connection, StoredBytes()), run=5)
     ledger.close()
+
+
+def test_values_of_a_group_are_a_data_frame_with_errors(home: Home) -> None:
+    """P6: NaN where the error cannot be told."""
+    _thin_run(home)
     with open_experiment(home.path) as books:
         frame = books.values("run=5").set_index("name")
         weights = books.summary().query("data_id == 'run=5 part=8'")["weight"]
@@ -170,10 +174,7 @@ def test_values_of_a_group_are_a_data_frame_with_errors(home: Home) -> None:
 
 def test_trends_are_a_data_frame_with_errors_and_what_is_missing(home: Home) -> None:
     """P6: over the units whose points `summary` has; without what is no number."""
-    ledger = home.ledger(home.read())
-    with ledger.transaction() as connection:
-        thinned_run(Rows(connection, StoredBytes()), run=5)
-    ledger.close()
+    _thin_run(home)
     with open_experiment(home.path) as books:
         points = books.summary(limit=6).query("name == 'noise'")
         found = books.trends(limit=6)
