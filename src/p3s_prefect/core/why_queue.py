@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, fields
 from itertools import takewhile
 
@@ -132,7 +132,7 @@ def place(experiment: Experiment, case: Case, own: Queued) -> Place:
     if own.id in owed:
         return Place(**counts | {"by_floor": owed[own.id]})
     counts["by_floor"] = len(owed)
-    lane, late = _lane(experiment, case, own), _late(experiment, case, own)
+    lane, late = _lane(experiment, case, own), _late(experiment, case, own, owed)
     key = _key(experiment, case, own)
     for other in _others(case, own, experiment):
         if other.id in owed:
@@ -173,24 +173,28 @@ def _owing(experiment: Experiment, one: Queued) -> Floor | None:
     return floor if floor is not None and one.u < floor.share else None
 
 
-def _late(experiment: Experiment, case: Case, own: Queued) -> frozenset[int]:
+def _late(experiment: Experiment, case: Case, own: Queued, owed: Collection[int]) -> frozenset[int]:
     """Those of a pipeline and lane that go first, by their deadlines, as they would be late behind fresh ones.
 
-    The queue looks at the earliest deadline of the pipeline, whatever its lane and whether it may start, and lets it go
-    before others of the lane that is next.
+    When the lane is next, what goes before it has left the queue. Of what is there, the queue looks at the earliest
+    deadline of the pipeline, in whatever lane and whether it may start or not, and lets it go first if it is of this
+    lane.
     """
     before = case.station.freshest_first.get(own.pipeline)
     if before is None:
         return frozenset()
-    line = [one for one in case.queue if one.pipeline == own.pipeline and not _is_standby(experiment, one)]
-    line.sort(key=lambda one: _due(experiment, one))
     may_start, lane = {one.id for one in (own, *_others(case, own, experiment))}, _lane(experiment, case, own)
+
+    def has_left(one: Queued) -> bool:
+        return one.id in owed or (one.id in may_start and _lane(experiment, case, one) < lane)
 
     def is_late(one: Queued) -> bool:
         is_next = one.id in may_start and _lane(experiment, case, one) == lane
         return is_next and _due(experiment, one)[0] < before
 
-    return frozenset(one.id for one in takewhile(is_late, line))
+    line = [one for one in case.queue if one.pipeline == own.pipeline and not _is_standby(experiment, one)]
+    line.sort(key=lambda one: _due(experiment, one))
+    return frozenset(one.id for one in takewhile(is_late, (one for one in line if not has_left(one))))
 
 
 def _due(experiment: Experiment, one: Queued) -> tuple[float, int]:
