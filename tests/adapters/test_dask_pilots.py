@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import distributed
 import pytest
 from builders import command, order
 from clusters import Cluster
@@ -72,6 +75,16 @@ def numbered(store: DirectoryStore, step: Callable[[Path], Step]) -> StageOrder:
     number = next(_NUMBERS)
     found = order(store.url, step(note(store.root, number)), attempt_id=number)
     return replace(found, prefix=f"runs/test/{number}/attempt0")
+
+
+async def test_a_pool_that_is_left_while_it_connects_leaves_nothing_open() -> None:
+    """P12: a station may stop while its scheduler is silent."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with DaskPilots(f"tcp://127.0.0.1:{silent.getsockname()[1]}"):
+            found, _ = await asyncio.to_thread(silent.accept)
+        found.close()
+    clients = [one for one in gc.get_objects() if isinstance(one, distributed.Client)]
+    assert {client.status for client in clients} <= {"closed"}
 
 
 def note(beside: Path, number: int) -> Path:

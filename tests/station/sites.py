@@ -20,7 +20,9 @@ from typing import Any
 import httpx
 import typer
 from clusters import die_with_parent
+from distributed.comm import Comm
 from sqlalchemy import Connection, Row, func, select
+from tornado.ioloop import IOLoop
 
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import overrides, schema
@@ -290,6 +292,7 @@ class Site:
             finally:
                 self.home.withdraw_station()
                 listener.close()
+                _close_left_comms()
 
     def spawn(self) -> StationProcess:
         """A station as a process of its own, to be killed, with the command of `p3s up`; it prints to `log`."""
@@ -299,6 +302,17 @@ class Site:
         process.start()
         self._spawned.append(process)
         return StationProcess(site=self, process=process)
+
+
+def _close_left_comms() -> None:
+    """Closes what Dask leaves to the garbage collector where a connection was given up while it was made.
+
+    It can be closed as long as its event loop runs; after that it would fail whatever test it is collected in.
+    """
+    for comm in list(Comm._instances):
+        stream = getattr(comm, "stream", None)
+        if stream is not None and stream.io_loop is IOLoop.current():
+            comm.abort()
 
 
 @dataclass

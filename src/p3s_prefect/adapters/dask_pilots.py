@@ -172,9 +172,15 @@ class DaskPilots:
             await asyncio.sleep(_RECONNECT_S)
 
     async def _connect(self) -> None:
-        self._client = await distributed.Client(
+        client = distributed.Client(
             self.address, asynchronous=True, timeout=parse_timedelta("5s"), set_as_default=False, name="p3s-station"
         )
+        try:
+            self._client = await client
+        except BaseException:
+            # Cancelled while it connects, it would be left to the garbage collector with what it has opened.
+            await _close(client)
+            raise
         # Messages wait 10 ms for company by default, which is most of a round trip: 10.6 ms, and 6.3 ms with 1 ms.
         if (batched := self._client.scheduler_comm) is not None:
             batched.interval = _MESSAGE_INTERVAL_S
@@ -203,9 +209,7 @@ class DaskPilots:
     async def _disconnect(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            # As above: this is called where nobody would catch it.
-            with contextlib.suppress(Exception):
-                await client.close(timeout=1)
+            await _close(client)
 
     def _set_slots(self, slots: int) -> None:
         if slots != self._slots:
@@ -253,6 +257,12 @@ class _PilotPlugin(distributed.WorkerPlugin):
         stage_runner(self._modules, Path(worker.local_directory))
         if self._waiting is not None:
             drain(self._waiting.directory)
+
+
+async def _close(client: distributed.Client) -> None:
+    # Whatever the loss of a scheduler looks like at this moment, nobody would catch it where this is called.
+    with contextlib.suppress(Exception):
+        await client.close(timeout=1)
 
 
 async def _result(future: distributed.Future[StageReport]) -> StageReport:
