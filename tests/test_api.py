@@ -19,7 +19,7 @@ from p3s_prefect import api
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import schema
 from p3s_prefect.api import Bookkeeping, open_experiment
-from p3s_prefect.core.errors import ChecksumMismatch, ExperimentFileErrors, LedgerError, NoSuchRecord
+from p3s_prefect.core.errors import BadName, ChecksumMismatch, ExperimentFileErrors, LedgerError, NoSuchRecord
 from p3s_prefect.instruments import lst1
 from p3s_prefect.instruments.lst1.pixels import pixel_statistics
 from p3s_prefect.instruments.lst1.sample import sample_subrun
@@ -206,8 +206,27 @@ def test_of_one_value_the_range_is_nan_with_the_reason(home: Home) -> None:
 def test_a_notebook_steers_as_the_commands_do(home: Home) -> None:
     """S9, S6: with who and why, and it is shown."""
     with open_experiment(home.path) as books:
-        made = books.steer.pause("quality run=1", why="calibration", for_s=60)
+        made = books.steer.pause("quality run=1", why=" calibration ", for_s=60)
+        assert made.why == "calibration"
         assert books.steer.in_force() == (made,)
         assert books.status()["overrides"] == [made.shown()]
         assert books.steer.release("run=1 quality", why="done") == (made,)
+        with pytest.raises(BadName, match="no reason is given"):
+            books.steer.hold("quality", why=" ")
         assert books.steer.in_force() == ()
+
+
+def test_why_says_where_the_station_is_of_another_version(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """B12: it tells of its queues otherwise, and what is in the ledger is told all the same."""
+    ledger = home.ledger(home.read())
+    with ledger.transaction() as connection:
+        rows = Rows(connection, StoredBytes())
+        unit = rows.unit(rows.production_pass(rows.group("run=2"), "quality"), "run=2 part=1", state="arrived")
+        rows.stage(unit, "clean", state="queued")
+    ledger.close()
+    monkeypatch.setattr("p3s_prefect.api.station_status", lambda _home: {"station": {"slots_actual": 2}})
+    with open_experiment(home.path) as books:
+        reasons = books.why("run=2 part=1").sub_jobs[0].stages[0].reasons
+    told = {reason.why: reason.release for reason in reasons}
+    assert "p3s up" in told["the station is of another version"]
+    assert any("queue" in why for why in told)

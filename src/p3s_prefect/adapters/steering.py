@@ -44,7 +44,7 @@ class Steering:
         """Sets the priority of what is waiting and of what comes; nothing running is touched (P10).
 
         Raises:
-            BadName: there is no such target.
+            BadName: there is no such target, or no reason is given.
             NoSuchRecord: the ledger has no such group or unit.
         """
         return self.give(OverrideKind.PRIORITY, target, why, for_s, value)
@@ -89,6 +89,8 @@ class Steering:
     ) -> Override:
         """Sets an override of any kind; raises as `priority`."""
         found, now = self._target(target), self._clock.now()
+        if not why.strip():
+            raise BadName("no reason is given", fix='Say why, for those who come after: `--why "..."`, `why="..."`.')
         with self._ledger.transaction() as connection:
             overrides.check_data(connection, found)
             return overrides.set_override(
@@ -97,7 +99,7 @@ class Steering:
                 target=found,
                 value=value,
                 by=self._by,
-                why=why,
+                why=why.strip(),
                 now=now,
                 expires_at=None if for_s is None else now + for_s,
             )

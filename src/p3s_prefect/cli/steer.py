@@ -232,11 +232,7 @@ def _for_s(text: str | None) -> float | None:
 
 def _asked(why: str) -> str:
     """The reason, asked for at a terminal where it was not given."""
-    if not why.strip() and sys.stdin.isatty():
-        why = typer.prompt("Why", err=True)
-    if not why.strip():
-        raise BadName("no reason is given", fix='Say why, for those who come after: --why "...".')
-    return why.strip()
+    return typer.prompt("Why", err=True) if not why.strip() and sys.stdin.isatty() else why
 
 
 def _limits(experiment: Experiment, controls: Controls) -> Iterator[dict[str, object]]:
