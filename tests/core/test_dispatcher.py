@@ -14,7 +14,7 @@ from scheduling import PlayedLedger, chain, pipelines, stage
 
 from p3s_prefect.core import dag
 from p3s_prefect.core.dispatcher import Backlog, Dispatcher
-from p3s_prefect.core.experiment import Order, Pipeline, WorkClass
+from p3s_prefect.core.experiment import Floor, Order, Pipeline, WorkClass
 from p3s_prefect.core.overrides import Controls, Override, OverrideKind, Target
 from p3s_prefect.core.states import StageState
 
@@ -731,6 +731,22 @@ def test_what_expired_under_fresher_ones_is_forgotten() -> None:
             night.settle(running.pop(0), DONE)
     assert night.dispatcher.open < 60
     assert _entries(night.dispatcher) < 1000
+
+
+def test_what_was_owed_a_slot_and_had_it_is_forgotten() -> None:
+    """P7: though one at its limit, with an earlier deadline, is before all of them."""
+    full = Pipeline(stages={"a": stage(deadline_s=50_000.0)}, limit=1)
+    pipelines = {"p": Pipeline(stages={"a": stage(deadline_s=86_400.0)}), "full": full}
+    night = Night(pipelines, classes={"default": WorkClass(floors=[Floor(share=0.5)])})
+    night.take("full")
+    night.take("full")
+    night.decide()
+    for number in range(2_000):
+        night.now = number * 0.1
+        night.take(taken_at=night.now, pass_id=number)
+        (started,) = night.decide()
+        night.settle(started, DONE)
+    assert 0 < len(night.dispatcher._queues._owed) < 100
 
 
 def test_what_waits_for_the_store_takes_no_slot_and_is_open() -> None:
