@@ -416,6 +416,8 @@ class Dispatcher:
     # --- thinning -------------------------------------------------------------------------------------------------
 
     def _set_q(self, run: Run, q: float) -> None:
+        if q == run.q:
+            return
         self._count(run, run.state, -1)
         run.q = q
         self._count(run, run.state, 1)
