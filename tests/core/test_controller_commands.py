@@ -113,7 +113,7 @@ def test_a_floor_is_owed_its_slot_before_a_priority_that_was_set(target: dict[st
             0.0,
         )  # fmt: skip
     first, *_ = dispatcher.decide(0.0).starts
-    assert (first.stage_run_id, first.priority) == (2, 10)
+    assert (first.stage_run_id, first.priority) == (2, 11)
 
 
 def test_what_is_set_for_a_group_sorts_its_units_and_leaves_the_tiers_as_they_are() -> None:

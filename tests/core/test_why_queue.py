@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p3s_prefect.core.controller import Pace
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.dispatcher import Dispatcher
 from p3s_prefect.core.experiment import Experiment, Order
@@ -130,9 +131,8 @@ def test_the_place_is_that_at_which_the_dispatcher_starts_it(
     before = data.draw(st.sampled_from([-math.inf, 9_025.0, 10_025.0]))
     controller.rescued_before = lambda _plan, _now: before  # type: ignore[method-assign]
     # Of those with a number below the floor none, all, or some that are late: more where more are owed.
-    long_s = data.draw(st.sampled_from([0.0, 8_860.0, 9_870.0, math.inf]))
-    controller.start_by = lambda run: run.deadline - long_s  # type: ignore[method-assign]
-    controller.turn_s = lambda _run, before: 3.0 * before  # type: ignore[method-assign]
+    long_s = data.draw(st.sampled_from([0.0, 8_860.0, 9_870.0, 1e9]))
+    controller.pace = lambda run, _among: Pace(run.stage.deadline_s - long_s, 3.0)  # type: ignore[method-assign]
     dispatcher._queues.sort_by_load()
     fresh = dispatcher.freshest_first(100.0)
     assert set(fresh) == (set(declared.pipelines) if is_overloaded or order is Order.FRESHEST_FIRST else set())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 
+from p3s_prefect.core.flow import Load
 from p3s_prefect.core.open_work import Run
 
 _Handed = tuple[int, int, Run]
@@ -24,6 +25,7 @@ class AtPilots:
     def take(self, run: Run, priority: int, now: float) -> None:
         """A run is handed out."""
         self.in_flight += 1
+        _load(run).in_flight += 1
         self._number += 1
         run.in_flight = True
         handed = (-priority, self._number, run)
@@ -37,6 +39,7 @@ class AtPilots:
     def give_back(self, run: Run, now: float) -> None:
         """A run is no longer with a pilot; the next one begins."""
         self.in_flight -= 1
+        _load(run).in_flight -= 1
         run.in_flight = False
         if self._end(run):
             self._serving -= 1
@@ -51,7 +54,7 @@ class AtPilots:
         Taken to have begun, the other would seem to run, and its service time to grow, as long as there is better work.
         """
         last = self._last_begun
-        if last is not None and last[:2] > handed[:2] and _begun(last[2]).get(last[2].id) == now:
+        if last is not None and last[:2] > handed[:2] and _load(last[2]).begun.get(last[2].id) == now:
             self._end(last[2])
             self._serving -= 1
             heapq.heappush(self._waiting, last)
@@ -60,12 +63,12 @@ class AtPilots:
         run = handed[2]
         self._serving += 1
         self._last_begun = handed
-        _begun(run)[run.id] = now
+        _load(run).begun[run.id] = now
 
     @staticmethod
     def _end(run: Run) -> bool:
-        return _begun(run).pop(run.id, None) is not None
+        return _load(run).begun.pop(run.id, None) is not None
 
 
-def _begun(run: Run) -> dict[int, float]:
-    return run.sub_job.flow.loads[run.stage.position].begun
+def _load(run: Run) -> Load:
+    return run.sub_job.flow.loads[run.stage.position]

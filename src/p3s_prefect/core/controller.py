@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from p3s_prefect.core.admission import Admission
 from p3s_prefect.core.data_id import DataId
@@ -42,9 +43,20 @@ _LEAST_SLOTS = 0.02
 # the second.
 _OVERLOAD = 0.9
 _CALM = 0.98
+# A slot becomes free once in so many service times over slots, on average; what must not be late reckons with more.
+_TURNS = 2.0
 # Estimates are looked at again after so many services, or this part of a horizon.
 _SERVICES = 4
 _PART_OF_HORIZON = 0.1
+
+
+class Pace(NamedTuple):
+    """How the runs of a stage have to go so that their units end in time."""
+
+    start_by_s: float
+    """How old a unit may be when it begins; minus infinity as long as none has ended or is with the pilots."""
+    each_s: float
+    """By how much earlier for each of its pipeline that goes before it."""
 
 
 class Controller:
@@ -56,6 +68,8 @@ class Controller:
         self.is_turned = False
         """Whether a pipeline has become overloaded, or is so no more, since somebody looked."""
         self._slots = 0
+        self.version = 0
+        """Grows when slots, plans, limits or commands change."""
         self._loads: dict[tuple[str, str], Load] = {}
         self._flows: dict[Plan, Flow] = {}
         self._newest: dict[str, Flow] = {}
@@ -63,7 +77,8 @@ class Controller:
         self._measured = 0
         self._arranged_at = -math.inf
         self._stale_after_s = 0.0
-        self._mean_s = 0.0
+        self._likely_s = 0.0
+        """The mean service time of a stage of which nothing is known."""
         self._is_new = False
         self._limits: Mapping[str, float] = {}
 
@@ -77,6 +92,7 @@ class Controller:
             stopped = (stage.position for stage in plan.stages if self._overruling.is_stage_stopped(plan, stage))
             flow.stopped = frozenset(stopped)
         self._limits = limits
+        self.version += 1
         self._arrange(self._arranged_at)
 
     def flow(self, plan: Plan) -> Flow:
@@ -87,6 +103,7 @@ class Controller:
         """There are so many slots. While there are none, what is known of the last ones counts."""
         if slots not in (0, self._slots):
             self._slots = slots
+            self.version += 1
             for load in self._loads.values():
                 load.times.keep(slots)
             self._arrange(self._arranged_at)
@@ -122,12 +139,12 @@ class Controller:
     def thin(self, run: Run, q: float, now: float) -> float:
         """The probability of a stage that has become ready, of a unit that got so far with `q`."""
         self._look(now)
-        tier = self._tier(run)
-        if tier is None:
+        found = self._place(run)
+        if found is None:
             return q
         sub_job = run.sub_job
         floor = sub_job.flow.plan.floor(sub_job.data_id)
-        return min(q, self._let_in(tier, run.stage.position, q, floor, sub_job.taken_at, now))
+        return min(q, self._let_in(*found, q, floor, sub_job.taken_at, now))
 
     def overfull(self, now: float) -> dict[Tier, float]:
         """Tiers that have let in more than can still end in time, as slots are gone or services take longer.
@@ -146,7 +163,7 @@ class Controller:
 
     def in_tier(self, run: Run, tier: Tier) -> bool:
         """Whether a queued run stands in a tier at the point where it is decided."""
-        return self._tier(run) is tier and run.stage.name == tier.flow.plan.stages[tier.first].name
+        return self._place(run) == (tier, tier.first)
 
     def rescued_before(self, plan: Plan, now: float) -> float:
         """Where fresh ones go first: what has a deadline before this moment goes before them, else it would be late.
@@ -159,20 +176,26 @@ class Controller:
         wait_s = self._wait_s(tier)
         return now + wait_s + tier.late_s if wait_s <= tier.slack_s else -math.inf
 
-    def start_by(self, run: Run) -> float:
-        """The moment by which a run has to begin so that it ends in time; minus infinity as long as none has ended."""
-        tier = self._tier(run)
-        times = run.sub_job.flow.loads[run.stage.position].times
-        if tier is None or not times:
-            return -math.inf
-        if run.stage.position == tier.first:
-            return run.sub_job.taken_at + tier.start_by_s
-        return run.deadline - times.quantile_s(QUANTILE)
+    @property
+    def free_s(self) -> float:
+        """How long it takes until a slot is free if all are busy."""
+        return _TURNS * self._likely_s / max(1, self._slots)
 
-    def turn_s(self, run: Run, before: int) -> float:
-        """How long it takes until a slot is free for a run if so many go before it, and all slots are busy."""
-        mean_s = run.sub_job.flow.loads[run.stage.position].times.mean_s
-        return (self._mean_s + before * mean_s) / max(1, self._slots)
+    def pace(self, run: Run, among: float) -> Pace:
+        """How runs of a stage have to go so that their units end in time.
+
+        `among` is how many times the work of its pipeline all is that takes turns with it.
+        """
+        slots, limit = max(1, self._slots), self._limits.get(run.sub_job.flow.plan.name, math.inf)
+        return Pace(start_by_s=self._start_by_s(run), each_s=self.mean_s(run) * max(among / slots, 1 / limit))
+
+    def starts_by(self, run: Run) -> float:
+        """The moment by which a run has to begin so that its unit ends in time, if a slot is free then."""
+        return run.sub_job.taken_at + self._start_by_s(run) - self.free_s
+
+    def mean_s(self, run: Run) -> float:
+        """The mean service time of a run's stage; that of the others before the first has ended."""
+        return run.sub_job.flow.loads[run.stage.position].times.mean_s or self._likely_s
 
     def last_begin(self, run: Run) -> float:
         """The moment after which a run would hardly end in time: that and its mean service time before it is needed."""
@@ -303,13 +326,21 @@ class Controller:
                 asked += one.shares(rate if lately else head.asked_long.since_first(now), reached)
         return asked
 
-    def _tier(self, run: Run) -> Tier | None:
-        """The tier of a run's stage, in today's definition of its pipeline."""
+    def _place(self, run: Run) -> tuple[Tier, int] | None:
+        """The tier and position of a run's stage, in today's definition of its pipeline; None if it is not thinned."""
         flow = self._newest[run.sub_job.flow.plan.name]
-        if flow is run.sub_job.flow:
-            return flow.tiers[run.stage.position]
-        position = flow.plan.positions.get(run.stage.name)
-        return None if position is None else flow.tiers[position]
+        position = run.stage.position if flow is run.sub_job.flow else flow.plan.positions.get(run.stage.name)
+        tier = None if position is None else flow.tiers[position]
+        return None if tier is None or position is None else (tier, position)
+
+    def _start_by_s(self, run: Run) -> float:
+        load, found = run.sub_job.flow.loads[run.stage.position], self._place(run)
+        if not load.times and not load.in_flight:
+            return -math.inf
+        if found is None:
+            return run.stage.deadline_s - load.times.quantile_s(QUANTILE)
+        tier, position = found
+        return tier.start_by_s(position)
 
     # --- estimates ------------------------------------------------------------------------------------------------
 
@@ -321,9 +352,9 @@ class Controller:
     def _arrange(self, now: float) -> None:
         self._measured, self._arranged_at, self._is_new = 0, now, True
         tiers = []
-        likely_s = self._mean_s = self._likely_s()
+        self._likely_s = self._mean_of_all_s()
         for flow in self._flows.values():
-            work_s = [load.service_s(now) or likely_s for load in flow.loads]
+            work_s = [load.service_s(now) or self._likely_s for load in flow.loads]
             tiers += make_tiers(flow, work_s, self._slots)
         self._tiers = rank(tiers)
         for tier in self._tiers:
@@ -331,7 +362,7 @@ class Controller:
         horizons = [_HORIZON * tier.slack_s for tier in self._tiers if tier.sheds and tier.slack_s > 0]
         self._stale_after_s = _PART_OF_HORIZON * min(horizons, default=math.inf)
 
-    def _likely_s(self) -> float:
+    def _mean_of_all_s(self) -> float:
         """How long a stage takes of which nothing is known, not even that one runs: as long as others do.
 
         Else a class that never gets a slot would be let in altogether, to expire.

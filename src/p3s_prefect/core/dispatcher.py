@@ -108,8 +108,11 @@ class Dispatcher:
         """
         return self._queues.freshest_first(now)
 
-    def owed_first(self, now: float) -> int:
-        """How many of what a floor has let in, by their deadlines, go before everything else now."""
+    def owed_first(self, now: float) -> dict[str, float]:
+        """The pipelines of which some that floors let in go before everything else now.
+
+        Those with a deadline up to the moment given, by their deadlines.
+        """
         return self._queues.owed_first(now)
 
     def thinning(self) -> list[Thinning]:

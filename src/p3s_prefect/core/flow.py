@@ -25,6 +25,8 @@ class Load:
     """Runs that wait for their parents."""
     queued: int = 0
     """Runs that wait for a slot, those included that were offered and are not in the ledger yet."""
+    in_flight: int = 0
+    """Runs that are with the pilots."""
     begun: dict[int, float] = field(default_factory=dict)
     """When those began that run now, as far as that can be known."""
     times: ServiceTimes = field(default_factory=ServiceTimes)

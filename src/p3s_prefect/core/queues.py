@@ -29,9 +29,9 @@ class Queues:
         self._top_priority = 0
         self._classes: dict[str, ClassLine] = {}
         self._later: list[Entry] = []
-        self._owed = Owed(controller, lambda run: self.line(run).is_full)
         self._standby: list[Entry] = []
         self.lines: dict[str, Line] = {}
+        self._owed = Owed(controller, self.lines)
         self.open = 0
         """Stage runs of open sub-jobs, whatever their state: what heaps are measured by."""
 
@@ -125,9 +125,12 @@ class Queues:
         fresh = {name: line for name, line in self.lines.items() if line.order is Order.FRESHEST_FIRST}
         return {name: self._rescued_before(name, line, now) for name, line in fresh.items()}
 
-    def owed_first(self, now: float) -> int:
-        """How many of what floors let in, by their deadlines, go before everything else now."""
-        return self._owed.number_first(now)
+    def owed_first(self, now: float) -> dict[str, float]:
+        """The pipelines of which some that floors let in go before everything else now.
+
+        Those with a deadline up to the moment given, by their deadlines.
+        """
+        return self._owed.first_until(now)
 
     # --- out --------------------------------------------------------------------------------------------------------
 
@@ -155,7 +158,8 @@ class Queues:
     def next(self, now: float, *, idle: bool) -> tuple[Run, int] | None:
         """What to start next, and its priority among what the pilots have not begun; `idle` is whether a slot is."""
         if (owed := self._owed.first(now)) is not None:
-            return owed, self._top_priority
+            # Above all, so that it goes before what was handed out and has not begun.
+            return owed, self._top_priority + 1
         best: tuple[Lane, int, float, int] | None = None
         chosen: Run | None = None
         for name, line in self.lines.items():

@@ -24,7 +24,7 @@ _BEYOND = 3.0
 _MEASURED_SLOTS = 16
 # What a floor owes a slot gets it when it would be late otherwise. It must not be as early as what is let in begins
 # anyway, else it takes the turn of those that came before it, which are late then: so much of that room is left to it.
-_OWED = 0.25
+_OWED = 0.5
 # A stage that comes later in its unit finds the pilots busy with what was handed out before.
 _AT_PILOTS = 0.5
 
@@ -51,8 +51,8 @@ class Tier:
     """How long it may wait so that it ends in time even if it takes long."""
     late_s: float
     """How long it takes if it takes long."""
-    start_by_s: float
-    """How old a unit may be when it begins so that what a floor owes a slot ends in time."""
+    owed_beyond: float
+    """How many times its spread the room is that is left to what a floor owes a slot."""
     above: tuple[Tier, ...] = field(default=(), repr=False)
     """Those that are thinned later than it, and whose work goes before."""
     beside: tuple[Tier, ...] = field(default=(), repr=False)
@@ -66,6 +66,8 @@ class Tier:
     """How much longer than predicted it may have to wait, for the square root of each second of waiting."""
     busy_s: float = 0.0
     """How long units must wait so that no slot idles."""
+    starts_by_s: dict[int, float] = field(default_factory=dict, repr=False)
+    """What `start_by_s` has found."""
 
     @property
     def first(self) -> int:
@@ -106,6 +108,17 @@ class Tier:
     @property
     def _has_begun(self) -> bool:
         return bool(self.flow.plan.stages[self.first].parents)
+
+    def start_by_s(self, position: int) -> float:
+        """How old a unit may be when a stage of it begins so that what a floor owes a slot ends in time."""
+        found = self.starts_by_s.get(position)
+        if found is None:
+            stages = self.flow.plan.stages
+            after = [one for one in self.positions if one == position or position in stages[one].ancestors]
+            ends = _ends(self.flow, after, self.work_s)
+            found = min((end.start_by_s(self.owed_beyond) for end in ends), default=math.inf)
+            self.starts_by_s[position] = found
+        return found
 
     def shares(self, rate: float, reached: float) -> Iterable[tuple[float, float]]:
         """(Largest q that changes anything, work in a second at q = 1) for each stage; `rate` units ask for it."""
@@ -202,7 +215,6 @@ def _density(flow: Flow, positions: Sequence[int], work_s: Sequence[float]) -> f
 def _tier(flow: Flow, positions: list[int], work_s: Sequence[float], slots: int) -> Tier:
     ends = list(_ends(flow, positions, work_s))
     beyond = 1 + (_BEYOND - 1) * min(1.0, math.sqrt(_MEASURED_SLOTS / max(1, slots)))
-    owed_beyond = 1 + _OWED * (beyond - 1)
     return Tier(
         flow=flow,
         positions=tuple(positions),
@@ -214,7 +226,7 @@ def _tier(flow: Flow, positions: list[int], work_s: Sequence[float], slots: int)
         slack_s=min((end.deadline_s - end.mean_s for end in ends), default=math.inf),
         in_time_s=min((end.wait_s(beyond) for end in ends), default=math.inf),
         late_s=max((end.mean_s + _BEYOND * end.spread_s for end in ends), default=0.0),
-        start_by_s=min((end.deadline_s - end.mean_s - owed_beyond * end.spread_s for end in ends), default=math.inf),
+        owed_beyond=1 + _OWED * (beyond - 1),
     )
 
 
@@ -228,13 +240,17 @@ class _End:
     spread_s: float
     """By how much the quantile is above the mean."""
 
+    def start_by_s(self, beyond: float) -> float:
+        """How old a unit may be when the tier's first stage begins, with so many times the spread as room."""
+        return self.deadline_s - self.mean_s - beyond * self.spread_s
+
     def wait_s(self, beyond: float) -> float:
         """How long a unit may wait before it begins, with so many times the spread as room."""
         left_s = self.deadline_s - self.mean_s
         return max(left_s - beyond * self.spread_s, (left_s - self.spread_s) / 2)
 
 
-def _ends(flow: Flow, positions: Sequence[int], work_s: Sequence[float]) -> Iterable[_End]:
+def _ends(flow: Flow, positions: Sequence[int], work_s: Sequence[float] | Mapping[int, float]) -> Iterable[_End]:
     """Along the critical path means add up, and what may come on top of them adds up in squares."""
     paths: dict[int, tuple[float, float]] = {}
     for position in positions:

@@ -36,7 +36,7 @@ def queue_reasons(experiment: Experiment, case: Case, stage_run_id: int, work: W
             why=f"a floor owes it a slot in time: it is for {floor.share:g} of {floor.units}, "
             f"and its number is {own.u:.4g}",
             rule=rule("classes", work.work_class, "floors", index, "share", floor.share),
-            release="It goes before everything else as soon as it would be late if it waited any longer.",
+            release="It goes before everything else that its limits let start, as soon as it would be late otherwise.",
         )
     if own is not None and stopped is None:
         yield _place_in_words(experiment, case, own, work)
@@ -157,11 +157,14 @@ def place(experiment: Experiment, case: Case, own: Queued) -> Place:
 
 def _owed_first(experiment: Experiment, case: Case) -> dict[int, int]:
     """What a floor has let in and goes before everything else now, with its place."""
-    if not case.station.owed_first:
-        return {}
-    owed = [one for one in case.queue if _owing(experiment, one) is not None and not _is_stopped(experiment, case, one)]
-    owed.sort(key=lambda one: _due(experiment, one))
-    return {one.id: place for place, one in enumerate(owed[: case.station.owed_first])}
+    until = case.station.owed_first
+
+    def goes_first(one: Queued) -> bool:
+        is_in_turn = one.pipeline in until and _due(experiment, one)[0] <= until[one.pipeline]
+        return is_in_turn and _owing(experiment, one) is not None and not _is_stopped(experiment, case, one)
+
+    owed = sorted((one for one in case.queue if goes_first(one)), key=lambda one: _due(experiment, one))
+    return {one.id: place for place, one in enumerate(owed)}
 
 
 def _owing(experiment: Experiment, one: Queued) -> Floor | None:
