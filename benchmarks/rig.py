@@ -57,7 +57,7 @@ def place(home: Home, run: int, unit: int) -> float:
 
 
 class Cluster:
-    """Scheduler and pilots without a station. Pilots may be lost, and others come."""
+    """A scheduler, and pilots that come and may be lost, without a station."""
 
     def __init__(self, home: Home) -> None:
         scheduler, pilot, station = programs(home, home.read())
@@ -68,7 +68,8 @@ class Cluster:
         self._pilot = pilot.command
         self._scheduler = _start(scheduler.command)
         self._pilots: list[subprocess.Popen[bytes]] = []
-        self.set_pilots(pilot.copies)
+        self.copies = pilot.copies
+        """The pilots that the experiment asks for; none has come yet."""
 
     def set_pilots(self, number: int) -> None:
         """From now on there are so many; those that go are lost with what they have begun. New ones take seconds."""
@@ -96,6 +97,7 @@ def cluster(home: Home) -> Iterator[Cluster]:
     """Scheduler and pilots, ended in the end."""
     running = Cluster(home)
     try:
+        running.set_pilots(running.copies)
         yield running
     finally:
         running.end()

@@ -509,14 +509,15 @@ class Simulation:
 def _station_case(home: Home) -> StationCase:
     try:
         station = station_status(home)["station"]
+    except ServiceError as error:
+        return StationCase(trouble=error.what, remedy=error.fix)
+    try:
         return StationCase(
             slots=station["slots_actual"],
             started_at=station["started_at"],
             freshest_first=station["freshest_first"],
             owed_first=station["owed_first"],
         )
-    except ServiceError as error:
-        return StationCase(trouble=error.what, remedy=error.fix)
     except KeyError:
         return StationCase(trouble="the station is of another version", remedy="Restart it: `p3s down`, then `p3s up`.")
 

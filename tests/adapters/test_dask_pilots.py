@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import signal
 import socket
@@ -77,14 +76,21 @@ def numbered(store: DirectoryStore, step: Callable[[Path], Step]) -> StageOrder:
     return replace(found, prefix=f"runs/test/{number}/attempt0")
 
 
-async def test_a_pool_that_is_left_while_it_connects_leaves_nothing_open() -> None:
+async def test_a_pool_that_is_left_while_it_connects_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """P12: a station may stop while its scheduler is silent."""
+    made: list[distributed.Client] = []
+
+    class Noted(distributed.Client):
+        def __init__(self, *args: object, **values: object) -> None:
+            super().__init__(*args, **values)
+            made.append(self)
+
+    monkeypatch.setattr(distributed, "Client", Noted)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         async with DaskPilots(f"tcp://127.0.0.1:{silent.getsockname()[1]}"):
             found, _ = await asyncio.to_thread(silent.accept)
         found.close()
-    clients = [one for one in gc.get_objects() if isinstance(one, distributed.Client)]
-    assert {client.status for client in clients} <= {"closed"}
+    assert [client.status for client in made] == ["closed"]
 
 
 def note(beside: Path, number: int) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -22,6 +23,8 @@ from p3s_prefect.core.weighted_values import Outcomes, WeightedValue, plus_minus
         (0.0000123456, 0.0000000123, "1.235e-05 ± 1.2e-08"),
         (5.4321e12, 3.21e10, "5.432e+12 ± 3.2e+10"),
         (-3.0, 0.25, "-3.00 ± 0.25"),
+        (411.5, math.nan, "411.5 ± ?"),
+        (411.5, math.inf, "411.5 ± ?"),
     ],
 )
 def test_a_value_has_as_many_digits_as_its_error_deserves(value: float, error: float | None, text: str) -> None:

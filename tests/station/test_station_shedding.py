@@ -15,9 +15,9 @@ from benchmarks.shedding.traces import RECIPES, cook
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger.schema import stage_run
 
-pytestmark = [pytest.mark.sockets, pytest.mark.alone]
 
-
+@pytest.mark.sockets
+@pytest.mark.alone
 async def test_real_pilots_do_in_overload_what_the_simulator_foresees(new_site: NewSite) -> None:
     """P5, P21: at three times the capacity of two pilots, the share in time is the simulated one within 5 %."""
     trace = slowed(cook(RECIPES["steady"], "steady", 3.0, 5.0, seed=2, length_s=16.0, slots=2), 0.8)

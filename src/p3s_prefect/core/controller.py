@@ -261,7 +261,7 @@ class Controller:
             return more
         # What others have waiting goes before; its own goes behind what is fresh, which need not wait until it is gone.
         own = min(-missing_s, sum(one.queued_s() for one in tier.beside)) / horizon_s
-        # What floors let in beyond q takes slots from it.
+        # What floors let in beyond q takes slots, too, so that q is smaller.
         lifted = sum(one.head.lifted.at(now) * one.unit_s for one in tier.beside)
         return more + max(0.0, own - lifted - tier.slots * _share_of_backlog(tier, asked))
 

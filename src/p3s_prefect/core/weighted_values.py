@@ -169,9 +169,11 @@ def weighted_value(
 
 
 def plus_minus(value: float, error: float | None) -> str:
-    """Value and error with as many digits as the error deserves: ``411.54 ± 0.46``; ``411.5 ± ?`` without one."""
-    if not error:
-        return f"{value:.4g} ± {'?' if error is None else 0}"
+    """Value and error with as many digits as the error deserves: ``411.54 ± 0.46``; ``411.5 ± ?`` without."""
+    if error is None or not math.isfinite(error):
+        return f"{value:.4g} ± ?"
+    if error == 0:
+        return f"{value:.4g} ± 0"
     digits = 1 - math.floor(math.log10(error))
     if not -3 <= digits <= 6 or abs(value) >= 1e9:
         return f"{value:.4g} ± {error:.2g}"

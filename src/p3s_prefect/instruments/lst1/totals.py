@@ -108,7 +108,7 @@ def told_medians(name: str, total: PixelStatistics, errors: Mapping[str, np.ndar
         key = f"{name}_median_{gain_name}_gain"
         error = float(errors[key])
         if error:
-            texts[gain] = f"median {plus_minus(float(summary[key]['value']), error if error > 0 else None)} ADC"
+            texts[gain] = f"median {plus_minus(float(summary[key]['value']), error)} ADC"
         if f"{key}_lowest" in summary:
             low, high = (float(summary[f"{key}_{extreme}"]["value"]) for extreme in ("lowest", "highest"))
             texts[gain] += f"\nwith what is missing from {low:.4g} to {high:.4g} ADC"

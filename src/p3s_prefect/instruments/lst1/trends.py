@@ -61,17 +61,20 @@ def trend_display(path: Path, heading: str, kept: Kept, summary: Mapping[str, Ma
         axes.spines[["top", "right"]].set_visible(False)
         for number in kept.missing:
             axes.axvline(number, color=_PURPLE, alpha=0.5, linewidth=1.5, zorder=1)
-    _medians(pedestal, kept, summary, "pedestal", "median pedestal [ADC]")
-    _medians(noise, kept, summary, "noise", "median noise [ADC]")
+    is_ranged = "events_lowest" in summary
+    for axes, name in ((pedestal, "pedestal"), (noise, "noise")):
+        _medians(axes, kept, name)
+        if kept.thinned or is_ranged:
+            _whole(axes, summary, name)
     _chances(chance, kept)
-    handles = [*pedestal.get_legend_handles_labels()[0], *_further_lines(kept, "events_lowest" in summary)]
+    handles = [*pedestal.get_legend_handles_labels()[0], *_further_lines(kept, is_ranged)]
     pedestal.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.05), frameon=False, fontsize=9)
     figure.text(0.842, 0.575, _counts(kept, summary), va="top", fontsize=9, color=_GREY, linespacing=1.5)
     save_png(figure, path)
     return {"category": "Trend", "title": "Trend", "file": path.name, "shows": _SHOWS}
 
 
-def _medians(axes: Axes, kept: Kept, summary: Mapping[str, Mapping[str, Any]], name: str, label: str) -> None:
+def _medians(axes: Axes, kept: Kept, name: str) -> None:
     numbers = list(kept.parts)
     for gain, gain_name in enumerate(GAINS):
         values = [float(np.median(getattr(part, name)[gain])) for part in kept.parts.values()]
@@ -87,20 +90,19 @@ def _medians(axes: Axes, kept: Kept, summary: Mapping[str, Mapping[str, Any]], n
             zorder=3,
             label=f"{gain_name} gain",
         )
-        if kept.thinned:
-            key = f"{name}_median_{gain_name}_gain"
-            _whole(axes, summary, key, COLOURS[gain])
-    axes.set_ylabel(label)
+    axes.set_ylabel(f"median {name} [ADC]")
 
 
-def _whole(axes: Axes, summary: Mapping[str, Mapping[str, Any]], key: str, colour: str) -> None:
-    told = {end: summary[key + end]["value"] for end in ("", "_error", "_lowest", "_highest") if key + end in summary}
-    value = told[""]
-    axes.axhline(value, color=colour, linewidth=1, linestyle="--", zorder=2)
-    if "_error" in told:
-        axes.axhspan(value - told["_error"], value + told["_error"], color=colour, alpha=0.18, linewidth=0, zorder=1)
-    for end in told.keys() & {"_lowest", "_highest"}:
-        axes.axhline(told[end], color=colour, linewidth=1, linestyle=":", zorder=2)
+def _whole(axes: Axes, summary: Mapping[str, Mapping[str, Any]], name: str) -> None:
+    for colour, gain_name in zip(COLOURS, GAINS, strict=True):
+        key = f"{name}_median_{gain_name}_gain"
+        ends = ("", "_error", "_lowest", "_highest")
+        told = {end: summary[key + end]["value"] for end in ends if key + end in summary}
+        value, error = told[""], told.get("_error", 0.0)
+        axes.axhline(value, color=colour, linewidth=1, linestyle="--", zorder=2)
+        axes.axhspan(value - error, value + error, color=colour, alpha=0.18, linewidth=0, zorder=1)
+        for end in told.keys() & {"_lowest", "_highest"}:
+            axes.axhline(told[end], color=colour, linewidth=1, linestyle=":", zorder=2)
 
 
 def _chances(axes: Axes, kept: Kept) -> None:
@@ -113,9 +115,9 @@ def _chances(axes: Axes, kept: Kept) -> None:
 
 def _further_lines(kept: Kept, is_ranged: bool) -> list[Line2D]:
     found = []
-    if kept.thinned:
+    if kept.thinned or is_ranged:
         found.append(Line2D([], [], color=_GREY, linewidth=1, linestyle="--", label="whole run"))
-    if kept.thinned and is_ranged:
+    if is_ranged:
         found.append(Line2D([], [], color=_GREY, linewidth=1, linestyle=":", label="with missing"))
     if kept.missing:
         found.append(Line2D([], [], color=_PURPLE, linewidth=1.5, label="missing"))
@@ -138,6 +140,6 @@ _SHOWS = (
     "gains at once are normal. Noise that rises slowly in the high gain only is light: moon, cars, a star field. Noise "
     "that rises in both gains is electronics. Below: the probability with which a subrun was kept; where it is under "
     "100 %, others between the points were left out at random, and a dashed line with its band is the value of the "
-    "whole run with its error. A purple line is a subrun that expired or failed; the value of the whole run is between "
-    "the dotted lines if those that are missing were like the ones that are there. One alone does not tell that."
+    "whole run with its error. A purple line is a subrun that expired or failed; the dashed value of the whole run is "
+    "between the dotted lines if those that are missing were like the ones that are there: one alone cannot tell."
 )
