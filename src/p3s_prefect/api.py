@@ -516,7 +516,7 @@ def _station_case(home: Home) -> StationCase:
             slots=station["slots_actual"],
             started_at=station["started_at"],
             freshest_first=station["freshest_first"],
-            owed_first=station["owed_first"],
+            owed_until={name: (at, number) for name, (at, number) in station["owed_until"].items()},
         )
     except KeyError:
         return StationCase(trouble="the station is of another version", remedy="Restart it: `p3s down`, then `p3s up`.")

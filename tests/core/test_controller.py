@@ -247,34 +247,138 @@ def test_floors_are_kept(load: float, shape: float) -> None:
     assert statistics.mean(run.in_time for run in owed) >= 0.95
 
 
-def _two_classes(*pipelines: str, deadline_s: float) -> Dispatcher:
-    """A class of which every unit is owed a slot, in so many pipelines, below one of which none is; all are queued."""
-    classes = {"alert": WorkClass(priority=1), "dqm": WorkClass(floors=[Floor(share=1.0)])}
-    found = {name: _pipeline("a", work_class="dqm", deadline_s=deadline_s) for name in pipelines}
-    dispatcher = Dispatcher(found | {"alert": _pipeline("a", work_class="alert")}, classes)
-    dispatcher.set_slots(SLOTS)
-    for number, pipeline in enumerate(("alert", *pipelines) * 20, start=1):
-        dispatcher.add(replace(_fact(number), pipeline=pipeline), 0.0)
-    return dispatcher
+def test_a_floor_is_kept_where_all_of_it_comes_at_once() -> None:
+    """P5: visits of many units, which press long before the last moment of each, after a time in which none was owed.
+
+    A higher class without deadlines wants more than all slots.
+    """
+    visits = [_unit(100 * visit + n, at=70.0 * visit, part=visit) for visit in range(3) for n in range(30)]
+    pipelines = {"p": _pipeline("a", work_class="dqm", deadline_s=60.0), "alert": _pipeline("a", deadline_s=None)}
+    classes = {"default": WorkClass(priority=1), "dqm": WorkClass(floors=[Floor(share=1.0)])}
+    units = sorted(visits + _steady(1.5 / 6, 210.0, pipeline="alert"), key=lambda unit: unit.at)
+    outcome = _play(pipelines, units, classes=classes, service_s=lambda pipeline, stage, unit: 6.0)
+    for visit in range(3):
+        in_time = [run.in_time for run in outcome.runs if run.pipeline == "p" and run.data_id["part"] == visit]
+        assert statistics.mean(in_time) > 0.9
 
 
-def test_of_a_stage_that_nobody_knows_one_starts_before_a_higher_class() -> None:
-    """P5: it tells how long they take; the others have time."""
-    dispatcher = _two_classes("dqm", deadline_s=600.0)
-    starts = [start.stage_run_id % 2 == 0 for start in dispatcher.decide(0.0).starts]
-    assert starts == [True, *(len(starts) - 1) * [False]]
-    assert dispatcher.owed_first(1.0) == {}
+class _Owed:
+    """A class of which every unit is owed a slot, below one of which none is and that wants all slots."""
+
+    def __init__(self, deadline_s: float, **pipelines: Pipeline) -> None:
+        of_class = {name: one.model_copy(update={"work_class": "dqm"}) for name, one in pipelines.items()}
+        self.pipelines = of_class | {"alert": _pipeline("a", deadline_s=deadline_s)}
+        self.classes = {"default": WorkClass(priority=1), "dqm": WorkClass(floors=[Floor(share=1.0)])}
+        self.dispatcher = Dispatcher(self.pipelines, self.classes)
+        self.dispatcher.set_slots(SLOTS)
+        self.taken: dict[int, tuple[str, str]] = {}
+
+    def take(self, pipeline: str, number: int, stage: str = "a", taken_at: float = 0.0) -> None:
+        """So many units are queued with this stage; those before it are done."""
+        names = list(self.pipelines[pipeline].stages)
+        for _ in range(number):
+            unit = 1 + len(self.taken)
+            states = [DONE if name < stage else QUEUED if name == stage else WAITING for name in names]
+            stages = tuple(
+                StageFact(id=10 * unit + place, stage=name, state=state)
+                for place, (name, state) in enumerate(zip(names, states, strict=True))
+            )
+            self.taken[unit] = pipeline, stage
+            self.dispatcher.add(replace(_fact(unit), pipeline=pipeline, stages=stages, taken_at=taken_at), taken_at)
+
+    def start(self, now: float) -> list[str]:
+        """What starts, as pipeline/stage."""
+        self.started = [start.stage_run_id for start in self.dispatcher.decide(now).starts]
+        return ["/".join(self.taken[number // 10]) for number in self.started]
+
+    def learn(self, pipeline: str, service_s: float, stage: str = "a") -> None:
+        """A unit of the pipeline comes, and has taken so long; the controller looks at it."""
+        for _ in range(4):
+            self.take(pipeline, 1, stage)
+            number = self.start(0.0).index(f"{pipeline}/{stage}")
+            self.dispatcher.settle(self.started[number], DONE, now=0.0, service_s=service_s)
 
 
-def test_what_is_owed_at_a_limit_does_not_keep_others_from_their_turn() -> None:
-    """P5, P14: a limit of 0 by command, and an earlier deadline."""
-    dispatcher = _two_classes("dqm", "stopped", deadline_s=10.0)
-    dispatcher.control(Controls([_set_limit(0, pipeline="stopped")]), 0.0)
-    first = dispatcher.decide(0.0).starts[0].stage_run_id
-    assert first % 3 == 2
-    dispatcher.settle(first, DONE, now=1.0, service_s=1.0)
-    assert dispatcher.owed_first(1.0) == {}
-    assert dispatcher.owed_first(9.0) == {"dqm": 10.0}
+@pytest.mark.parametrize("failed", [False, True])
+def test_of_a_stage_that_nobody_knows_one_starts_before_a_higher_class(failed: bool) -> None:
+    """P5: it tells how long they take; the others have time. One that failed tells nothing."""
+    owed = _Owed(600.0, dqm=_pipeline("a", deadline_s=600.0))
+    owed.take("alert", 20)
+    owed.take("dqm", 20)
+    assert owed.start(0.0) == ["dqm/a", *(owed.dispatcher.capacity - 1) * ["alert/a"]]
+    assert owed.dispatcher.owed_until(1.0) == {}
+    first = owed.started[0]
+    owed.dispatcher.settle(first, StageState.FAILED if failed else DONE, now=1.0, service_s=0.1)
+    assert owed.start(1.0) == ["dqm/a" if failed else "alert/a"]
+
+
+def test_one_of_each_stage_that_nobody_knows_starts() -> None:
+    """P5: of a later stage too, though first stages have earlier deadlines."""
+    owed = _Owed(600.0, dqm=_pipeline("a", "b", deadline_s=60.0))
+    owed.take("alert", 20)
+    owed.take("dqm", 5, taken_at=-10.0)
+    owed.take("dqm", 5, "b")
+    assert Counter(owed.start(0.0)) == {"dqm/a": 1, "dqm/b": 1, "alert/a": owed.dispatcher.capacity - 2}
+    assert owed.dispatcher.owed_until(1.0) == {}
+
+
+@pytest.mark.parametrize("limit", [0, 1])
+def test_what_is_owed_at_a_limit_neither_stops_nor_presses_others(limit: int) -> None:
+    """P5, P14: limits by command, earlier deadlines, and much more work than the slots could do."""
+    owed = _Owed(600.0, dqm=_pipeline("a", deadline_s=60.0), full=_pipeline("a", deadline_s=50.0))
+    owed.learn("dqm", 1.0)
+    owed.learn("full", 1.0)
+    owed.take("alert", 20)
+    owed.take("dqm", 20)
+    owed.take("full", 2_000)
+    owed.dispatcher.control(Controls([_set_limit(limit, pipeline="full")]), 0.0)
+    started = Counter(owed.start(0.0))
+    assert (started["dqm/a"], started["full/a"]) == (0, limit)
+    assert owed.dispatcher.owed_until(1.0) == {}
+    assert set(owed.dispatcher.owed_until(58.0)) == {"dqm/a"}
+
+
+def test_a_stage_that_takes_an_hour_elsewhere_makes_nothing_press() -> None:
+    """P5: a slot becomes free as soon as one of what runs has ended."""
+    owed = _Owed(600.0, dqm=_pipeline("a", deadline_s=60.0), long=_pipeline("a", deadline_s=1e5))
+    owed.learn("long", 3600.0)
+    owed.learn("dqm", 1.0)
+    owed.learn("alert", 1.0)
+    owed.take("alert", 20)
+    owed.take("dqm", 5)
+    assert set(owed.start(0.0)) == {"alert/a"}
+    assert owed.dispatcher.owed_until(30.0) == {}
+    assert set(owed.dispatcher.owed_until(59.0)) == {"dqm/a"}
+
+
+def test_what_is_open_presses_by_the_deadline_with_which_it_began() -> None:
+    """P5, S9: a reload has made it ten times as long."""
+    owed = _Owed(6000.0, dqm=_pipeline("a", deadline_s=60.0))
+    owed.learn("dqm", 1.0)
+    owed.take("alert", 20)
+    owed.take("dqm", 5)
+    longer = _pipeline("a", deadline_s=600.0, work_class="dqm")
+    owed.dispatcher.define(owed.pipelines | {"dqm": longer}, owed.classes)
+    assert owed.start(0.0) == owed.dispatcher.capacity * ["alert/a"]
+    assert owed.dispatcher.owed_until(30.0) == {}
+    assert set(owed.dispatcher.owed_until(59.0)) == {"dqm/a"}
+
+
+def test_what_becomes_owed_is_seen_while_nobody_looks() -> None:
+    """P5: one that is late already, and many that press long before the last moment of each."""
+    owed = _Owed(6000.0, dqm=_pipeline("a", deadline_s=1000.0))
+    owed.learn("dqm", 1.0)
+    owed.take("alert", 20)
+    owed.take("dqm", 1)
+    assert set(owed.start(0.0)) == {"alert/a"}
+    owed.take("dqm", 1, taken_at=-998.0)
+    owed.dispatcher.settle(owed.started[0], DONE, now=1.0, service_s=1.0)
+    assert owed.start(1.0) == ["dqm/a"]
+    owed.dispatcher.settle(owed.started[0], DONE, now=2.0, service_s=1.0)
+    assert owed.start(2.0) == ["alert/a"]
+    owed.take("dqm", 5_000, taken_at=2.0)
+    owed.dispatcher.settle(owed.started[0], DONE, now=3.0, service_s=1.0)
+    assert owed.start(3.0) == ["dqm/a"]
 
 
 def _set_limit(value: int, **target: object) -> Override:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p3s_prefect.core.controller import Pace
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.dispatcher import Dispatcher
 from p3s_prefect.core.experiment import Experiment, Order
 from p3s_prefect.core.overrides import Controls, Override, OverrideKind, Target
+from p3s_prefect.core.owed import _OwedLine
 from p3s_prefect.core.records import StageFact, SubJobFact
 from p3s_prefect.core.states import StageState
 from p3s_prefect.core.why_facts import Case, Queued, StationCase
@@ -94,6 +94,11 @@ def queued(number: int, unit: Unit) -> Queued:
     )
 
 
+def _every_3_s(line: _OwedLine) -> _OwedLine:
+    line.each_s = 3.0
+    return line
+
+
 units = st.lists(
     st.builds(
         Unit,
@@ -132,13 +137,16 @@ def test_the_place_is_that_at_which_the_dispatcher_starts_it(
     controller.rescued_before = lambda _plan, _now: before  # type: ignore[method-assign]
     # Of those with a number below the floor none, all, or some that are late: more where more are owed.
     long_s = data.draw(st.sampled_from([0.0, 8_860.0, 9_870.0, 1e9]))
-    controller.pace = lambda run, _among: Pace(run.stage.deadline_s - long_s, 3.0)  # type: ignore[method-assign]
+    controller.start_by_s = lambda run: run.stage.deadline_s - long_s  # type: ignore[method-assign]
+    controller.is_known = lambda _run: True  # type: ignore[method-assign]
+    owed, own_pace = dispatcher._queues._owed, dispatcher._queues._owed._ready
+    owed._ready = lambda: [_every_3_s(line) for line in own_pace()]  # type: ignore[method-assign]
     dispatcher._queues.sort_by_load()
     fresh = dispatcher.freshest_first(100.0)
     assert set(fresh) == (set(declared.pipelines) if is_overloaded or order is Order.FRESHEST_FIRST else set())
     station = StationCase(
         freshest_first={name: at if math.isfinite(at) else None for name, at in fresh.items()},
-        owed_first=dispatcher.owed_first(100.0),
+        owed_until=dispatcher.owed_until(100.0),
     )
     starts = [start.stage_run_id for start in dispatcher.decide(100.0).starts]
     queue = tuple(queued(number, unit) for number, unit in enumerate(waiting))

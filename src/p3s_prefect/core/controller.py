@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from p3s_prefect.core.admission import Admission
 from p3s_prefect.core.data_id import DataId
@@ -50,15 +49,6 @@ _SERVICES = 4
 _PART_OF_HORIZON = 0.1
 
 
-class Pace(NamedTuple):
-    """How the runs of a stage have to go so that their units end in time."""
-
-    start_by_s: float
-    """How old a unit may be when it begins; minus infinity as long as none has ended or is with the pilots."""
-    each_s: float
-    """By how much earlier for each of its pipeline that goes before it."""
-
-
 class Controller:
     """Measures what arrives and how long it takes, and sets the admission probability."""
 
@@ -67,7 +57,8 @@ class Controller:
         self.in_flight = 0
         self.is_turned = False
         """Whether a pipeline has become overloaded, or is so no more, since somebody looked."""
-        self._slots = 0
+        self.slots = 0
+        """Those of the pilots; while there are none, the last that there were."""
         self.version = 0
         """Grows when slots, plans, limits or commands change."""
         self._loads: dict[tuple[str, str], Load] = {}
@@ -101,8 +92,8 @@ class Controller:
 
     def set_slots(self, slots: int) -> None:
         """There are so many slots. While there are none, what is known of the last ones counts."""
-        if slots not in (0, self._slots):
-            self._slots = slots
+        if slots not in (0, self.slots):
+            self.slots = slots
             self.version += 1
             for load in self._loads.values():
                 load.times.keep(slots)
@@ -152,7 +143,7 @@ class Controller:
         Each with the share of its queue that can be kept. Asked again with the same estimates, there are none.
         """
         self._look(now)
-        if not (self._is_new and self._slots):
+        if not (self._is_new and self.slots):
             return {}
         self._is_new = False
         return {
@@ -171,27 +162,42 @@ class Controller:
         Minus infinity where more was let in than can end in time.
         """
         tier = self._flows[plan].first
-        if tier is None or tier.slack_s == math.inf or not self._slots:
+        if tier is None or tier.slack_s == math.inf or not self.slots:
             return -math.inf
         wait_s = self._wait_s(tier)
         return now + wait_s + tier.late_s if wait_s <= tier.slack_s else -math.inf
 
     @property
     def free_s(self) -> float:
-        """How long it takes until a slot is free if all are busy."""
-        return _TURNS * self._likely_s / max(1, self._slots)
-
-    def pace(self, run: Run, among: float) -> Pace:
-        """How runs of a stage have to go so that their units end in time.
-
-        `among` is how many times the work of its pipeline all is that takes turns with it.
-        """
-        slots, limit = max(1, self._slots), self._limits.get(run.sub_job.flow.plan.name, math.inf)
-        return Pace(start_by_s=self._start_by_s(run), each_s=self.mean_s(run) * max(among / slots, 1 / limit))
+        """How long it takes until one of what is with the pilots has ended, and a slot is free."""
+        ends_per_s = sum(load.in_flight / load.times.mean_s for load in self._loads.values() if load.times.mean_s)
+        # Half as many as there are slots are handed out before one is free.
+        serving = min(1.0, self.slots / self.in_flight) if self.in_flight else 1.0
+        return _TURNS / (ends_per_s * serving) if ends_per_s and serving else 0.0
 
     def starts_by(self, run: Run) -> float:
-        """The moment by which a run has to begin so that its unit ends in time, if a slot is free then."""
-        return run.sub_job.taken_at + self._start_by_s(run) - self.free_s
+        """The moment by which a run has to have its turn so that its unit ends in time."""
+        return run.sub_job.taken_at + self.start_by_s(run) - self.free_s
+
+    def start_by_s(self, run: Run) -> float:
+        """How old a unit may be when a run of its stage begins so that it ends in time.
+
+        Minus infinity as long as no run of the stage was done or is with the pilots.
+        """
+        load, found = run.sub_job.flow.loads[run.stage.position], self._place(run)
+        if not load.times.is_known and not load.in_flight:
+            return -math.inf
+        if found is not None:
+            tier, position = found
+            start_by_s = tier.start_by_s(position)
+            if start_by_s < math.inf:
+                # What is open keeps the deadlines with which it began.
+                return start_by_s + run.stage.needed_in_s - tier.flow.plan.stages[position].needed_in_s
+        return run.stage.deadline_s - load.times.quantile_s(QUANTILE)
+
+    def is_known(self, run: Run) -> bool:
+        """Whether a run of its stage was done."""
+        return run.sub_job.flow.loads[run.stage.position].times.is_known
 
     def mean_s(self, run: Run) -> float:
         """The mean service time of a run's stage; that of the others before the first has ended."""
@@ -231,7 +237,7 @@ class Controller:
         if floor:
             load.owed.add(min(1.0, floor / reached), now)
         q = 1.0
-        if position == tier.positions[0] and self._slots and tier.sheds:
+        if position == tier.positions[0] and self.slots and tier.sheds:
             q = self._share(tier, load, taken_at, now)
             if q < floor:
                 load.lifted.add(max(0.0, min(floor, reached) - q) / reached, now)
@@ -308,7 +314,7 @@ class Controller:
 
     def _wait_s(self, tier: Tier) -> float:
         """How long what is let in now will wait for its slot; negative while slots are free."""
-        ahead_s = (self.in_flight - self._slots) * tier.work_s[tier.positions[0]]
+        ahead_s = (self.in_flight - self.slots) * tier.work_s[tier.positions[0]]
         for one in tier.above:
             ahead_s += one.queued_s()
         for one in tier.beside:
@@ -333,15 +339,6 @@ class Controller:
         tier = None if position is None else flow.tiers[position]
         return None if tier is None or position is None else (tier, position)
 
-    def _start_by_s(self, run: Run) -> float:
-        load, found = run.sub_job.flow.loads[run.stage.position], self._place(run)
-        if not load.times and not load.in_flight:
-            return -math.inf
-        if found is None:
-            return run.stage.deadline_s - load.times.quantile_s(QUANTILE)
-        tier, position = found
-        return tier.start_by_s(position)
-
     # --- estimates ------------------------------------------------------------------------------------------------
 
     def _look(self, now: float) -> None:
@@ -355,7 +352,7 @@ class Controller:
         self._likely_s = self._mean_of_all_s()
         for flow in self._flows.values():
             work_s = [load.service_s(now) or self._likely_s for load in flow.loads]
-            tiers += make_tiers(flow, work_s, self._slots)
+            tiers += make_tiers(flow, work_s, self.slots)
         self._tiers = rank(tiers)
         for tier in self._tiers:
             self._plan_for(tier, now)
@@ -388,14 +385,14 @@ class Controller:
 
     def _left(self, tier: Tier, inflow: Sequence[tuple[float, float]]) -> float:
         """The slots that an inflow of (units in a second, work of each) leaves to a tier."""
-        left = self._slots - sum(rate * work for rate, work in inflow)
+        left = self.slots - sum(rate * work for rate, work in inflow)
         left = min(left, self._limits.get(tier.flow.plan.name, math.inf))
-        return max(left, _LEAST_SLOTS * self._slots, 1e-9)
+        return max(left, _LEAST_SLOTS * self.slots, 1e-9)
 
     def _make_flow(self, plan: Plan) -> Flow:
         loads = [self._loads.setdefault((plan.name, stage.name), Load()) for stage in plan.stages]
         for load in loads:
-            load.times.keep(self._slots)
+            load.times.keep(self.slots)
         return Flow(plan, tuple(loads))
 
 

@@ -108,12 +108,12 @@ class Dispatcher:
         """
         return self._queues.freshest_first(now)
 
-    def owed_first(self, now: float) -> dict[str, float]:
-        """The pipelines of which some that floors let in go before everything else now.
+    def owed_until(self, now: float) -> dict[str, tuple[float, int]]:
+        """The stages, as ``pipeline/stage``, of which some that floors let in go before everything else now.
 
-        Those with a deadline up to the moment given, by their deadlines.
+        By their deadlines: those up to the one of the given deadline and stage run.
         """
-        return self._queues.owed_first(now)
+        return self._queues.owed_until(now)
 
     def thinning(self) -> list[Thinning]:
         """How each stage stands: what arrives, how long it takes and waits, and which share is let in."""

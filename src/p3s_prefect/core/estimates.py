@@ -23,13 +23,15 @@ _FEWEST_TO_WINSORIZE = 8
 class ServiceTimes:
     """How long a stage keeps its slot, from the most recent services."""
 
-    __slots__ = ("_recent", "_sorted", "_total_s", "_window", "fastest_s")
+    __slots__ = ("_recent", "_sorted", "_total_s", "_window", "fastest_s", "is_known")
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque()
         self._sorted: list[float] = []
         self._total_s = 0.0
         self._window = _WINDOW
+        self.is_known = False
+        """Whether one was done."""
         self.fastest_s = 0.0
         """The shortest of all that were done; 0 before the first."""
 
@@ -40,7 +42,8 @@ class ServiceTimes:
         """A service has ended, well or otherwise; a negative time, of a clock that stepped, counts as 0."""
         seconds = max(0.0, seconds)
         if is_done:
-            self.fastest_s = min(seconds, self.fastest_s) if self._recent else seconds
+            self.fastest_s = min(seconds, self.fastest_s) if self.is_known else seconds
+            self.is_known = True
         while len(self._recent) >= self._window:
             oldest = self._recent.popleft()
             del self._sorted[bisect_left(self._sorted, oldest)]

@@ -54,7 +54,8 @@ class Queues:
 
         A limit of 0 is left out, as it is a pause: what comes then waits, and is not thinned as if that were for good.
         """
-        self._top_priority = self._overruling.top_priority(self._plans.values())
+        # What is open may have a higher one than anything today.
+        self._top_priority = max(self._top_priority, self._overruling.top_priority(self._plans.values()))
         for name, line in self.lines.items():
             line.limit = self._overruling.limit(self._plans[name])
             line.of_class.limit = self._overruling.class_limit(self._plans[name])
@@ -125,11 +126,8 @@ class Queues:
         fresh = {name: line for name, line in self.lines.items() if line.order is Order.FRESHEST_FIRST}
         return {name: self._rescued_before(name, line, now) for name, line in fresh.items()}
 
-    def owed_first(self, now: float) -> dict[str, float]:
-        """The pipelines of which some that floors let in go before everything else now.
-
-        Those with a deadline up to the moment given, by their deadlines.
-        """
+    def owed_until(self, now: float) -> dict[str, tuple[float, int]]:
+        """What of floors goes before everything else now; see `Dispatcher.owed_until`."""
         return self._owed.first_until(now)
 
     # --- out --------------------------------------------------------------------------------------------------------

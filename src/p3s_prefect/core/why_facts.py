@@ -26,9 +26,9 @@ class StationCase:
     freshest_first: Mapping[str, float | None] = field(default_factory=dict)
     """The pipelines whose freshest units go first now, as declared or in overload. What would be late goes before them:
     what has a deadline before the moment that is given; None where there is none."""
-    owed_first: Mapping[str, float] = field(default_factory=dict)
-    """The pipelines of which some that floors let in go before everything else now: those with a deadline up to the
-    moment given."""
+    owed_until: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    """The stages, as ``pipeline/stage``, of which some that floors let in go before everything else now: by their
+    deadlines, up to the one of the given deadline and stage run."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -157,10 +157,10 @@ def place(experiment: Experiment, case: Case, own: Queued) -> Place:
 
 def _owed_first(experiment: Experiment, case: Case) -> dict[int, int]:
     """What a floor has let in and goes before everything else now, with its place."""
-    until = case.station.owed_first
 
     def goes_first(one: Queued) -> bool:
-        is_in_turn = one.pipeline in until and _due(experiment, one)[0] <= until[one.pipeline]
+        until = case.station.owed_until.get(f"{one.pipeline}/{one.stage}")
+        is_in_turn = until is not None and _due(experiment, one) <= until
         return is_in_turn and _owing(experiment, one) is not None and not _is_stopped(experiment, case, one)
 
     owed = sorted((one for one in case.queue if goes_first(one)), key=lambda one: _due(experiment, one))

@@ -309,7 +309,7 @@ class _Station:
             running=self.handout.dispatcher.in_flight,
             queued=backlog.queued,
             oldest_taken_at=backlog.oldest_taken_at,
-            owed_first=self.handout.dispatcher.owed_first(now),
+            owed_until=self.handout.dispatcher.owed_until(now),
             freshest_first={name: before if math.isfinite(before) else None for name, before in fresh.items()},
             sources=tuple(map(source_facts, self.sources)),
             store_url=self.store.url,
