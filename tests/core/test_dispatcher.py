@@ -734,19 +734,18 @@ def test_what_expired_under_fresher_ones_is_forgotten() -> None:
 
 
 def test_what_was_owed_a_slot_and_had_it_is_forgotten() -> None:
-    """P7: though one at its limit, with an earlier deadline, is before all of them."""
-    full = Pipeline(stages={"a": stage(deadline_s=50_000.0)}, limit=1)
-    pipelines = {"p": Pipeline(stages={"a": stage(deadline_s=86_400.0)}), "full": full}
-    night = Night(pipelines, classes={"default": WorkClass(floors=[Floor(share=0.5)])})
-    night.take("full")
-    night.take("full")
-    night.decide()
+    """P7: though older ones, with earlier deadlines, still wait behind what is fresh."""
+    pipeline = Pipeline(stages={"a": stage(deadline_s=86_400.0)}, order=Order.FRESHEST_FIRST)
+    night = Night({"p": pipeline}, slots=1, classes={"default": WorkClass(floors=[Floor(share=0.5)])})
+    for _ in range(night.dispatcher.capacity + 4):
+        night.take()
+    (first, *_) = night.decide()
     for number in range(2_000):
         night.now = number * 0.1
+        night.settle(first, DONE, service_s=0.1)
         night.take(taken_at=night.now, pass_id=number)
-        (started,) = night.decide()
-        night.settle(started, DONE)
-    assert 0 < len(night.dispatcher._queues._owed) < 100
+        (first,) = night.decide()
+    assert 4 <= len(night.dispatcher._queues._owed) < 100
 
 
 def test_what_waits_for_the_store_takes_no_slot_and_is_open() -> None:

@@ -16,7 +16,7 @@ from p3s_prefect.core.queue_line import Line
 # would be late between two of them is seen when it is a fifth nearer.
 _STEP = 1.25
 # While nothing has to start, nobody looks until a quarter of the time has passed after which something would have to:
-# meanwhile services may become longer. With 100,000 queued, half of them owed a slot, a decision takes 12 us, and 90
+# meanwhile services may become longer. With 100,000 queued, half of them owed a slot, a decision takes 13 us, and 90
 # where it is looked at each time.
 _LOOK_AGAIN = 0.25
 
