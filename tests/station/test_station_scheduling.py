@@ -315,11 +315,11 @@ async def test_overload_leaves_out_at_random_and_says_with_which_probability(new
         site.arrive(999)
         await site.until_done(1)
         for subrun in range(150):
-            site.arrive(subrun, "sleep 0.3")
+            site.arrive(subrun, "sleep 0.1")
         for subrun in range(12):
             site.arrive(subrun, run=2)
         for subrun in range(150, 300):
-            site.arrive(subrun, "sleep 0.3")
+            site.arrive(subrun, "sleep 0.1")
         for subrun in range(60):
             site.arrive(subrun, "sleep 0.3", run=9)
         await site.until_settled(373)
@@ -330,7 +330,8 @@ async def test_overload_leaves_out_at_random_and_says_with_which_probability(new
     assert all(u[row.sub_job_id] >= row.q for row in runs if row.state == "shed")
     states = Counter(row.state for row in runs if unit[row.sub_job_id].startswith("run=1 "))
     assert states["shed"] > 100
-    assert states["done"] > 10
+    # Where the freshest go first, few are kept of what comes at once, and what stands by goes behind the other class.
+    assert states["done"] > 5
     assert {row.q for row in runs if unit[row.sub_job_id].startswith("run=9 ")} == {1.0}
     floored = [row for row in runs if unit[row.sub_job_id].startswith("run=2 ")]
     assert min(row.q for row in floored) == 0.5
