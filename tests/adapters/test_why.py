@@ -269,7 +269,7 @@ def test_what_a_floor_owes_a_slot_goes_before_all_others_in_time(books: Books) -
     assert owed.rule == "classes.prompt.floors[1].share: 0.3"
     assert owed.release.startswith("It goes before everything else that its limits let start")
     assert place.why.startswith("1 go before it in the queue (1 in the order oldest-first)")
-    books.station = replace(UP, owed_until={"dqm/quick": (NOW + 60, 1_000_000)})
+    books.station = replace(UP, owed_until={"dqm/quick": (NOW, 1_000_000)})
     assert books.stage(words="run=1 subrun=1").reasons[1].why.startswith("it is the first in its queue")
     (behind,) = books.stage(words="run=1 subrun=0").reasons
     assert behind.why.startswith("1 go before it in the queue (1 that a floor owes a slot)")

@@ -40,6 +40,7 @@ class AtPilots:
         """A run is no longer with a pilot; the next one begins."""
         self.in_flight -= 1
         _load(run).in_flight -= 1
+        _load(run).first_at_pilots.discard(run.id)
         run.in_flight = False
         if self._end(run):
             self._serving -= 1

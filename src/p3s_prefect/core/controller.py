@@ -175,33 +175,26 @@ class Controller:
         serving = min(1.0, self.slots / self.in_flight) if self.in_flight else 1.0
         return _TURNS / (ends_per_s * serving) if ends_per_s and serving else 0.0
 
-    def starts_by(self, run: Run) -> float:
-        """The moment by which a run has to have its turn so that its unit ends in time."""
-        return run.sub_job.taken_at + self.start_by_s(run) - self.free_s
-
     def start_by_s(self, run: Run) -> float:
         """How old a unit may be when a run of its stage begins so that it ends in time.
 
-        Minus infinity as long as no run of the stage was done or is with the pilots.
+        As long as none of the stage was done, minus infinity, and infinity if one has begun or will next.
         """
-        load, found = run.sub_job.flow.loads[run.stage.position], self._place(run)
-        if not load.times.is_known and not load.in_flight:
-            return -math.inf
-        if found is not None:
-            tier, position = found
-            start_by_s = tier.start_by_s(position)
-            if start_by_s < math.inf:
-                # What is open keeps the deadlines with which it began.
-                return start_by_s + run.stage.needed_in_s - tier.flow.plan.stages[position].needed_in_s
-        return run.stage.deadline_s - load.times.quantile_s(QUANTILE)
+        flow, load, found = run.sub_job.flow, run.sub_job.flow.loads[run.stage.position], self._place(run)
+        if not load.times.is_known:
+            return math.inf if load.begun or load.first_at_pilots else -math.inf
+        start_by_s = math.inf if found is None else found[0].start_by_s(flow, run.stage.position)
+        return start_by_s if start_by_s < math.inf else run.stage.deadline_s - load.times.quantile_s(QUANTILE)
 
-    def is_known(self, run: Run) -> bool:
+    @staticmethod
+    def is_known(run: Run) -> bool:
         """Whether a run of its stage was done."""
         return run.sub_job.flow.loads[run.stage.position].times.is_known
 
-    def mean_s(self, run: Run) -> float:
-        """The mean service time of a run's stage; that of the others before the first has ended."""
-        return run.sub_job.flow.loads[run.stage.position].times.mean_s or self._likely_s
+    @staticmethod
+    def mean_s(run: Run) -> float:
+        """The mean service time of a run's stage."""
+        return run.sub_job.flow.loads[run.stage.position].times.mean_s
 
     def last_begin(self, run: Run) -> float:
         """The moment after which a run would hardly end in time: that and its mean service time before it is needed."""

@@ -111,7 +111,7 @@ class Dispatcher:
     def owed_until(self, now: float) -> dict[str, tuple[float, int]]:
         """The stages, as ``pipeline/stage``, of which some that floors let in go before everything else now.
 
-        By their deadlines: those up to the one of the given deadline and stage run.
+        In the order of their data: up to the one that was taken at the given moment, with the given number of its run.
         """
         return self._queues.owed_until(now)
 
@@ -380,6 +380,8 @@ class Dispatcher:
     def _take_slot(self, run: Run, priority: int) -> None:
         line = self._queues.line(run)
         self._at_pilots.take(run, priority, self._now)
+        if priority > self._queues.top_priority:
+            run.sub_job.flow.loads[run.stage.position].first_at_pilots.add(run.id)
         self._controller.in_flight = self._at_pilots.in_flight
         line.running += 1
         line.of_class.running += 1

@@ -27,6 +27,8 @@ class Load:
     """Runs that wait for a slot, those included that were offered and are not in the ledger yet."""
     in_flight: int = 0
     """Runs that are with the pilots."""
+    first_at_pilots: set[int] = field(default_factory=set)
+    """Those of them that were handed out above all others, so that they begin next."""
     begun: dict[int, float] = field(default_factory=dict)
     """When those began that run now, as far as that can be known."""
     times: ServiceTimes = field(default_factory=ServiceTimes)

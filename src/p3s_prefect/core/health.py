@@ -116,8 +116,8 @@ class StationFacts:
     """The pipelines whose freshest units go first now, as declared or in overload. What would be late goes before them:
     what has a deadline before the moment that is given; None where there is none."""
     owed_until: Mapping[str, tuple[float, int]] = field(default_factory=dict)
-    """The stages, as ``pipeline/stage``, of which some that floors let in go before everything else now: by their
-    deadlines, up to the one of the given deadline and stage run."""
+    """The stages, as ``pipeline/stage``, of which some that floors let in go before everything else now: in the order
+    of their data, up to the one that was taken at the given moment, with the given number of its stage run."""
     sources: tuple[SourceFacts, ...] = ()
     store_url: str
     store_problem: str = ""

@@ -26,7 +26,8 @@ class Queues:
         self._overruling = overruling
         self._controller = controller
         self._plans: Mapping[str, Plan] = {}
-        self._top_priority = 0
+        self.top_priority = 0
+        """The highest of all that is open. What a floor owes a slot is handed out above it."""
         self._classes: dict[str, ClassLine] = {}
         self._later: list[Entry] = []
         self._standby: list[Entry] = []
@@ -55,7 +56,7 @@ class Queues:
         A limit of 0 is left out, as it is a pause: what comes then waits, and is not thinned as if that were for good.
         """
         # What is open may have a higher one than anything today.
-        self._top_priority = max(self._top_priority, self._overruling.top_priority(self._plans.values()))
+        self.top_priority = max(self.top_priority, self._overruling.top_priority(self._plans.values()))
         for name, line in self.lines.items():
             line.limit = self._overruling.limit(self._plans[name])
             line.of_class.limit = self._overruling.class_limit(self._plans[name])
@@ -157,7 +158,7 @@ class Queues:
         """What to start next, and its priority among what the pilots have not begun; `idle` is whether a slot is."""
         if (owed := self._owed.first(now)) is not None:
             # Above all, so that it goes before what was handed out and has not begun.
-            return owed, self._top_priority + 1
+            return owed, self.top_priority + 1
         best: tuple[Lane, int, float, int] | None = None
         chosen: Run | None = None
         for name, line in self.lines.items():

@@ -66,7 +66,7 @@ class Tier:
     """How much longer than predicted it may have to wait, for the square root of each second of waiting."""
     busy_s: float = 0.0
     """How long units must wait so that no slot idles."""
-    starts_by_s: dict[int, float] = field(default_factory=dict, repr=False)
+    starts_by_s: dict[tuple[Flow, int], float] = field(default_factory=dict, repr=False)
     """What `start_by_s` has found."""
 
     @property
@@ -109,15 +109,22 @@ class Tier:
     def _has_begun(self) -> bool:
         return bool(self.flow.plan.stages[self.first].parents)
 
-    def start_by_s(self, position: int) -> float:
-        """How old a unit may be when a stage of it begins so that what a floor owes a slot ends in time."""
-        found = self.starts_by_s.get(position)
+    def start_by_s(self, flow: Flow, position: int) -> float:
+        """How old a unit may be when a stage of it begins so that what a floor owes a slot ends in time.
+
+        `flow` is the one with which the unit began, whose deadlines it keeps, and `position` that of the stage there.
+        """
+        found = self.starts_by_s.get((flow, position))
         if found is None:
-            stages = self.flow.plan.stages
-            after = [one for one in self.positions if one == position or position in stages[one].ancestors]
-            ends = _ends(self.flow, after, self.work_s)
+            stages, own = flow.plan.stages, {self.flow.plan.stages[one].name: work for one, work in self.work_s.items()}
+            work_s = {
+                one.position: own[one.name]
+                for one in stages
+                if one.name in own and (one.position == position or position in one.ancestors)
+            }
+            ends = _ends(flow, list(work_s), work_s)
             found = min((end.start_by_s(self.owed_beyond) for end in ends), default=math.inf)
-            self.starts_by_s[position] = found
+            self.starts_by_s[flow, position] = found
         return found
 
     def shares(self, rate: float, reached: float) -> Iterable[tuple[float, float]]:

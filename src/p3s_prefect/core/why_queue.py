@@ -160,7 +160,7 @@ def _owed_first(experiment: Experiment, case: Case) -> dict[int, int]:
 
     def goes_first(one: Queued) -> bool:
         until = case.station.owed_until.get(f"{one.pipeline}/{one.stage}")
-        is_in_turn = until is not None and _due(experiment, one) <= until
+        is_in_turn = until is not None and (one.taken_at, one.id) <= until
         return is_in_turn and _owing(experiment, one) is not None and not _is_stopped(experiment, case, one)
 
     owed = sorted((one for one in case.queue if goes_first(one)), key=lambda one: _due(experiment, one))
