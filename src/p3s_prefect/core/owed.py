@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from p3s_prefect.core.controller import Controller
@@ -94,10 +94,11 @@ class Owed:
 def _slots_of(lines: Sequence[_OwedLine], slots: float) -> list[float]:
     """How many slots each line gets, of so many."""
     work = [max(1e-9, len(line.entries) * line.mean_s) for line in lines]
-    of_class, of_queue = Counter[ClassLine](), Counter[Line]()
+    of_class: defaultdict[ClassLine, float] = defaultdict(float)
+    of_queue: defaultdict[Line, float] = defaultdict(float)
     for line, work_s in zip(lines, work, strict=True):
-        of_class[line.queue.of_class] += work_s  # type: ignore[assignment]
-        of_queue[line.queue] += work_s  # type: ignore[assignment]
+        of_class[line.queue.of_class] += work_s
+        of_queue[line.queue] += work_s
     queues = {one: [queue for queue in of_queue if queue.of_class is one] for one in of_class}
     most = [min(one.limit, sum(queue.limit for queue in queues[one])) for one in of_class]
     given: dict[Line, float] = {}
