@@ -472,7 +472,9 @@ class Dispatcher:
 
     def _change(self, run: Run, state: StageState, reason: str, changes: list[Transition], q: float = 1.0) -> None:
         """Its q becomes `q` if that is smaller, and is never above those of the stages on the way to it."""
-        q = min([q, run.q, *(before.q for before in run.sub_job if before.stage.position in run.stage.ancestors)])
+        q = min(q, run.q)
+        if run.stage.ancestors:
+            q = min([q, *(before.q for before in run.sub_job if before.stage.position in run.stage.ancestors)])
         told = q if q < run.q else None
         self._set_q(run, q)
         changes.append(Transition(stage_run_id=run.id, old=run.state, new=state, reason=reason, q=told))
