@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from builders import NOW, arrival, take
 from hypothesis import HealthCheck, given, settings
@@ -165,6 +167,35 @@ def test_commands_on_data_that_nobody_has_seen_are_refused(ledger: Ledger) -> No
         steer.pause("qualty", why="test")
     assert steer.in_force() == ()
     assert journaled(ledger) == []
+
+
+@pytest.mark.parametrize(
+    ("give", "told"),
+    [
+        (lambda steer: steer.limit("quality", math.nan, why="x"), "no whole number"),
+        (lambda steer: steer.limit("quality", "3", why="x"), "no whole number"),
+        (lambda steer: steer.limit("quality", True, why="x"), "no whole number"),
+        (lambda steer: steer.priority("quality", "abc", why="x"), "no whole number"),
+        (lambda steer: steer.priority("quality", 2.5, why="x"), "no whole number"),
+        (lambda steer: steer.priority("quality", 2**70, why="x"), "out of range"),
+        (lambda steer: steer.pause("quality", why="x", for_s=math.nan), "no time that could pass"),
+        (lambda steer: steer.pause("quality", why="x", for_s=math.inf), "no time that could pass"),
+        (lambda steer: steer.pause("quality", why="x", for_s=-1), "no time that could pass"),
+        (lambda steer: steer.pause("quality", why="x", for_s="2h"), "no time that could pass"),
+        (lambda steer: steer.pause("quality", why=5), "no reason is given"),
+        (lambda steer: steer.pause(None, why="x"), "names nothing"),
+        (lambda steer: steer.release({}), "names nothing"),
+    ],
+)
+def test_what_python_gives_is_refused_before_it_is_written(
+    ledger: Ledger, give: Callable[[Steering], object], told: str
+) -> None:
+    """S8, S9: a station, and whoever would lift it again, could not read it."""
+    steer = Steering(experiment(), ledger, by="ana")
+    with pytest.raises(BadName, match=told):
+        give(steer)
+    assert steer.in_force() == ()
+    assert steer.priority("quality", np.int64(5), why="x").value == 5
 
 
 def test_release_lifts_all_that_stop_and_nothing_else(ledger: Ledger) -> None:

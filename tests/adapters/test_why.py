@@ -516,6 +516,17 @@ def test_shed_tells_u_and_q(books: Books) -> None:
     assert "floor for class prompt" in reason.release
 
 
+def test_shed_above_its_floor_tells_of_the_floor(books: Books) -> None:
+    """B12."""
+    books.experiment = declared(classes={"prompt": {"floors": [{"share": 0.3}]}})
+    books.take(0, u=0.47, begins={"quick": (_S.SHED, 0.3), "deep": (_S.SHED, 0.3)})
+    reason = books.reason()
+    assert reason.why == (
+        "its number 0.47 is not below 0.3, the share that the floor for all units lets in whatever the overload"
+    )
+    assert reason.rule == "classes.prompt.floors[0].share: 0.3"
+
+
 def test_standby_tells_u_and_q(books: Books) -> None:
     """B12, P6: unless somebody asks for it by hand."""
     books.take(0, u=0.47, begins={"quick": (_S.QUEUED, 0.123)})

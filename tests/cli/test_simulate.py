@@ -181,6 +181,7 @@ def test_measured_times_serve_a_synthetic_load(recorded: Path) -> None:
         ([*_LOAD, "--with=nowhere.yaml"], "there is no such file"),
         (["--load=nowhere.yaml"], "there is no such file\n  Give the path of a file that is there."),
         ([*_LOAD, "--lose-workers=3@1s"], "there would be -1 workers"),
+        ([*_LOAD, "--lose-workers=1@1s", "--lose-workers=2@2s"], "there would be -1 workers"),
         (["--run=run=1", "--duration=1h"], "--duration: is not a key here"),
     ],
 )

@@ -6,7 +6,10 @@ It needs no running station. One that runs takes it within a second; one that st
 from __future__ import annotations
 
 import getpass
+import math
 from collections.abc import Callable, Iterable
+from operator import index
+from typing import Any
 
 from p3s_prefect.adapters.clock import SystemClock
 from p3s_prefect.adapters.ledger import overrides
@@ -89,15 +92,18 @@ class Steering:
     ) -> Override:
         """Sets an override of any kind; raises as `priority`."""
         found, now = self._target(target), self._clock.now()
-        if not why.strip():
+        if not isinstance(why, str) or not why.strip():
             raise BadName("no reason is given", fix='Say why, for those who come after: `--why "..."`, `why="..."`.')
+        if for_s is not None and not (isinstance(for_s, int | float) and 0 < for_s < math.inf):
+            fix = "Give seconds above 0, such as for_s=7200, or none: until it is lifted."
+            raise BadName(f"{for_s!r} is no time that could pass", fix=fix)
         with self._ledger.transaction() as connection:
             overrides.check_data(connection, found)
             return overrides.set_override(
                 connection,
                 kind=kind,
                 target=found,
-                value=value,
+                value=_whole(value),
                 by=self._by,
                 why=why.strip(),
                 now=now,
@@ -115,13 +121,24 @@ class Steering:
         if self._by == BREAKER:
             # Those are lifted again when the pipeline has recovered.
             raise BadName(f"{BREAKER!r} is who gives the orders of circuit breakers", fix="Say who you are: --by NAME.")
-        return read_target([target], self._experiment)
+        return read_target([_text(target)], self._experiment)
 
     def _known(self, target: str, given: Iterable[Override]) -> Target:
         # By its words first: the experiment file may have lost the pipeline since.
-        words = " ".join(target.split())
+        words = " ".join(_text(target).split())
         named = next((one.target for one in given if str(one.target) == words), None)
         return read_target([target], self._experiment) if named is None else named
+
+
+def _text(target: object) -> str:
+    if not isinstance(target, str):
+        raise BadName(f"{target!r} names nothing", fix='Give text, such as "waveform-dqm/quick" or "run=2008".')
+    return target
+
+
+def _whole(value: Any) -> Any:
+    """A whole number of NumPy as Python's own; anything else as it is."""
+    return value if value is None or isinstance(value, bool) or not hasattr(value, "__index__") else index(value)
 
 
 def _not_in_force(kinds: Iterable[OverrideKind], target: Target, others: Iterable[Override]) -> NoSuchRecord:

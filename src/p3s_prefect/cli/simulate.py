@@ -94,7 +94,7 @@ def simulate(
     ] = None,
     slots: Annotated[int | None, typer.Option(help="Slots. Default: the experiment's pilots.")] = None,
     lose_workers: Annotated[
-        str | None, typer.Option(help="Workers lost, and back, after so long: 4@600s,+4@1200s.")
+        list[str] | None, typer.Option(help="Workers lost, and back, after so long: 4@600s,+4@1200s. May be repeated.")
     ] = None,
     with_: Annotated[
         Path | None, typer.Option("--with", help="Compare with this experiment file.", rich_help_panel=_POLICY)
@@ -164,7 +164,7 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _lists(service: list[str] | None, lose_workers: str | None) -> dict[str, Any]:
+def _lists(service: list[str] | None, lose_workers: list[str] | None) -> dict[str, Any]:
     """The options that are lists in the file's form."""
     times: dict[str, str] = {}
     for text in service or ():
@@ -172,8 +172,8 @@ def _lists(service: list[str] | None, lose_workers: str | None) -> dict[str, Any
         if not equals:
             raise BadName(f"--service {text[:60]!r} names no stage", fix="Write STAGE=1.2s, such as quick=1.2s.")
         times[stage.strip()] = spread.strip()
-    changes = None if lose_workers is None else [part.strip() for part in lose_workers.split(",")]
-    return {"service": times or None, "lose_workers": changes}
+    changes = [part.strip() for text in lose_workers or () for part in text.split(",")]
+    return {"service": times or None, "lose_workers": changes or None}
 
 
 @contextmanager

@@ -221,8 +221,6 @@ def _number(order: _Order) -> int:
         verb = "limits" if order.kind is OverrideKind.LIMIT else order.kind
         typed = f"p3s {verb} {' '.join(target if is_number else order.words)}"
         raise BadName(what, fix=f"Such as: {typed} 3. Or --clear to lift it.") from error
-    if abs(value) >= 2**31:
-        raise BadName(f"{value} is out of range", fix="Give a smaller number.")
     return value
 
 

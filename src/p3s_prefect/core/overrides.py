@@ -42,6 +42,8 @@ class OverrideKind(StrEnum):
     """Its stage runs that have not started are put aside in the state `held`, those that come later too."""
 
 
+_TOO_LARGE = 2**31
+"""What a database keeps as a whole number is smaller."""
 STOPPING = (OverrideKind.PAUSE, OverrideKind.DRAIN, OverrideKind.HOLD)
 """The kinds that `release` lifts."""
 
@@ -117,6 +119,12 @@ class Override:
     def __post_init__(self) -> None:
         if (self.value is not None) != (self.kind in _WITH_VALUE):
             raise BadName(f"{self.kind} of {self.target} with the value {self.value}", fix=_FIXES[self.kind])
+        if self.value is not None:
+            # Callers in Python may give anything.
+            if not isinstance(self.value, int) or isinstance(self.value, bool):
+                raise BadName(f"{self.kind} {self.value!r} is no whole number", fix=_FIXES[self.kind])
+            if abs(self.value) >= _TOO_LARGE:
+                raise BadName(f"{self.value} is out of range", fix="Give a smaller number.")
         if self.kind is OverrideKind.LIMIT:
             _check_limit(self.target, self.value or 0)
 

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from p3s_prefect.core import dag
+from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.experiment import Experiment, Pipeline, Stage
 from p3s_prefect.core.health import duration
 from p3s_prefect.core.other_input import REMEDY, says_other_input
 from p3s_prefect.core.overrides import Work
+from p3s_prefect.core.plan import floor_of
 from p3s_prefect.core.retry import away_s, backoff_s
 from p3s_prefect.core.states import StageState
 from p3s_prefect.core.views import StageRow, UnitRow
@@ -230,6 +232,17 @@ def _prescales(asked: _Asked) -> Iterator[tuple[str, float, str]]:
 
 def _shed(asked: _Asked) -> Iterator[Reason]:
     name = asked.work_class
+    work_class = None if asked.pipeline is None else asked.experiment.class_of(asked.pipeline)
+    floor = None if work_class is None else floor_of(work_class, DataId.parse(asked.unit.data_id))
+    if work_class is not None and floor is not None and asked.run.q == floor.share:
+        yield Reason(
+            why=f"its number {asked.found.u:.4g} is not below {floor.share:g}, the share that the floor for "
+            f"{floor.units} lets in whatever the overload",
+            rule=rule("classes", name, "floors", work_class.floors.index(floor), "share", floor.share),
+            release="Nothing brings it back in this pass. More pilots, a higher priority or a greater share let in "
+            "more of what comes.",
+        )
+        return
     yield Reason(
         why=f"its number {asked.found.u:.4g} is not below {asked.run.q:.4g}, the share that could be let in "
         "in the overload of that moment",
