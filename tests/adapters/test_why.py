@@ -177,6 +177,9 @@ class Books:
             expires_at=expires_at,
         )
 
+    def lift(self, kind: OverrideKind, **target: Any) -> None:
+        self.do(overrides.clear, kinds=[kind], target=Target(**target), by="ben", why="", now=self.at)
+
     def why(self, words: str = "run=1 subrun=0", pass_number: int | None = None) -> Explanation:
         asked = asked_why(self.experiment, words)
         with self.ledger.reading() as connection:
@@ -550,6 +553,31 @@ def test_expired_tells_the_deadline_and_how_late(books: Books) -> None:
     reason = books.reason()
     assert reason.why == "its deadline passed while it waited, and was given up 15 s after its deadline"
     assert reason.rule == "pipelines.dqm.stages.quick.deadline_s: 60"
+
+
+@pytest.mark.parametrize(("kind", "value"), [(OverrideKind.PAUSE, None), (OverrideKind.LIMIT, 0)])
+@pytest.mark.parametrize("lifted", [True, False])
+def test_expired_tells_what_had_stopped_it(books: Books, kind: OverrideKind, value: int | None, lifted: bool) -> None:
+    """B12, S9: and for how long; what stopped others, or was lifted before it came, is not told."""
+    books.order(OverrideKind.PAUSE, pipeline="dqm", stage="quick")
+    books.at += 1
+    books.lift(OverrideKind.PAUSE, pipeline="dqm", stage="quick")
+    fact = books.take(at=books.at)
+    assert fact is not None
+    books.at += 10
+    books.order(kind, value, pipeline="dqm")
+    books.order(OverrideKind.PAUSE, pipeline="alerts")
+    books.at += 30
+    if lifted:
+        books.lift(kind, pipeline="dqm")
+    books.at += 20
+    books.move(fact, "quick", _S.QUEUED, _S.EXPIRED, "its deadline passed while it waited")
+    stopped, late = books.stage("quick").reasons
+    what = "pause" if value is None else "limit 0"
+    assert stopped.why == (
+        f"it could not start for {30 if lifted else 50} s of its time, by a {what} of dqm by anna: beam studies"
+    )
+    assert late.why.startswith("its deadline passed while it waited")
 
 
 def test_failed_tells_reason_and_what_to_do(books: Books) -> None:

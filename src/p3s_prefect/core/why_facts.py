@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from p3s_prefect.core.data_id import DataId
-from p3s_prefect.core.overrides import Controls, Work
+from p3s_prefect.core.overrides import Controls, Override, Work
 from p3s_prefect.core.views import ArrivalRow, GroupRow, StageRow, UnitRow
 
 # --- what is known --------------------------------------------------------------------------------------------------
@@ -104,6 +104,8 @@ class Case:
     running: Mapping[str, int]
     """Number of stage runs that are with the pilots, by pipeline."""
     controls: Controls
+    stops: tuple[tuple[Override, float | None], ...] = ()
+    """Where something of it expired: the commands that let things not start since it arrived, with their ends."""
     station: StationCase = StationCase()
 
     def work(self, unit: UnitRow, stage: str, work_class: str) -> Work:

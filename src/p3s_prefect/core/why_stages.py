@@ -252,7 +252,23 @@ def _shed(asked: _Asked) -> Iterator[Reason]:
     )
 
 
+def _stopped_meanwhile(asked: _Asked) -> Iterator[Reason]:
+    """The commands that kept it from its slot for a while."""
+    queued_at, ended_at = asked.run.queued_at, asked.run.settled_at
+    if queued_at is None or ended_at is None:
+        return
+    for one, lifted_at in asked.case.stops:
+        stopped_s = min(ended_at, lifted_at or ended_at) - max(queued_at, one.set_at)
+        if stopped_s > 0 and one.target.covers(asked.work):
+            yield Reason(
+                why=f"it could not start for {duration(stopped_s)} of its time, by a {one.reason}",
+                rule=one.command,
+                release="Deadlines count on while something is stopped.",
+            )
+
+
 def _expired(asked: _Asked) -> Iterator[Reason]:
+    yield from _stopped_meanwhile(asked)
     deadline_s = None if asked.stage is None else asked.stage.deadline_s
     ended_at = asked.run.settled_at
     late = ""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, select, update
+from sqlalchemy import ColumnElement, Connection, Row, or_, select, update
 
 from p3s_prefect.adapters.ledger import journal
 from p3s_prefect.adapters.ledger.rows import add
 from p3s_prefect.adapters.ledger.schema import data_group, override, sub_job
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import NoSuchRecord
-from p3s_prefect.core.overrides import Override, OverrideKind, Target
+from p3s_prefect.core.overrides import STOPPING, Override, OverrideKind, Target
 
 _COLUMNS = ("work_class", "pipeline", "stage", "data_group", "unit")
 
@@ -29,6 +29,14 @@ def in_force(connection: Connection, now: float | None = None) -> tuple[Override
 def ids_in_force(connection: Connection) -> tuple[int, ...]:
     """The numbers of what `in_force` finds: they differ after every change, and cost next to nothing to ask for."""
     return tuple(connection.scalars(_IDS_IN_FORCE))
+
+
+def stops_since(connection: Connection, since: float) -> tuple[tuple[Override, float | None], ...]:
+    """What has let things not start at some time after `since`, oldest first, with the time at which it ended."""
+    stops = or_(override.c.kind.in_(STOPPING), (override.c.kind == OverrideKind.LIMIT) & (override.c.value == 0))
+    was_there = or_(override.c.ended_at.is_(None), override.c.ended_at > since)
+    rows = connection.execute(select(override).where(stops, was_there).order_by(override.c.id))
+    return tuple((_record(row), row.expires_at if row.ended_at is None else row.ended_at) for row in rows)
 
 
 def set_override(

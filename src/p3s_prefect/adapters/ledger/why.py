@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, func, or_, select
 
 from p3s_prefect.adapters.ledger.archiving import archives_of
+from p3s_prefect.adapters.ledger.overrides import stops_since
 from p3s_prefect.adapters.ledger.schema import arrival, data_group, job, production_pass, stage_run, sub_job
 from p3s_prefect.adapters.ledger.views import as_arrival, select_units, with_coverage, with_stages
 from p3s_prefect.core.data_id import DataId
@@ -57,6 +58,7 @@ def case_of(
     sub_jobs = _sub_jobs(connection, rows, chosen)
     arrivals = _arrivals(connection, data_id, files)
     is_queued = any(stage.state == StageState.QUEUED for one in sub_jobs for stage in one.unit.stages)
+    is_expired = any(stage.state == StageState.EXPIRED for one in sub_jobs for stage in one.unit.stages)
     return Case(
         at=at,
         data_id=data_id,
@@ -69,6 +71,7 @@ def case_of(
         queue=_queue(connection) if is_queued else (),
         running=_running(connection),
         controls=controls,
+        stops=stops_since(connection, min(one.unit.arrived_at for one in sub_jobs)) if is_expired else (),
         station=station,
     )
 
