@@ -50,6 +50,7 @@ def test_it_tells_why_by_which_rule_and_what_to_do(home: Home) -> None:
     lines = [line.rstrip() for line in run(home, "part=1", "run=1").splitlines()]
     assert lines[0] == "run=1 part=1"
     assert "in quality, pass 0: failed" in lines
+    assert any(line.startswith("  clean is failed ") and line.endswith(" ago") for line in lines)
     assert (
         "    It failed, and to try again would not help: subtract: exited with 3 \\x1b]0;owned\\x07[bold red]name[/]."
         in lines

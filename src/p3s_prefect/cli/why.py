@@ -15,6 +15,7 @@ from p3s_prefect.api import open_experiment
 from p3s_prefect.cli.options import HomeOption, JsonOption
 from p3s_prefect.cli.output import console, plain_text, print_json, state
 from p3s_prefect.core.health import duration
+from p3s_prefect.core.states import StageState
 from p3s_prefect.core.views import plain
 from p3s_prefect.core.why_facts import Explanation, Reason, StageWhy, SubJobWhy
 
@@ -60,7 +61,10 @@ def _print_sub_job(out: Console, found: SubJobWhy, at: float) -> None:
 
 
 def _print_stage(out: Console, stage: StageWhy, at: float) -> None:
-    lasted = "" if stage.since is None else f", {duration(max(0.0, at - stage.since))}"
+    lasted = ""
+    if stage.since is not None:
+        told = duration(max(0.0, at - stage.since))
+        lasted = f" {told} ago" if StageState(stage.state).is_terminal else f" for {told}"
     name = Text("  ").append_text(plain_text(stage.stage)).append(" is ")
     out.print(name.append_text(state(stage.state)).append(lasted))
     _print_reasons(out, stage.reasons, indent=4)

@@ -101,7 +101,7 @@ def moment(text: datetime | str, now: float) -> float:
     except (ValueError, OverflowError) as error:
         raise BadName(
             f"{str(text)[:60]!r} is no time",
-            fix="Write 2026-10-20, 2026-10-20T18:30 (UTC), 2026-10-20T18:30-03:00, or 6h for six hours ago.",
+            fix="Write 2026-10-20, 2026-10-20T18:30 (UTC), 2026-10-20T18:30-03:00, or 6h or 15min for so long ago.",
         ) from error
 
 
