@@ -142,6 +142,10 @@ def test_sub_jobs_of_one_stage_tell_nothing_more_than_it() -> None:
     assert not CoverageReport(scope=Scope(), rows=(whole, quick), units=()).tells_more(whole)
     both = CoverageReport(scope=Scope(), rows=(whole, quick, deep), units=())
     assert [both.tells_more(row) for row in both.rows] == [True, True, True]
+    # A stage was added after all of part 1 had come.
+    parts = [_row(seen=1, stage=name, part=part) for name, part in ((None, 1), ("quick", 1), (None, 2), ("deep", 2))]
+    split = CoverageReport(scope=Scope(), rows=tuple(parts), units=())
+    assert [split.tells_more(row) for row in split.rows] == 4 * [True]
 
 
 def test_durations_of_hand_made_results() -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -70,11 +69,16 @@ class CoverageReport:
 
     def tells_more(self, row: CoverageRow) -> bool:
         """Whether a row says what no other does: sub-jobs of a single stage are counted like this stage."""
-        return row.stage is not None or self._stages[_owner(row)] > 1
+        return row.stage is not None or len(self._stages[_owner(row)]) > 1
 
     @cached_property
-    def _stages(self) -> Counter[tuple[object, ...]]:
-        return Counter(_owner(row) for row in self.rows if row.stage is not None)
+    def _stages(self) -> Mapping[tuple[object, ...], set[str]]:
+        """Those of a pass, of all parts together: one that was over before a stage was added is a part of it too."""
+        found: dict[tuple[object, ...], set[str]] = {_owner(row): set() for row in self.rows}
+        for row in self.rows:
+            if row.stage is not None:
+                found[_owner(row)].add(row.stage)
+        return found
 
     @property
     def unbalanced(self) -> tuple[CoverageRow, ...]:
@@ -99,4 +103,4 @@ def coverage_record(row: CoverageRow) -> dict[str, Any]:
 
 
 def _owner(row: CoverageRow) -> tuple[object, ...]:
-    return (row.pipeline, row.pass_number, row.per, row.part)
+    return (row.pipeline, row.pass_number, row.per)
