@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from p3s_prefect.adapters import supervision
+from p3s_prefect.adapters.free_ports import free_port
 
 _PR_SET_PDEATHSIG = 1
 
@@ -27,7 +28,7 @@ class Cluster:
     """A scheduler with workers, in processes with the command lines of `p3s up`."""
 
     path: Path
-    port: int = field(default_factory=supervision._free_port)
+    port: int = field(default_factory=free_port)
     scheduler: subprocess.Popen[bytes] | None = None
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     settings: Mapping[str, str] = field(default_factory=lambda: supervision.SERVICE_ENVIRONMENT)

@@ -22,6 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from clusters import die_with_parent
 
 from p3s_prefect.adapters import s3_client, s3_server
+from p3s_prefect.adapters.free_ports import free_port
 from p3s_prefect.adapters.s3_client import Keys
 from p3s_prefect.adapters.s3_store import S3Store
 from p3s_prefect.core.bucket_place import BucketPlace
@@ -36,7 +37,7 @@ class S3Server(ABC):
     """A server on loopback, to be killed and started again on the same port and data."""
 
     path: Path
-    port: int = field(default_factory=lambda: s3_server._free_ports(1)[0])
+    port: int = field(default_factory=free_port)
     keys: Keys = field(default_factory=s3_server.new_keys)
     process: subprocess.Popen[bytes] | None = None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from clusters import die_with_parent
 from lacking import lacks
 
-from p3s_prefect.adapters import supervision
+from p3s_prefect.adapters.free_ports import free_port
 
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel")
 _START_S = 60
@@ -72,7 +72,7 @@ class SlurmSite:
         key = self.path / "munge/key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o600)
-        ports = {name: supervision._free_port() for name in ("controller", "node")}
+        ports = {name: free_port() for name in ("controller", "node")}
         self.conf.write_text(_CONF.format(user=getpass.getuser(), path=self.path, **ports))
         munge = [f"--{what}={self.path}/munge/{what}" for what in ("socket", "pid-file", "log-file", "seed-file")]
         self._run("munged", "--foreground", "--force", f"--key-file={key}", *munge)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.control.server import kept
 from p3s_prefect.adapters import s3_server
+from p3s_prefect.adapters.free_ports import free_port
 from p3s_prefect.adapters.s3_client import s3_client
 from p3s_prefect.adapters.s3_refusals import asking
 from p3s_prefect.core.bucket_place import BucketPlace
@@ -24,7 +25,7 @@ def seaweed() -> Iterator[BucketPlace]:
     """A bucket of a server that is ended at the end."""
     with tempfile.TemporaryDirectory(prefix="p3s-stores-") as directory:
         path, keys = Path(directory), s3_server.new_keys()
-        (port,) = s3_server._free_ports(1)
+        port = free_port()
         (path / "data").mkdir()
         s3_server.write_identities(path, keys)
         s3_server.write_credentials(path / "credentials", keys)

@@ -13,7 +13,7 @@ from builders import NOW, arrival, contents, take
 from postgresql import Ledgers, Server, server
 from sqlalchemy import TextClause, make_url, select, text
 
-from p3s_prefect.adapters import supervision
+from p3s_prefect.adapters.free_ports import free_port
 from p3s_prefect.adapters.ledger import journal, schema
 from p3s_prefect.adapters.ledger import postgresql as postgresql_ledger
 from p3s_prefect.adapters.ledger.database import Ledger
@@ -111,7 +111,7 @@ def test_who_listens_connects_as_the_url_says(ledger_url: str) -> None:
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[Server]:
     """A server that wants a password of everybody who comes over loopback."""
-    with server(port=supervision._free_port()) as found:
+    with server(port=free_port()) as found:
         with found.connect() as connection:
             connection.execute("CREATE ROLE guest LOGIN PASSWORD 'tulip'")
             connection.execute("CREATE DATABASE books OWNER guest")

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, select
 from tcp_proxy import TcpProxy
 from typer.testing import CliRunner
 
-from p3s_prefect.adapters import supervision
+from p3s_prefect.adapters.free_ports import free_port
 from p3s_prefect.adapters.ledger import journal, postgresql, schema
 from p3s_prefect.adapters.ledger.database import Lease, Ledger, acquire
 from p3s_prefect.cli.commands import commands
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.sockets
 @pytest.fixture(scope="module")
 def reached() -> Iterator[Server]:
     """A server on a port, which these tests may end and start again."""
-    with server(port=supervision._free_port()) as found:
+    with server(port=free_port()) as found:
         yield found
 
 
@@ -304,7 +304,7 @@ async def _two_stations(one: Site, other: Site) -> tuple[StationProcess, Station
 
 def test_a_station_whose_server_is_away_at_its_start_is_tried_again(new_site: NewSite) -> None:
     """V20: nobody has to start it when the server is back; what is wrong is told meanwhile."""
-    nobody = f"postgresql+psycopg://p3s@127.0.0.1:{supervision._free_port()}/p3s"
+    nobody = f"postgresql+psycopg://p3s@127.0.0.1:{free_port()}/p3s"
     site = new_site(declare(ledger={"url": nobody}))
     assert [(row["name"], row["status"]) for row in told(site)] == [("station", "down"), ("ledger", "down")]
     shown = CliRunner().invoke(commands(), ["status", "--home", str(site.path)])

@@ -14,6 +14,7 @@ from s3_servers import SeaweedServer
 from sites import Declared, NewSite, Running, Site, declare, obey, total
 
 from p3s_prefect.adapters import s3_server
+from p3s_prefect.adapters.free_ports import free_port
 from p3s_prefect.adapters.ledger import schema
 from p3s_prefect.adapters.s3_client import s3_client
 from p3s_prefect.core.bucket_place import BucketPlace
@@ -37,7 +38,7 @@ class NotifyingServer(SeaweedServer):
 
 @pytest.fixture
 def notifying(tmp_path: Path) -> Iterator[NotifyingServer]:
-    port = s3_server._free_ports(1)[0]
+    port = free_port()
     with closing(NotifyingServer(tmp_path / "notifying", station_port=port)) as server:
         server.start()
         yield server

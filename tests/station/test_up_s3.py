@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def test_a_port_that_is_taken_is_left_to_others(tmp_path: Path) -> None:
     home = Home(tmp_path)
     own = OwnServer(tmp_path)
     own.address_file.parent.mkdir()
-    with s3_server.socket.create_server((s3_server.HOST, 0)) as taken:
+    with socket.create_server((s3_server.HOST, 0)) as taken:
         own.address_file.write_text(json.dumps({"port": taken.getsockname()[1]}))
         (program,) = own_store_programs(home)
         before = keys_in(own.credentials)

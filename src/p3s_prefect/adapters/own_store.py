@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import socket
 import time
 
 from botocore.exceptions import ClientError
 
 from p3s_prefect.adapters import s3_server
+from p3s_prefect.adapters.free_ports import free_port
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.own_place import OwnServer
 from p3s_prefect.adapters.programs import Program
@@ -55,7 +54,7 @@ def own_store_programs(home: Home) -> list[Program]:
     own = OwnServer(home.path)
     if (place := own.place()) is None:
         return []
-    port = _free(int(str(place.endpoint).rpartition(":")[2]))
+    port = free_port(int(str(place.endpoint).rpartition(":")[2]))
     _note_port(own, port)
     own.data.mkdir(parents=True, exist_ok=True)
     # Kept, as a notebook may have them too.
@@ -87,14 +86,6 @@ def make_ready(home: Home) -> None:
             if time.monotonic() > until:
                 raise
             time.sleep(_ASK_AGAIN_S)
-
-
-def _free(port: int) -> int:
-    """This port, or another one where it is taken."""
-    for wanted in (port, 0):
-        with contextlib.suppress(OSError), socket.create_server((s3_server.HOST, wanted)) as found:
-            return int(found.getsockname()[1])
-    raise ServiceError("this machine has no free port", fix="End what takes them all.")
 
 
 def _note_port(own: OwnServer, port: int) -> None:

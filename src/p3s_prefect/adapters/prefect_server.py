@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import socket
 import sys
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 
+from p3s_prefect.adapters.free_ports import free_port
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.programs import Program
 from p3s_prefect.core.experiment import Experiment
@@ -47,7 +46,7 @@ def prefect_programs(home: Home, experiment: Experiment) -> list[Program]:
     if experiment.prefect.api_url is not None:
         _forget(home)
         return [_agent(home, experiment.prefect.api_url)]
-    port = _port(experiment.prefect.port)
+    port = free_port(experiment.prefect.port)
     _announce(home, f"http://{_HOST}:{port}")
     return [_server(home, port), _agent(home, f"http://{_HOST}:{port}/api")]
 
@@ -107,18 +106,6 @@ def _agent(home: Home, api_url: str) -> Program:
 def _own(home: Home) -> dict[str, str]:
     # Its database and settings belong to this home, and not to whoever starts it.
     return {"PREFECT_HOME": str(home.path.resolve() / "prefect")}
-
-
-def _port(wanted: int) -> int:
-    try:
-        return _bound(wanted)
-    except OSError:
-        return _bound(0)
-
-
-def _bound(port: int) -> int:
-    with closing(socket.create_server((_HOST, port))) as found:
-        return int(found.getsockname()[1])
 
 
 def _file(home: Home) -> Path:

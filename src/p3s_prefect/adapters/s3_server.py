@@ -6,11 +6,10 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
+from p3s_prefect.adapters.free_ports import free_ports
 from p3s_prefect.adapters.s3_client import Keys
 from p3s_prefect.core.errors import ServiceError
 
@@ -50,7 +49,7 @@ def command(data: Path, config: Path, port: int) -> tuple[str, ...]:
 
     `config` is the directory of `write_identities`.
     """
-    ports = dict(zip(_INNER_PORTS, _free_ports(len(_INNER_PORTS)), strict=True))
+    ports = dict(zip(_INNER_PORTS, free_ports(len(_INNER_PORTS)), strict=True))
     options = {
         "ip": HOST,
         "ip.bind": HOST,
@@ -103,9 +102,3 @@ def write_secret(path: Path, text: str) -> None:
     with open(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123 -- with a mode
         file.write(text)
     hidden.replace(path)
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        found = [held.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
-        return [int(one.getsockname()[1]) for one in found]

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from p3s_prefect.adapters.free_ports import free_port
 from p3s_prefect.adapters.home import Home, StationAddress
 from p3s_prefect.adapters.own_store import own_store_programs
 from p3s_prefect.adapters.prefect_server import prefect_programs
@@ -218,7 +218,7 @@ def programs(home: Home, experiment: Experiment) -> list[Program]:
     """What is kept running for an experiment: the station, and, unless another cluster serves it, Dask."""
     address, dask = experiment.pilots.address, []
     if address is None:
-        port = _free_port()
+        port = free_port()
         address = f"tcp://127.0.0.1:{port}"
         dask = [_scheduler(port), _pilots(home, address, experiment.pilots.workers)]
     station = Program(
@@ -247,11 +247,6 @@ def _pilots(home: Home, address: str, workers: int) -> Program:
     flat = [word for option in options.items() for word in option]
     command = (sys.executable, "-m", "dask", "worker", address, "--no-nanny", "--no-dashboard", *flat)
     return Program(name="pilot", command=command, order=20, copies=workers)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 def _quoted(command: tuple[str, ...]) -> str:
