@@ -296,6 +296,12 @@ class _Owed:
         self.started = [start.stage_run_id for start in self.dispatcher.decide(now).starts]
         return ["/".join(self.taken[number // 10]) for number in self.started]
 
+    def waits_until_it_presses(self) -> None:
+        """What takes a second, with a deadline of 60 s, begins in the end and not before."""
+        assert set(self.start(0.0)) == {"alert/a"}
+        assert self.dispatcher.owed_until(30.0) == {}
+        assert set(self.dispatcher.owed_until(59.0)) == {"dqm/a"}
+
     def learn(self, pipeline: str, service_s: float, stage: str = "a") -> None:
         """A unit of the pipeline comes, and has taken so long; the controller looks at it."""
         for _ in range(4):
@@ -368,9 +374,7 @@ def test_a_stage_that_takes_an_hour_elsewhere_makes_nothing_press() -> None:
     owed.learn("alert", 1.0)
     owed.take("alert", 20)
     owed.take("dqm", 5)
-    assert set(owed.start(0.0)) == {"alert/a"}
-    assert owed.dispatcher.owed_until(30.0) == {}
-    assert set(owed.dispatcher.owed_until(59.0)) == {"dqm/a"}
+    owed.waits_until_it_presses()
 
 
 @pytest.mark.parametrize("later_s", [600.0, 70.0])
@@ -386,9 +390,7 @@ def test_what_is_open_presses_by_the_deadline_with_which_it_began(later_s: float
     owed.take("alert", 20)
     owed.take("dqm", 5)
     owed.dispatcher.define(owed.pipelines | {"dqm": dqm(6000.0)}, owed.classes)
-    assert set(owed.start(0.0)) == {"alert/a"}
-    assert owed.dispatcher.owed_until(30.0) == {}
-    assert set(owed.dispatcher.owed_until(59.0)) == {"dqm/a"}
+    owed.waits_until_it_presses()
 
 
 def test_what_becomes_owed_is_seen_while_nobody_looks() -> None:
@@ -415,7 +417,7 @@ def _set_limit(value: int, **target: object) -> Override:
 
 @pytest.mark.parametrize(("before", "after"), [(["pre", "a", "b"], ["a", "b"]), (["a", "b"], ["pre", "a", "b"])])
 def test_stages_that_come_or_go_with_a_reload_are_told_from_others(before: list[str], after: list[str]) -> None:
-    """P5, S9: what is open goes on as it began, in overload too, and is counted by its name."""
+    """P5, S9: what is open goes on as it began, and is counted by its name."""
     old, classes = _pipeline(*before), {"default": WorkClass(floors=[Floor(share=0.3)])}
     dispatcher = Dispatcher({"p": old}, classes)
     dispatcher.set_slots(SLOTS)

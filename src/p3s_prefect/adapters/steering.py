@@ -138,7 +138,7 @@ def _text(target: object) -> str:
 
 def _whole(value: Any) -> Any:
     """A whole number of NumPy as Python's own; anything else as it is."""
-    return value if value is None or isinstance(value, bool) or not hasattr(value, "__index__") else index(value)
+    return index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value
 
 
 def _not_in_force(kinds: Iterable[OverrideKind], target: Target, others: Iterable[Override]) -> NoSuchRecord:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 
-from p3s_prefect.core.flow import Load
 from p3s_prefect.core.open_work import Run
 
 _Handed = tuple[int, int, Run]
@@ -25,7 +24,7 @@ class AtPilots:
     def take(self, run: Run, priority: int, now: float) -> None:
         """A run is handed out."""
         self.in_flight += 1
-        _load(run).in_flight += 1
+        run.load.in_flight += 1
         self._number += 1
         run.in_flight = True
         handed = (-priority, self._number, run)
@@ -39,8 +38,8 @@ class AtPilots:
     def give_back(self, run: Run, now: float) -> None:
         """A run is no longer with a pilot; the next one begins."""
         self.in_flight -= 1
-        _load(run).in_flight -= 1
-        _load(run).first_at_pilots.discard(run.id)
+        run.load.in_flight -= 1
+        run.load.first_at_pilots.discard(run.id)
         run.in_flight = False
         if self._end(run):
             self._serving -= 1
@@ -55,7 +54,7 @@ class AtPilots:
         Taken to have begun, the other would seem to run, and its service time to grow, as long as there is better work.
         """
         last = self._last_begun
-        if last is not None and last[:2] > handed[:2] and _load(last[2]).begun.get(last[2].id) == now:
+        if last is not None and last[:2] > handed[:2] and last[2].load.begun.get(last[2].id) == now:
             self._end(last[2])
             self._serving -= 1
             heapq.heappush(self._waiting, last)
@@ -64,12 +63,8 @@ class AtPilots:
         run = handed[2]
         self._serving += 1
         self._last_begun = handed
-        _load(run).begun[run.id] = now
+        run.load.begun[run.id] = now
 
     @staticmethod
     def _end(run: Run) -> bool:
-        return _load(run).begun.pop(run.id, None) is not None
-
-
-def _load(run: Run) -> Load:
-    return run.sub_job.flow.loads[run.stage.position]
+        return run.load.begun.pop(run.id, None) is not None

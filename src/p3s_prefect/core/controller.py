@@ -180,7 +180,7 @@ class Controller:
 
         As long as none of the stage was done, minus infinity, and infinity if one has begun or will next.
         """
-        flow, load, found = run.sub_job.flow, run.sub_job.flow.loads[run.stage.position], self._place(run)
+        flow, load, found = run.sub_job.flow, run.load, self._place(run)
         if not load.times.is_known:
             return math.inf if load.begun or load.first_at_pilots else -math.inf
         start_by_s = math.inf if found is None else found[0].start_by_s(flow, run.stage.position)
@@ -189,17 +189,16 @@ class Controller:
     @staticmethod
     def is_known(run: Run) -> bool:
         """Whether a run of its stage was done."""
-        return run.sub_job.flow.loads[run.stage.position].times.is_known
+        return run.load.times.is_known
 
     @staticmethod
     def mean_s(run: Run) -> float:
         """The mean service time of a run's stage."""
-        return run.sub_job.flow.loads[run.stage.position].times.mean_s
+        return run.load.times.mean_s
 
     def last_begin(self, run: Run) -> float:
         """The moment after which a run would hardly end in time: that and its mean service time before it is needed."""
-        mean_s = run.sub_job.flow.loads[run.stage.position].times.mean_s
-        return run.sub_job.taken_at + run.stage.needed_in_s - mean_s
+        return run.sub_job.taken_at + run.stage.needed_in_s - run.load.times.mean_s
 
     def is_overloaded(self, plan: Plan) -> bool:
         """Whether units of the pipeline are thinned, and have been for a while."""

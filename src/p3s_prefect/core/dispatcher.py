@@ -304,7 +304,7 @@ class Dispatcher:
             if run.is_standby and now > self._controller.last_begin(run):
                 self._shed(run, now, changes)
                 continue
-            late_s = now + run.sub_job.flow.loads[run.stage.position].times.fastest_s - run.deadline
+            late_s = now + run.load.times.fastest_s - run.deadline
             if late_s > 0:
                 self._expire(run, f"even the fastest so far would end {late_s:.1f} s after its deadline", now, changes)
                 continue
@@ -381,7 +381,7 @@ class Dispatcher:
         line = self._queues.line(run)
         self._at_pilots.take(run, priority, self._now)
         if priority > self._queues.top_priority:
-            run.sub_job.flow.loads[run.stage.position].first_at_pilots.add(run.id)
+            run.load.first_at_pilots.add(run.id)
         self._controller.in_flight = self._at_pilots.in_flight
         line.running += 1
         line.of_class.running += 1
@@ -412,7 +412,7 @@ class Dispatcher:
     def _count(self, run: Run, state: StageState, by: int) -> None:
         if run.is_left_out and not run.sub_job.is_asked:
             return
-        load = run.sub_job.flow.loads[run.stage.position]
+        load = run.load
         if state is StageState.QUEUED:
             load.queued += by
         elif state is StageState.WAITING:

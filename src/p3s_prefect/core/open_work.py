@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from p3s_prefect.core.data_id import DataId
-from p3s_prefect.core.flow import Flow
+from p3s_prefect.core.flow import Flow, Load
 from p3s_prefect.core.plan import PlannedStage
 from p3s_prefect.core.states import StageState
 
@@ -79,6 +79,11 @@ class Run:
     lane: Lane | None = None
     entry: Entry | None = None
     """While it is ready to start, its entry in the queue; another one that names it is stale."""
+
+    @property
+    def load(self) -> Load:
+        """That of its stage."""
+        return self.sub_job.flow.loads[self.stage.position]
 
     @property
     def is_left_out(self) -> bool:
