@@ -17,6 +17,7 @@ import pytest
 from clusters import die_with_parent
 
 from p3s_prefect.adapters import prefect_server
+from p3s_prefect.adapters.free_ports import free_port
 from p3s_prefect.adapters.home import Home
 
 # On two cores with fifteen processes that wanted them it took more than two minutes.
@@ -31,7 +32,7 @@ class PrefectProcess:
     """A server in a process of its own, to be killed and started again on the same port and database."""
 
     path: Path
-    port: int = field(default_factory=lambda: prefect_server._port(0))
+    port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
     @cached_property

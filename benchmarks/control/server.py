@@ -16,6 +16,7 @@ import httpx
 import psutil
 
 from p3s_prefect.adapters import prefect_server
+from p3s_prefect.adapters.free_ports import free_port
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.supervision import SERVICE_ENVIRONMENT
 
@@ -48,7 +49,7 @@ class Server:
 @contextmanager
 def prefect(home: Home) -> Iterator[Server]:
     """A server whose database is in the home."""
-    port = prefect_server._port(0)
+    port = free_port()
     program = prefect_server._server(home, port)
     api = f"http://127.0.0.1:{port}/api"
     environment = os.environ | {"PREFECT_API_URL": api, "PREFECT_HOME": str(home.path / "prefect"), "DO_NOT_TRACK": "1"}
