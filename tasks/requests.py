@@ -186,7 +186,7 @@ async def _word() -> tuple[str, int]:
 
 def _ask(directory: str, wanted: ProcessAsked, word: str, times_ended: int) -> Asked:
     home = Path(directory).resolve()
-    experiment = Home(home).read()
+    experiment = Home(home).in_force()
     checked = check_asked(wanted, experiment)
     ledger = Home(home).ledger(experiment)
     try:

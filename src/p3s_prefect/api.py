@@ -86,7 +86,7 @@ def status(home: str | Path = ".") -> dict[str, Any]:
         try:
             return station_status(at)
         except ServiceError as error:
-            return told_by_nobody(at.read(), error, away)
+            return told_by_nobody(at.in_force(), error, away)
 
 
 class Bookkeeping:
@@ -97,7 +97,7 @@ class Bookkeeping:
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        self.experiment = home.read()
+        self.experiment = home.in_force()
         self.store = home.store(self.experiment)
         self._ledger = home.ledger(self.experiment)
         if not self._ledger.exists():

@@ -99,7 +99,7 @@ def test_status_of_a_station_that_cannot_start(home: Home, monkeypatch: pytest.M
     assert "the station cannot start, and is tried again: the ledger cannot be read: gone" in text
     assert "Start it." in text
     assert "p3s up" not in text
-    home.announce_station("http://127.0.0.1:1")
+    home.announce_station("http://127.0.0.1:1", home.text())
     home.forget_station()
     assert "the station is being started again" in _run(home, "status")
 

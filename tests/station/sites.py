@@ -274,9 +274,10 @@ class Site:
     @contextlib.asynccontextmanager
     async def running(self, settings: Settings | None = None, *, slots: int = 1) -> AsyncIterator[Running]:
         """A station in this process that has some slots, stopped at the end as by SIGTERM."""
-        experiment = self.experiment
+        text = self.home.text()
+        experiment = self.home.parse(text)
         station = service._Station(
-            home=self.home, experiment=experiment, ledger=self.ledger, store=self.home.store(experiment)
+            home=self.home, text=text, experiment=experiment, ledger=self.ledger, store=self.home.store(experiment)
         )
         stop = asyncio.Event()
         listener = page.listen(experiment, settings or Settings())

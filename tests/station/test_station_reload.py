@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import stat
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from sites import Declared, NewSite, Site, declare, obey, total
 from typer.testing import CliRunner, Result
 
-from p3s_prefect.adapters.ledger import requests, schema
+from p3s_prefect.adapters.ledger import overrides, requests, schema
 from p3s_prefect.cli.commands import commands
 from p3s_prefect.cli.reload import _ask
 from p3s_prefect.core.errors import ExperimentFileErrors, ServiceError
@@ -25,6 +27,11 @@ async def reload(site: Site, declared: Declared) -> requests.Request:
     """Writes the file, asks the station to read it, and returns its answer."""
     site.declare(declared)
     return await asyncio.to_thread(_ask, site.ledger, "ana", "a test")
+
+
+async def typed(site: Site, *arguments: str) -> Result:
+    """A command of `p3s`, about the site's home."""
+    return await asyncio.to_thread(CliRunner().invoke, commands(), [*arguments, "--home", str(site.path)])
 
 
 def begun(notes: Path) -> Counter[str]:
@@ -153,12 +160,8 @@ async def test_streams_pipelines_and_classes_come_and_go(new_site: NewSite) -> N
 
 async def test_the_command_tells_what_was_taken_over_or_why_not(new_site: NewSite) -> None:
     """S9: as words and as JSON; it fails when the station refuses."""
-
-    async def run(*options: str) -> Result:
-        arguments = ["reload", "--home", str(site.path), "--why", "a test", *options]
-        return await asyncio.to_thread(CliRunner().invoke, commands(), arguments)
-
     site = new_site(declare())
+    run = partial(typed, site, "reload", "--why", "a test")
     async with site.running() as running:
         await site.until(site.home.station)
         site.declare(declare({"quick": {"steps": [obey()], "retries": 7}}))
@@ -178,6 +181,45 @@ async def test_the_command_tells_what_was_taken_over_or_why_not(new_site: NewSit
         assert "ledger.url" in str(refused.exception)
         assert not (site.path / "other.db").exists()
         assert running.station.experiment.pipelines["dqm"].stages["quick"].retries == 7
+
+
+async def test_commands_go_by_what_is_in_force_whatever_became_of_the_file(new_site: NewSite) -> None:
+    """S9, S8: with mistakes in it, or gone, a shift can look and act; `p3s status` says that it was edited."""
+    site = new_site(declare())
+    async with site.running():
+        await site.until(site.home.station)
+        good = site.home.experiment_file.read_text()
+        site.arrive(0)
+        await site.until_done(1)
+        assert not json.loads((await typed(site, "status", "--json")).output)["is_edited"]
+        for spoil in (lambda: site.home.experiment_file.write_text("pipelines: ["), site.home.experiment_file.unlink):
+            spoil()
+            told = await typed(site, "status")
+            assert (told.exit_code, "p3s reload" in told.output) == (0, True)
+            assert "run=1 subrun=0" in (await typed(site, "list", "units")).output
+            assert "set by" in (await typed(site, "limits")).output
+            assert (await typed(site, "pause", "dqm", "--why", "a test")).exit_code == 0
+            assert site.read(overrides.in_force)
+            assert (await typed(site, "release", "dqm")).exit_code == 0
+            assert not site.read(overrides.in_force)
+            assert (await typed(site, "reload")).exit_code == 1
+        # What is in order, and not in force yet, is not used either.
+        site.declare(declare({"other": {"steps": [obey("other")]}}))
+        assert (await typed(site, "pause", "dqm/other", "--why", "a test")).exit_code != 0
+        assert (await typed(site, "reload")).exit_code == 0
+        assert (await typed(site, "pause", "dqm/other", "--why", "a test")).exit_code == 0
+        assert site.home.experiment_file.read_text() != good
+        assert not site.home.is_edited()
+    assert (await typed(site, "status")).exit_code == 0
+
+
+async def test_what_is_in_force_is_for_the_eyes_that_the_file_is_for(new_site: NewSite) -> None:
+    """S7: a password in the file does not become readable by a copy."""
+    site = new_site(declare())
+    site.home.experiment_file.chmod(0o600)
+    async with site.running():
+        await site.until(site.home.station)
+        assert stat.S_IMODE((site.home.run / "experiment.yaml").stat().st_mode) == 0o600
 
 
 async def test_a_request_of_before_the_start_is_answered(new_site: NewSite) -> None:

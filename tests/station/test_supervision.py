@@ -144,7 +144,8 @@ async def test_an_existing_cluster_is_used_instead(prepared: Callable[..., Site]
 def test_the_address_of_a_dead_station_is_not_believed(tmp_path: Path) -> None:
     """P19: what a killed station has left behind is nobody's address."""
     home = Home(tmp_path)
-    home.announce_station("http://127.0.0.1:1")
+    home.experiment_file.touch()
+    home.announce_station("http://127.0.0.1:1", "")
     found = home.station()
     assert found is not None
     assert found.pid == os.getpid()

@@ -31,8 +31,13 @@ def read_experiment(
         ExperimentFileErrors: the file cannot be read, or holds mistakes (all of them are in the exception).
     """
     environment = os.environ if environment is None else environment
-    text = read_text(path, if_missing=_NO_HOME)
+    text = read_experiment_text(path)
     return parse_experiment(text, file=str(path), environment=environment, edit=edit, also=also)
+
+
+def read_experiment_text(path: Path) -> str:
+    """The text of an experiment file; raises as `read_text`."""
+    return read_text(path, if_missing=_NO_HOME)
 
 
 def payload_mistakes(experiment: Experiment) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,13 +13,14 @@ import psutil
 from sqlalchemy import make_url
 
 from p3s_prefect.adapters.bucket_url import bucket_url
-from p3s_prefect.adapters.experiment_file import read_experiment
+from p3s_prefect.adapters.experiment_file import read_experiment_text
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.adapters.own_place import OwnServer
 from p3s_prefect.adapters.stores import directory_url, open_store
 from p3s_prefect.core.bucket_place import BucketPlace
 from p3s_prefect.core.errors import ExperimentFileError, ExperimentFileErrors
 from p3s_prefect.core.experiment import Experiment
+from p3s_prefect.core.experiment_file import parse_experiment
 from p3s_prefect.core.ports import ObjectStore
 
 
@@ -55,12 +57,41 @@ class Home:
         """Where running services keep their addresses, configuration and logs."""
         return self.path / "run"
 
-    def read(self) -> Experiment:
-        """The experiment (see `read_experiment`)."""
+    def text(self) -> str:
+        """The text of the experiment file.
+
+        Raises:
+            ExperimentFileErrors: it cannot be read.
+        """
         if self.path.exists() and not self.path.is_dir():
             fix = "Give the experiment's home: the directory of its experiment.yaml."
             raise ExperimentFileErrors([ExperimentFileError("is not a directory", file=str(self.path), fix=fix)])
-        return read_experiment(self.experiment_file)
+        return read_experiment_text(self.experiment_file)
+
+    def parse(self, text: str) -> Experiment:
+        """The experiment that this text of the experiment file declares.
+
+        Raises:
+            ExperimentFileErrors: it holds mistakes.
+        """
+        return parse_experiment(text, file=str(self.experiment_file), environment=os.environ)
+
+    def read(self) -> Experiment:
+        """The experiment as its file is now; raises as `text` and `parse`."""
+        return self.parse(self.text())
+
+    def in_force(self) -> Experiment:
+        """The experiment that the running station works by, whatever became of its file since; else as `read`."""
+        text = self._text_in_force()
+        return self.read() if text is None else self.parse(text)
+
+    def is_edited(self) -> bool:
+        """Whether a station runs by another text than the file's."""
+        text = self._text_in_force()
+        try:
+            return text is not None and text != self.text()
+        except ExperimentFileErrors:
+            return True
 
     def place(self, experiment: Experiment) -> Path | BucketPlace:
         """Where the central store is: the declared place, unless this home has an S3 server of its own."""
@@ -92,13 +123,24 @@ class Home:
         file = self.path.resolve() / str(url.database)
         return Ledger(url.set(database=str(file)).render_as_string(hide_password=False))
 
-    def announce_station(self, url: str) -> None:
-        """Leaves this process's address for those who look for the station, which has nothing to complain of now."""
+    def announce_station(self, url: str, text: str) -> None:
+        """Leaves this process's address, and the text of the experiment file that it has read, for those who look for
+        the station, which has nothing to complain of now."""
         self.run.mkdir(parents=True, exist_ok=True)
         self.forget_complaint()
+        self.put_in_force(text)
         hidden = self.run / ".station.json"
         hidden.write_text(json.dumps({"url": url, "pid": os.getpid()}))
         hidden.replace(self.run / "station.json")
+
+    def put_in_force(self, text: str) -> None:
+        """Keeps the text of the experiment file that the station works by (see `in_force`)."""
+        hidden = self.run / ".experiment.yaml"
+        hidden.touch()
+        # It may hold a password, and be for its owner's eyes.
+        hidden.chmod(stat.S_IMODE(self.experiment_file.stat().st_mode))
+        hidden.write_text(text)
+        hidden.replace(self._kept_text)
 
     def withdraw_station(self) -> None:
         """Takes the address away, if it is this process's."""
@@ -134,6 +176,15 @@ class Home:
     def forget_complaint(self) -> None:
         """Takes the word away."""
         self._complaint.unlink(missing_ok=True)
+
+    def _text_in_force(self) -> str | None:
+        with contextlib.suppress(OSError, ValueError):
+            return self._kept_text.read_text() if self.station() is not None else None
+        return None
+
+    @property
+    def _kept_text(self) -> Path:
+        return self.run / "experiment.yaml"
 
     @property
     def _complaint(self) -> Path:

@@ -32,7 +32,7 @@ async def serve(home: Home, pool: str | None = None) -> None:
         LedgerAway: the ledger cannot be opened now.
         P3sError: the experiment file or the ledger cannot be read.
     """
-    experiment = home.read()
+    experiment = home.in_force()
     pool = pool or experiment.prefect.pool
     ledger = home.ledger(experiment)
     ledger.migrate()

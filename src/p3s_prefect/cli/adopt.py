@@ -18,7 +18,7 @@ def adopt(home: HomeOption = Path()) -> None:
     What that ledger had published stays; what neither of them knows is swept in time.
     """
     place = Home(home)
-    experiment, now = place.read(), time.time()
+    experiment, now = place.in_force(), time.time()
     store = place.store(experiment)
     with closing(place.ledger(experiment)) as ledger:
         ledger.migrate()

@@ -39,7 +39,7 @@ def archive(
     Without --yes: say what would go, and what stays and why.
     """
     place, now = Home(home), time.time()
-    experiment = place.read()
+    experiment = place.in_force()
     ended_before = moment(before, now)
     with closing(place.ledger(experiment)) as ledger, shown_progress() as tell:
         ledger.migrate()

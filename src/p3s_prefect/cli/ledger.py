@@ -56,7 +56,7 @@ def backup(
     Example: p3s ledger backup /mnt/other/ledger-tonight.db
     """
     place = Home(home)
-    with closing(place.ledger(place.read())) as live:
+    with closing(place.ledger(place.in_force())) as live:
         source = sqlite_file(live.url)
     target = file or place.path / "backups" / f"ledger-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.db"
     with shown_progress() as tell:
@@ -121,7 +121,7 @@ def export_journal(home: HomeOption = Path(), as_json: JsonOption = False) -> No
     The station does so by itself with whole segments, and with what is older than a day.
     """
     place = Home(home)
-    experiment = place.read()
+    experiment = place.in_force()
     with closing(place.ledger(experiment)) as live, shown_progress() as tell:
         live.migrate()
         store = place.store(experiment)
@@ -134,7 +134,7 @@ def export_journal(home: HomeOption = Path(), as_json: JsonOption = False) -> No
 def status(home: HomeOption = Path(), as_json: JsonOption = False) -> None:
     """How much is in the ledger, how far its journal is in the store, and what is damaged, purged or archived."""
     place = Home(home)
-    experiment = place.read()
+    experiment = place.in_force()
     with closing(place.ledger(experiment)) as live:
         live.migrate()
         with live.reading() as connection:

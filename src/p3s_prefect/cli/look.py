@@ -30,6 +30,8 @@ from p3s_prefect.core.targets import acting_on, explained
 from p3s_prefect.core.views import GroupRow, UnitDetail, UnitRow, number, plain
 from p3s_prefect.core.weighted_values import WeightedValue
 
+_EDITED = "experiment.yaml was edited since, and is not in force: `p3s check` it, then `p3s reload`"
+
 
 class What(StrEnum):
     """What `p3s list` lists."""
@@ -46,10 +48,11 @@ def status(home: HomeOption = Path(), as_json: JsonOption = False) -> None:
     """Is all well? Health, and what became of everything that was seen."""
     found = status_of(home)
     at = Home(home)
-    experiment, address = at.read(), at.station()
+    experiment, address = at.in_force(), at.station()
     prefect = prefect_page(at, experiment)
     if api := os.environ.get("PREFECT_API_URL") or prefect_api(at, experiment):
         _add_pools(found, api, experiment.prefect.pool)
+    found["is_edited"] = at.is_edited()
     if as_json:
         print_json(found)
         return
@@ -59,6 +62,8 @@ def status(home: HomeOption = Path(), as_json: JsonOption = False) -> None:
         out.print(plain_text(f"page: {address.url}"))
         if prefect:
             out.print(plain_text(f"Prefect: {prefect}"))
+    if found["is_edited"]:
+        out.print(plain_text(_EDITED))
     out.print()
     rows = found["health"]
     out.print(

@@ -46,7 +46,7 @@ def purge(
     sure. What is removed stays known, and what is processed anew reads the copy.
     """
     place = Home(home)
-    experiment = place.read()
+    experiment = place.in_force()
     if stream and stream not in experiment.streams:
         raise BadName(f"there is no stream {stream[:80]!r}", fix=did_you_mean(stream, experiment.streams))
     if stream and experiment.streams[stream].directory is None:

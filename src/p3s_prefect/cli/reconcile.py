@@ -54,7 +54,7 @@ def reconcile(
     something is left that needs a hand.
     """
     place = Home(home)
-    experiment = place.read()
+    experiment = place.in_force()
     with closing(place.ledger(experiment)) as ledger:
         ledger.migrate()
         store = place.store(experiment)

@@ -34,16 +34,13 @@ def reload(home: HomeOption = Path(), why: WhyOption = "", by: ByOption = "", as
     """
     place = Home(home)
     try:
-        experiment = read_experiment(place.experiment_file, also=[payload_mistakes])
+        read_experiment(place.experiment_file, also=[payload_mistakes])
     except ExperimentFileErrors as errors:
         print_mistakes(errors, as_json=as_json)
         raise typer.Exit(1) from errors
     if place.station() is None:
         raise ServiceError("no station runs here", fix="The file is in order; `p3s up` starts a station with it.")
-    with closing(place.ledger(experiment)) as ledger:
-        if not ledger.exists():
-            fix = "Put it back, or restart everything with it: `p3s down`, then `p3s up`."
-            raise ServiceError("ledger.url cannot change while the station runs", fix=fix)
+    with closing(place.ledger(place.in_force())) as ledger:
         answered = _ask(ledger, by or user(), why)
     if as_json:
         print_json({"ok": answered.is_granted, "answer": answered.answer.splitlines()})

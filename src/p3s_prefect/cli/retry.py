@@ -34,7 +34,7 @@ def retry(
     Deadlines count from now on. Example: p3s retry run=2008 --why "the disk is back"
     """
     place = Home(home)
-    experiment = place.read()
+    experiment = place.in_force()
     with closing(place.ledger(experiment)) as ledger:
         answered = _ask(place, ledger, experiment, " ".join(words), by or user(), why)
     if as_json:

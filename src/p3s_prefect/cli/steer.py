@@ -166,7 +166,7 @@ def limits(
 @contextmanager
 def _steering(home: Path, by: str) -> Iterator[tuple[Steering, Experiment]]:
     place = Home(home)
-    experiment = place.read()
+    experiment = place.in_force()
     with closing(place.ledger(experiment)) as ledger:
         # It may be the first who needs it: what is set before the first start counts from there.
         ledger.migrate()

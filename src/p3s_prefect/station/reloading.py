@@ -95,9 +95,10 @@ class Reloading:
 
         Raises:
             ExperimentFileErrors: it has mistakes, or changes what cannot change while the station runs.
-            ServiceError: a program cannot be read, or the installed software has changed.
+            ServiceError: a program cannot be read, the installed software has changed, or the home cannot be written.
         """
-        experiment = await asyncio.to_thread(self.home.read)
+        text = await asyncio.to_thread(self.home.text)
+        experiment = await asyncio.to_thread(self.home.parse, text)
         found = changes(self.catalogue.experiment, experiment)
         if refused := refusals(found, str(self.home.experiment_file)):
             raise ExperimentFileErrors(refused)
@@ -105,9 +106,20 @@ class Reloading:
         # Now, and not at the first arrival: a program that cannot be read is a reason to refuse.
         await asyncio.to_thread(lambda: newer.collections)
         lines = [*map(str, found), *_software(self.catalogue.now.collections, newer.collections)]
+        # Before anything follows it: where it cannot be kept, the commands would go on by the old one.
+        await asyncio.to_thread(self._keep, text)
         if lines:
             await self._take_over(newer)
         return _told(lines)
+
+    def _keep(self, text: str) -> None:
+        try:
+            self.home.put_in_force(text)
+        except OSError as error:
+            raise ServiceError(
+                f"{error.filename or self.home.run} cannot be written: {error.strerror or error}",
+                fix="Make room on the home's disk, then say `p3s reload` again.",
+            ) from error
 
     async def _take_over(self, newer: Catalogue) -> None:
         async with self.intake.gate.shut():

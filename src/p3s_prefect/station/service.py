@@ -70,7 +70,8 @@ async def serve(home: Home, settings: Settings, scheduler: str) -> None:
     Raises:
         P3sError: it cannot start, or lost its lease; the message says why.
     """
-    experiment = home.read()
+    text = home.text()
+    experiment = home.parse(text)
     if experiment.pilots.address is not None:
         await asyncio.to_thread(refuse_productions, scheduler)
     listener = listen(experiment, settings)
@@ -80,7 +81,7 @@ async def serve(home: Home, settings: Settings, scheduler: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await asyncio.to_thread(make_ready, home)
-    station = _Station(home=home, experiment=experiment, ledger=ledger, store=home.store(experiment))
+    station = _Station(home=home, text=text, experiment=experiment, ledger=ledger, store=home.store(experiment))
     try:
         await station.run(settings, scheduler, listener, stop)
     except ExceptionGroup as group:
@@ -95,6 +96,8 @@ async def serve(home: Home, settings: Settings, scheduler: str) -> None:
 @dataclass
 class _Station:
     home: Home
+    text: str
+    """Of the experiment file, as it was read."""
     experiment: Experiment
     ledger: Ledger
     store: ObjectStore
@@ -214,7 +217,7 @@ class _Station:
                 tasks.create_task(upkeep.keep_swept(self.ledger, self.store, self.owner, sweep_s, self.clock)),
             ]
             serving = tasks.create_task(server.serve(sockets=[listener]))
-            self.home.announce_station(page_url(listener))
+            self.home.announce_station(page_url(listener), self.text)
             log.info("the page is at %s", page_url(listener))
             await self.stop_asked.wait()
             log.info("stopping; what runs gets %g s", self.experiment.station.grace_s)
