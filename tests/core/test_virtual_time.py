@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scheduling import chain, pipelines, stage
 
 from p3s_prefect.core.data_id import DataId
-from p3s_prefect.core.dispatcher import IN_FLIGHT_PER_SLOT
+from p3s_prefect.core.dispatcher import IN_ADVANCE_PER_SLOT
 from p3s_prefect.core.experiment import Order, Pipeline, WorkClass
 from p3s_prefect.core.incidents import ControlChange, Faults, GroupClosing, PartFault, SlotChange, UnitArrival
 from p3s_prefect.core.outcome import Outcome
@@ -31,6 +31,10 @@ def _unit(number: int, *, at: float, pipeline: str = "p", run: int = 1, taken_at
 
 def _one_second(pipeline: str, name: str, data_id: DataId) -> float:
     return 1.0
+
+
+def _quarter_second(pipeline: str, name: str, data_id: DataId) -> float:
+    return 0.25
 
 
 def _uneven(pipeline: str, name: str, data_id: DataId) -> float:
@@ -100,14 +104,14 @@ def test_the_same_night_twice() -> None:
 def test_in_flight_stays_just_in_time_and_a_top_priority_arrival_starts_next() -> None:
     """P11: 10,000 queued, 4 slots: at most 6 in flight; the alert overtakes what the pilots have not begun."""
     night = {"p": chain("a"), "alert": chain("a", priority=9)}
-    load = [_unit(number, at=0.0) for number in range(10_000)] + [_unit(1, at=3.25, pipeline="alert", run=2)]
-    outcome = simulate(night, load, service_s=_one_second, slots=4)
-    assert _most_at_once(_in_flight(outcome)) == IN_FLIGHT_PER_SLOT * 4
+    load = [_unit(number, at=0.0) for number in range(10_000)] + [_unit(1, at=3.125, pipeline="alert", run=2)]
+    outcome = simulate(night, load, service_s=_quarter_second, slots=4)
+    assert _most_at_once(_in_flight(outcome)) == (1 + IN_ADVANCE_PER_SLOT) * 4
     assert _most_at_once([(s.began_at, s.ended_at) for s in outcome.services]) == 4
     (alert,) = {event.stage_run_id for event in outcome.events if event.pipeline == "alert"}
     (service,) = [service for service in outcome.services if service.stage_run_id == alert]
-    assert (service.began_at, service.ended_at) == (4.0, 5.0)
-    assert outcome.ended_at == 2501.0
+    assert (service.began_at, service.ended_at) == (3.25, 3.5)
+    assert outcome.ended_at == 625.25
 
 
 def test_a_limit_of_three_with_ten() -> None:
@@ -232,8 +236,7 @@ def test_overrides_act_from_their_moment() -> None:
     load = [_unit(number, at=0.0) for number in range(3)]
     outcome = simulate({"p": chain("a")}, load, service_s=_four_seconds, slots=1, control_changes=changes)
     began = [service.began_at for service in outcome.services]
-    # One more is with the pilot already: what is in flight is not touched.
-    assert began == [0.0, 4.0, 10.0]
+    assert began == [0.0, 10.0, 14.0]
 
 
 def test_a_night_may_be_cut_short_and_looked_at_on_the_way() -> None:
@@ -243,21 +246,21 @@ def test_a_night_may_be_cut_short_and_looked_at_on_the_way() -> None:
     outcome = simulate(
         {"p": chain("a")}, load, service_s=_one_second, slots=1, until=2.5, sample_every_s=1.0, progress=told.append
     )
-    assert outcome.account()["p", "a"] == Counter({StageState.DONE: 2, StageState.RUNNING: 2, StageState.QUEUED: 1})
+    assert outcome.account()["p", "a"] == Counter({StageState.DONE: 2, StageState.RUNNING: 1, StageState.QUEUED: 2})
     assert [(sample.at, sample.arrived, sample.queued, sample.busy) for sample in outcome.samples] == [
-        (0.0, 5, 3, 1),
-        (1.0, 5, 2, 1),
+        (0.0, 5, 4, 1),
+        (1.0, 5, 3, 1),
     ]
     assert told == []
 
 
 def test_shares_and_latencies() -> None:
-    """P21: four units in a row on one slot, of which the third ends late and the fourth is not begun."""
+    """P21: four units in a row on one slot, of which two would be late, and are not begun."""
     pipeline = Pipeline(stages={"a": stage(deadline_s=2.5, value=3.0)}, work_class="prompt", order=Order.FIRST_COME)
     load = [_unit(number, at=0.0) for number in range(4)]
     classes = {"prompt": WorkClass(value=2.0, shed=False)}
     outcome = simulate({"p": pipeline}, load, service_s=_one_second, slots=1, classes=classes)
     assert outcome.share_in_time(lambda run: run.work_class) == {"prompt": 0.5}
-    assert outcome.latencies_s(lambda run: run.stage) == {"a": [1.0, 2.0, 3.0]}
-    assert outcome.drops(lambda run: run.pipeline) == {"p": Counter({StageState.EXPIRED: 1})}
+    assert outcome.latencies_s(lambda run: run.stage) == {"a": [1.0, 2.0]}
+    assert outcome.drops(lambda run: run.pipeline) == {"p": Counter({StageState.EXPIRED: 2})}
     assert outcome.value() == 12.0

@@ -6,6 +6,10 @@ import heapq
 
 from p3s_prefect.core.open_work import Run
 
+# A slot is idle for some 10 ms until its next stage comes: a few percent of what is shorter, which is worth to have the
+# next one lie ready; what is longer would lie there for long, behind whatever better comes meanwhile.
+SHORT_S = 0.5
+
 _Handed = tuple[int, int, Run]
 """Priority, negative, and number of what was handed out: the smallest goes first."""
 
@@ -16,6 +20,8 @@ class AtPilots:
     def __init__(self) -> None:
         self.slots = 0
         self.in_flight = 0
+        self.short = 0
+        """Those of `in_flight` that take less than `SHORT_S`, as far as is known when they are handed out."""
         self._serving = 0
         self._waiting: list[_Handed] = []
         self._last_begun: _Handed | None = None
@@ -27,6 +33,9 @@ class AtPilots:
         run.load.in_flight += 1
         self._number += 1
         run.in_flight = True
+        times = run.load.times
+        run.is_short = times.is_known and times.mean_s < SHORT_S
+        self.short += run.is_short
         handed = (-priority, self._number, run)
         if self._serving >= self.slots:
             self._make_way(handed, now)
@@ -41,6 +50,7 @@ class AtPilots:
         run.load.in_flight -= 1
         run.load.first_at_pilots.discard(run.id)
         run.in_flight = False
+        self.short -= run.is_short
         if self._end(run):
             self._serving -= 1
         while self._waiting and (self._serving < self.slots or not self._waiting[0][2].in_flight):

@@ -72,6 +72,8 @@ class Run:
     cause: str = ""
     """Why it is blocked: of which ancestor."""
     in_flight: bool = False
+    is_short: bool = False
+    """While it is in flight: whether another is handed out in advance."""
     is_due: bool = False
     """Whether it has its entry among the deadlines."""
     is_claimed: bool = False
