@@ -1,4 +1,4 @@
-"""What chance left out in overload stands by for a slot that would idle, and stays left out for statistics (P5, P6)."""
+"""What chance left out in overload stands by for a slot that is left, and stays left out for statistics (P5, P6)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scheduling import stage
 
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.dispatcher import Backlog, Dispatcher
-from p3s_prefect.core.experiment import Pipeline
+from p3s_prefect.core.experiment import Order, Pipeline, WorkClass
 from p3s_prefect.core.incidents import UnitArrival
 from p3s_prefect.core.outcome import Outcome
 from p3s_prefect.core.overrides import Controls, Override, OverrideKind, Target
@@ -59,6 +59,10 @@ def _dispatcher(*facts: SubJobFact, slots: int, **pipelines: Pipeline) -> Dispat
     return found
 
 
+def _arrival(pipeline: str, number: int, *, at: float) -> UnitArrival:
+    return UnitArrival(at=at, taken_at=at, pipeline=pipeline, group=GROUP, data_id=DataId.of(unit=number))
+
+
 def _started(dispatcher: Dispatcher, now: float = 0.0) -> list[int]:
     return [start.stage_run_id for start in dispatcher.decide(now).starts]
 
@@ -76,13 +80,60 @@ def test_it_starts_only_where_a_slot_would_idle_the_smallest_number_first() -> N
     assert _started(dispatcher, 2.0) == [3]
 
 
-def test_it_goes_behind_all_that_was_let_in_whatever_its_priority() -> None:
-    """P4, P5."""
-    urgent, dull = _pipeline(priority=5), _pipeline(priority=-5)
-    dispatcher = _dispatcher(
-        _fact(1, u=0.9, q=0.5, pipeline="urgent"), _fact(2, u=0.1, pipeline="dull"), slots=1, urgent=urgent, dull=dull
-    )
-    assert _started(dispatcher) == [2]
+def test_it_goes_behind_what_was_let_in_of_its_priority_or_a_higher_one_and_before_the_others() -> None:
+    """P5: no slot is left to a lower priority that a higher one can use."""
+    pipelines = {"urgent": _pipeline(priority=5), "usual": _pipeline(), "dull": _pipeline(priority=-5)}
+    facts = [
+        _fact(1, u=0.9, q=0.5, pipeline="dull"),
+        _fact(2, u=0.1, pipeline="dull"),
+        _fact(3, u=0.9, q=0.5, pipeline="usual"),
+        _fact(4, u=0.1, pipeline="usual"),
+        _fact(5, u=0.9, q=0.5, pipeline="urgent"),
+    ]
+    dispatcher = _dispatcher(*facts, slots=1, **pipelines)
+    order = []
+    for _ in facts:
+        (number,) = _started(dispatcher)
+        order.append(number)
+        dispatcher.settle(number, DONE, now=0.0, service_s=1.0)
+    assert order == [5, 4, 3, 2, 1]
+
+
+@pytest.mark.parametrize("sheds", [False, True])
+@pytest.mark.parametrize("order", Order)
+def test_a_bunch_of_a_higher_class_takes_the_slots_of_a_lower_one(order: Order, sheds: bool) -> None:
+    """P5: 300 units at once, of which 50 can be done in time; the lower class has time enough and waits for them.
+
+    10 slots, services of 1 s, a deadline of 6 s.
+    """
+    pipelines = {
+        "high": Pipeline(stages={"a": stage(deadline_s=6.0)}, work_class="high", order=order),
+        "low": Pipeline(stages={"a": stage(deadline_s=600.0)}, work_class="low"),
+    }
+    classes = {"high": WorkClass(priority=1), "low": WorkClass(shed=sheds)}
+    steady = [_arrival("low", number, at=0.1 * number) for number in range(600)]
+    load = sorted([*steady, *(_arrival("high", number, at=20.0) for number in range(300))], key=lambda unit: unit.at)
+    outcome = simulate(pipelines, load, classes=classes, service_s=lambda *_: 1.0, slots=10)
+    account = outcome.account()
+    assert account["high", "a"][DONE] >= 49
+    assert account["high", "a"][EXPIRED] == 0
+    assert account["low", "a"] == {DONE: 600}
+
+
+def test_a_lower_class_is_thinned_beside_what_stands_by_above_it() -> None:
+    """P5, P6: it is thinned for what goes before it, in place of expiring."""
+    pipelines = {
+        "high": Pipeline(stages={"a": stage(deadline_s=6.0)}, work_class="high"),
+        "low": Pipeline(stages={"a": stage(deadline_s=4.0)}, work_class="low"),
+    }
+    load = [_arrival("low", number, at=0.1 * number) for number in range(600)]
+    load += [_arrival("high", number, at=20.0) for number in range(300)]
+    load.sort(key=lambda unit: unit.at)
+    outcome = simulate(pipelines, load, classes={"high": WorkClass(priority=1)}, service_s=lambda *_: 1.0, slots=10)
+    low = outcome.account()["low", "a"]
+    assert low[EXPIRED] <= 0.01 * 600
+    # For 5 s there is no slot for it, and it waits for no more than 3.
+    assert low[DONE] >= 540
 
 
 def test_it_is_shed_with_its_q_once_it_would_hardly_end_in_time() -> None:
@@ -253,9 +304,8 @@ def test_whatever_becomes_of_a_stage_its_q_is_at_most_that_of_the_one_before(
     at, arrivals, services = 0.0, [], {}
     for number, (gap_s, service_s) in enumerate(found):
         at += gap_s
-        unit = DataId.of(unit=number)
-        arrivals.append(UnitArrival(at=at, taken_at=at, pipeline="p", group=GROUP, data_id=unit))
-        services[unit] = service_s
+        arrivals.append(_arrival("p", number, at=at))
+        services[arrivals[-1].data_id] = service_s
     stages = {
         "a": stage(deadline_s=6.0, value=value**2, retries=0),
         "b": stage(after=["a"], deadline_s=7.0, value=value, retries=0, stop_at_deadline=True),
@@ -290,9 +340,8 @@ def test_no_slot_idles_while_something_could_end_in_time(
     at, arrivals, services = 0.0, [], {}
     for number, (gap_s, service_s) in enumerate(found):
         at += gap_s
-        unit = DataId.of(unit=number)
-        arrivals.append(UnitArrival(at=at, taken_at=at, pipeline="p", group=GROUP, data_id=unit))
-        services[unit] = service_s
+        arrivals.append(_arrival("p", number, at=at))
+        services[arrivals[-1].data_id] = service_s
     outcome = simulate(
         {"p": Pipeline(stages=stages, freshest_in_overload=fresh)},
         arrivals,
@@ -335,8 +384,7 @@ def test_what_runs_on_standby_asks_for_no_more_of_the_stages_behind_it() -> None
     while at < 40.0:
         at += draws.expovariate(120.0)
         began = at + 17.0 * (at // 3)
-        unit = DataId.of(unit=len(arrivals))
-        arrivals.append(UnitArrival(at=began, taken_at=began, pipeline="p", group=GROUP, data_id=unit))
+        arrivals.append(_arrival("p", len(arrivals), at=began))
     stages = {"look": stage(deadline_s=12.0, value=5.0), "deep": stage(after=["look"], deadline_s=18.0)}
     outcome = simulate(
         {"p": Pipeline(stages=stages)},

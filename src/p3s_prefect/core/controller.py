@@ -171,7 +171,7 @@ class Controller:
     def free_s(self) -> float:
         """How long it takes until one of what is with the pilots has ended, and a slot is free."""
         ends_per_s = sum(load.in_flight / load.times.mean_s for load in self._loads.values() if load.times.mean_s)
-        # Half as many as there are slots are handed out before one is free.
+        # Of what is short some is handed out before a slot is free.
         serving = min(1.0, self.slots / self.in_flight) if self.in_flight else 1.0
         return _TURNS / (ends_per_s * serving) if ends_per_s and serving else 0.0
 

@@ -3,7 +3,7 @@
 The station feeds it (`offer`, `add`, `settle`, `set_slots`, `control`), asks (`decide`), and writes what it answers to
 the ledger before anything is started. The simulator does the same in virtual time. It holds open sub-jobs only, so its
 size follows the backlog and not the history. How much is let in, in overload, is the `controller`'s decision; what is
-left out stands by for a slot that would idle, and is shed when it would hardly end in time.
+left out stands by for a slot that would idle, or go to a lower priority, and is shed when it would hardly end in time.
 """
 
 from __future__ import annotations

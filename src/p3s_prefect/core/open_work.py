@@ -18,8 +18,8 @@ from p3s_prefect.core.states import StageState
 
 Entry = tuple[float, int, "Run"]
 """In a heap: smallest goes first, of equal ones the run with the smaller id."""
-Lane = tuple[bool, int, bool]
-"""What goes before the order: whether it is on standby, minus the priority, and whether the unit has not started.
+Lane = tuple[int, bool, bool]
+"""What goes before the order: minus the priority, whether it is on standby, and whether the unit has not started.
 Smaller goes first."""
 
 
@@ -94,7 +94,7 @@ class Run:
 
     @property
     def is_standby(self) -> bool:
-        """Whether it is left out, so that it starts only where a slot would idle.
+        """Whether it is left out, so that it starts only where a slot would idle, or go to a lower priority.
 
         Nothing is without a deadline, nor what was asked for by hand; that stays left out for statistics all the same.
         """

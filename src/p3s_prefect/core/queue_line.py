@@ -45,7 +45,7 @@ class Line:
 
     def push(self, run: Run, priority: int) -> None:
         """Makes a run ready."""
-        lane = (run.is_standby, -priority, not run.sub_job.started)
+        lane = (-priority, run.is_standby, not run.sub_job.started)
         if lane not in self._heaps:
             self._heaps[lane] = []
             insort(self._lanes, lane)

@@ -1,6 +1,7 @@
 """The queues of all pipelines: what is ready, what waits for its retry, what a floor is owed, and who goes next.
 
-What chance has left out in overload stands by: it goes behind all others, and only where a slot would idle.
+What chance has left out in overload stands by: it goes behind all that was let in of its priority or a higher one, and
+only where a slot would idle, or go to a lower one.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class StageState(StrEnum):
     WAITING = "waiting"
     """For its parents."""
     QUEUED = "queued"
-    """For a slot; where its number is not below its q, for one that would idle."""
+    """For a slot; where its number is not below its q, for one that would idle or go to a lower priority."""
     RUNNING = "running"
     HELD = "held"
     """By hand."""

@@ -28,7 +28,8 @@ def queue_reasons(experiment: Experiment, case: Case, stage_run_id: int, work: W
             why=f"overload has left it out, as its number {own.u:.4g} is not below {own.q:.4g}, the share that "
             "could be let in",
             rule=rule("classes", work.work_class, "shed", True),
-            release="It stands by: it starts if a slot would idle while it can still end in time, or is shed.",
+            release="It stands by: it starts if a slot would idle, or go to a lower priority, while it can still end "
+            "in time, or is shed.",
         )
     if own is not None and (floor := _owing(experiment, own)) is not None:
         index = experiment.classes[work.work_class].floors.index(floor)
@@ -108,9 +109,9 @@ class Place:
 
     by_floor: int
     """Those that a floor owes a slot, and that would be late if they waited any longer."""
-    by_standby: int
-    """Where it is on standby: those that are not."""
     by_priority: int
+    by_standby: int
+    """Where it is on standby: those of the same priority that are not."""
     by_begun: int
     """Of the same priority, those of units that have begun; later stages go before new units."""
     by_deadline: int
@@ -122,7 +123,7 @@ class Place:
     @property
     def before(self) -> int:
         """All that go before it for certain."""
-        return self.by_floor + self.by_standby + self.by_priority + self.by_begun + self.by_deadline + self.by_order
+        return self.by_floor + self.by_priority + self.by_standby + self.by_begun + self.by_deadline + self.by_order
 
 
 def place(experiment: Experiment, case: Case, own: Queued) -> Place:
@@ -139,9 +140,9 @@ def place(experiment: Experiment, case: Case, own: Queued) -> Place:
             continue
         theirs = _lane(experiment, case, other)
         if theirs[0] != lane[0]:
-            counts["by_standby"] += theirs[0] < lane[0]
+            counts["by_priority"] += theirs[0] < lane[0]
         elif theirs[1] != lane[1]:
-            counts["by_priority"] += theirs[1] < lane[1]
+            counts["by_standby"] += theirs[1] < lane[1]
         elif theirs[2] != lane[2]:
             counts["by_begun"] += theirs[2] < lane[2]
         elif other.pipeline != own.pipeline:
@@ -230,9 +231,9 @@ def _work(experiment: Experiment, one: Queued) -> Work:
     )
 
 
-def _lane(experiment: Experiment, case: Case, one: Queued) -> tuple[bool, int, bool]:
-    """Smaller goes first: whether it is on standby, minus the priority, and whether the unit is still to begin."""
-    return _is_standby(experiment, one), -_priority(experiment, case, one), not one.begun
+def _lane(experiment: Experiment, case: Case, one: Queued) -> tuple[int, bool, bool]:
+    """Smaller goes first: minus the priority, whether it is on standby, and whether the unit is still to begin."""
+    return -_priority(experiment, case, one), _is_standby(experiment, one), not one.begun
 
 
 def _is_standby(experiment: Experiment, one: Queued) -> bool:
@@ -292,8 +293,8 @@ def _place_in_words(experiment: Experiment, case: Case, own: Queued, work: Work)
     priority, standby = _priority(experiment, case, own), _is_standby(experiment, own)
     parts = [
         (found.by_floor, f"{found.by_floor} that a floor owes a slot"),
-        (found.by_standby, f"{found.by_standby} that are not on standby"),
         (found.by_priority, f"{found.by_priority} of a priority above {priority}"),
+        (found.by_standby, f"{found.by_standby} that are not on standby"),
         (found.by_begun, f"{found.by_begun} of units that have begun"),
         (found.by_deadline, f"{found.by_deadline} that would be late otherwise"),
         (
@@ -307,7 +308,7 @@ def _place_in_words(experiment: Experiment, case: Case, own: Queued, work: Work)
     rules = [_priority_rule(experiment, case, own)] if found.by_priority or found.turns or not found.before else []
     rules += [_order_rule(experiment, case, own.pipeline)] if found.by_order and not standby else []
     if standby:
-        release = "It starts when a slot would idle. `p3s process` asks for it whatever the load."
+        release = "It starts when a slot is left to it. `p3s process` asks for it whatever the load."
     elif found.before or found.turns:
         release = "It starts when these have started and a slot is free. `p3s priority` puts it forward."
     else:
