@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
+from p3s_prefect.adapters.home import Home
 from p3s_prefect.cli.init import write_home
-from p3s_prefect.cli.replay import replay
+from p3s_prefect.cli.replay import play, replay, writer
 from p3s_prefect.core.errors import BadName, P3sError
+from p3s_prefect.core.replay import ReplayPlan, patterns_of
 
 commands = typer.Typer()
 commands.command()(replay)
@@ -31,6 +34,16 @@ def test_a_run_with_faults_is_played(tmp_path: Path) -> None:
     assert names == [*(f"LST-1.Run00007.{subrun:04d}.fits" for subrun in range(3)), "LST-1.Run00007.closed"]
     _replay(tmp_path, "--first-run", "8", "--gap", "1")
     assert [path.name for path in (tmp_path / "incoming").glob("*Run00008*")] == ["LST-1.Run00008.closed"]
+
+
+def test_a_demonstration_that_is_stopped_from_elsewhere_plays_no_more(tmp_path: Path) -> None:
+    """P12: `p3s down` ends it; it would go on to write files that nobody takes."""
+    write_home(tmp_path, "lst1")
+    files, marker = patterns_of(Home(tmp_path).read())
+    plan = ReplayPlan(pattern=files, marker=marker, first_run=1, runs=None, rate_hz=1000)
+    looks = iter([True, True, False])
+    play(Home(tmp_path), Console(quiet=True), plan, writer("lst1")(), while_=lambda: next(looks))
+    assert len(list((tmp_path / "incoming").iterdir())) == 3
 
 
 def test_a_home_of_another_instrument_is_refused(tmp_path: Path) -> None:

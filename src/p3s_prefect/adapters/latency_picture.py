@@ -129,7 +129,16 @@ def _draw_curves(axes: Axes, rows: Sequence[LatencyRow], names: Sequence[str]) -
         handles.append(line)
     for deadline in deadlines:
         axes.axvline(deadline, color=INK, linewidth=1.0, linestyle=(0, (1, 2)))
-        axes.text(deadline, 101.5, duration(deadline), size=8, color=INK, ha="center", va="bottom")
+        # Beside its line, as above it would lie over the title.
+        axes.text(
+            *(deadline, 2, f"deadline {duration(deadline)}"),
+            size=8,
+            color=INK,
+            rotation=90,
+            ha="right",
+            va="bottom",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+        )
     axes.set(xscale="log", xlim=limits, ylim=(0, 101), ylabel="published, of all that were due [%]")
     _mark_times(axes, *limits)
     plain(axes, grid="both")

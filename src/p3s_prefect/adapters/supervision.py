@@ -120,6 +120,10 @@ class Services:
         self._pid_file.unlink(missing_ok=True)
         return True
 
+    def are_kept(self) -> bool:
+        """Whether a supervisor keeps them running."""
+        return self.pid() is not None
+
     def processes(self) -> list[psutil.Process]:
         """Every process of this home's services, whether its supervisor lives or not."""
         return [process for process in psutil.process_iter() if self._is_ours(process)]

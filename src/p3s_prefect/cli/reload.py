@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,15 +18,17 @@ from p3s_prefect.adapters.steering import user
 from p3s_prefect.cli.check import print_mistakes
 from p3s_prefect.cli.options import HomeOption, JsonOption
 from p3s_prefect.cli.output import console, plain_text, print_json
-from p3s_prefect.cli.steer import ByOption, WhyOption
+from p3s_prefect.cli.steer import ByOption
 from p3s_prefect.core.errors import ExperimentFileErrors, ServiceError
 
 # The station answers when what is being let in has been; a large file may be compared with its rival meanwhile.
 _PATIENCE_S = 60.0
 _POLL_S = 0.1
 
+_WhyOption = Annotated[str, typer.Option("--why", help="The reason, for the journal.")]
 
-def reload(home: HomeOption = Path(), why: WhyOption = "", by: ByOption = "", as_json: JsonOption = False) -> None:
+
+def reload(home: HomeOption = Path(), why: _WhyOption = "", by: ByOption = "", as_json: JsonOption = False) -> None:
     """Check the experiment file, and have the running station take it over. A mistake changes nothing.
 
     What comes from then on is decided by the new file; units that are open finish by the old one. Some settings need

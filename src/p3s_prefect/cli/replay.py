@@ -60,15 +60,17 @@ def replay(
         raise typer.Exit(130) from None
 
 
-def play(home: Home, console: Console, plan: ReplayPlan, write: player.Writer) -> None:
-    """Plays a plan into the place that the home's first stream watches, and shows progress.
+def play(
+    home: Home, console: Console, plan: ReplayPlan, write: player.Writer, *, while_: Callable[[], bool] = lambda: True
+) -> None:
+    """Plays a plan into the place that the home's first stream watches, as long as `while_`, and shows progress.
 
     Raises:
         P3sError: it cannot be written to.
     """
     directory = home.path / directory_of(home.read())
     try:
-        _play(directory, console, plan, write)
+        _play(directory, console, plan, write, while_)
     except OSError as error:
         raise P3sError(
             f"{error.filename or directory} cannot be written: {error.strerror or error}",
@@ -76,13 +78,17 @@ def play(home: Home, console: Console, plan: ReplayPlan, write: player.Writer) -
         ) from error
 
 
-def _play(directory: Path, console: Console, plan: ReplayPlan, write: player.Writer) -> None:
+def _play(
+    directory: Path, console: Console, plan: ReplayPlan, write: player.Writer, while_: Callable[[], bool]
+) -> None:
     columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task("replaying", total=plan.runs * plan.subruns_per_run if plan.runs else None)
         for done in player.replay(directory, plan, write, seed=plan.seed):
             fault = f" ({done.planned.fault})" if done.planned.fault else ""
             progress.update(task, description=f"{done.planned.data_id}{fault}", advance=0 if done.planned.marker else 1)
+            if not while_():
+                return
 
 
 def writer(instrument: str) -> Callable[..., player.Writer]:

@@ -79,6 +79,8 @@ def _coverage(found: CoverageReport, plot: Path | None, *, as_json: bool) -> Non
         columns.append("on standby>")
         counted = [(*told, row.on_standby or "-") for told, row in zip(counted, found.rows, strict=True)]
     out.print(table(columns, counted))
+    if any(row.mean_q is not None for row in found.rows):
+        out.print("", plain_text(_Q_NOTE), sep="\n")
     _print_notes(out, found, plot)
 
 
@@ -100,6 +102,10 @@ def _latency(found: LatencyReport, plot: Path | None, *, as_json: bool) -> None:
     _print_notes(out, found.coverage, plot)
 
 
+_Q_NOTE = (
+    "q: the mean probability of being let in, of those that are done. effective: as many units of equal weight would "
+    "say as much."
+)
 _COUNTS = ("seen", "done", "open", "prescaled", "shed", "expired", "failed", "blocked", "superseded", "cancelled")
 
 

@@ -30,6 +30,8 @@ from p3s_prefect.settings import Settings
 _START_TIMEOUT_S = 90.0
 # An hour of the sample at one subrun a second: files as they arrive, and what is made of them.
 _KEPT_GB = 12.0
+# `p3s down` from elsewhere ends a demonstration, too.
+_LOOK_S = 1.0
 # Ctrl-C, a kill, and a terminal that is closed.
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -86,11 +88,12 @@ def demo(
         console.print()
         files, marker = patterns_of(home.read())
         plan = ReplayPlan(pattern=files, marker=marker, first_run=_next_run(home), runs=runs, rate_hz=rate)
-        play(home, console, plan, writer("lst1")())
-        if runs is not None:
+        play(home, console, plan, writer("lst1")(), while_=services.are_kept)
+        if runs is not None and services.are_kept():
             console.print("The replay has ended; the page stays up until Ctrl-C.")
-            while True:
-                time.sleep(3600)
+        while services.are_kept():
+            time.sleep(_LOOK_S)
+        console.print("\nStopped from elsewhere.")
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):  # the terminal may be gone
             console.print("\nStopping.")

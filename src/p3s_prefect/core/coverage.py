@@ -25,7 +25,7 @@ class CoverageRow(AccountRow):
     part: str | None = None
     """Value of the dimension that the report splits by; None without one."""
     on_standby: int = 0
-    """Of those that are done: how many overload had left out, and ran as a slot idled. They stand for no others."""
+    """Of those that are done: how many overload had left out, and ran as a slot was left. They stand for no others."""
     mean_q: float | None = None
     """Mean probability of having reached this stage, of those that are done and that chance let in; None for sub-jobs,
     or if there is none."""

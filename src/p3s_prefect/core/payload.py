@@ -29,7 +29,7 @@ Either may leave two files in its working directory, and a Python payload may re
 **Weights.** Where units were left out at random (prescaled or shed), those that were taken stand for the others, each
 for 1/q, with q its probability of having got so far. ``weights`` has them for each gathered input, by data id, for all
 units that chance let reach the stage that makes it, the missing too: a unit that has a weight and no value has expired
-or failed. What ran only because a slot was idle counts as shed, and is no input. `core.weighting` makes of both what
+or failed. What ran only because a slot was left counts as shed, and is no input. `core.weighting` makes of both what
 all units would have given, with its error and the range in which what is missing could move it.
 """
 
@@ -50,6 +50,10 @@ _T = TypeVar("_T")
 
 SUMMARY_FILE = "summary.json"
 PRODUCTS_FILE = "products.json"
+_FORMS = {
+    SUMMARY_FILE: '{"noise_median": {"value": 4.2, "unit": "ADC"}}',
+    PRODUCTS_FILE: '[{"category": "Noise", "title": "Noise by pixel", "file": "noise.png"}]',
+}
 RESERVED_OUTPUTS = ("summary", "products")
 _LONGEST_TEXT = 1000
 
@@ -171,6 +175,6 @@ def _read(adapter: TypeAdapter[_T], text: str | bytes, file: str) -> _T:
             what = first["msg"].removeprefix("Value error, ")
             raise BadProducts(
                 f"{file}: {where[:120]!a}: {what}" if where else f"{file}: {what}",
-                fix="`p3s check-products --schema` prints the schema.",
+                fix=f"Its form is {_FORMS[file]}; `p3s check-products --schema` prints the schema.",
             ) from error
         raise BadProducts(f"{file} cannot be read as JSON: {error}", fix="Write it with a JSON library.") from error
