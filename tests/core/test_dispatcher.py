@@ -92,7 +92,7 @@ class Night:
 
 
 def _is_forgotten(dispatcher: Dispatcher) -> bool:
-    return dispatcher.open == dispatcher.in_flight == 0 and not dispatcher._passes
+    return dispatcher.open == dispatcher.in_flight == 0 and not dispatcher._opened.passes
 
 
 def _assert_blocked_exactly(night: Night) -> None:
@@ -732,7 +732,7 @@ def _entries(dispatcher: Dispatcher) -> int:
         *(line.deadlines for line in lines),
         *(heap for line in lines for heap in line._heaps.values()),
     ]
-    return sum(len(heap) for heap in heaps) + len(dispatcher._runs) + len(dispatcher._passes)
+    return sum(len(heap) for heap in heaps) + len(dispatcher._opened.by_id) + len(dispatcher._opened.passes)
 
 
 def test_what_is_finished_is_forgotten() -> None:

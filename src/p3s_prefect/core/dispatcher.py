@@ -13,17 +13,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from p3s_prefect.core.admission import Admission, admit, left_out
-from p3s_prefect.core.at_pilots import AtPilots
-from p3s_prefect.core.controller import LEAST_Q, Controller
+from p3s_prefect.core.controller import Controller
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.experiment import Pipeline, WorkClass
-from p3s_prefect.core.open_work import Pass, Run, SubJob
+from p3s_prefect.core.open_runs import OpenRuns
+from p3s_prefect.core.open_work import Run, SubJob
 from p3s_prefect.core.overrides import Controls
 from p3s_prefect.core.overruling import Overruling
 from p3s_prefect.core.plan import Plan
 from p3s_prefect.core.queues import Queues
 from p3s_prefect.core.records import SubJobFact, Thinning, Transition
 from p3s_prefect.core.states import StageState
+from p3s_prefect.core.thinning import thin_again
 
 # Handed out in advance, per slot that is busy with what is short: with 2 slots, 3 in flight gave 159 stages/s where 2
 # gave 128, as a pilot finds its next stage without a round trip; more would bind work to pilots before a slot is free
@@ -65,13 +66,11 @@ class Dispatcher:
         self._overruling = Overruling()
         self._controller = Controller(self._overruling)
         self._queues = Queues(self._overruling, self._controller)
-        self._runs: dict[int, Run] = {}
-        self._passes: dict[int, Pass] = {}
+        self._opened = OpenRuns(self._overruling, self._controller, self._queues)
         self._offered: dict[tuple[str, DataId], Admission] = {}
         self._news = False
         """Whether something happened since the last decision by which more than before may have been let in."""
-        self._now = 0.0
-        self._at_pilots = AtPilots()
+        self._at_pilots = self._opened.at_pilots
         self.define(pipelines, classes)
 
     @property
@@ -88,7 +87,7 @@ class Dispatcher:
     @property
     def open(self) -> int:
         """Stage runs that it holds because their sub-job is open."""
-        return len(self._runs)
+        return len(self._opened.by_id)
 
     def define(self, pipelines: Mapping[str, Pipeline], classes: Mapping[str, WorkClass]) -> None:
         """Takes new definitions for what comes from now on; what is open keeps those with which it began.
@@ -103,7 +102,7 @@ class Dispatcher:
 
     def backlog(self) -> Backlog:
         """What waits for a slot; walks over all that is open."""
-        queued = [run for run in self._runs.values() if run.state is StageState.QUEUED]
+        queued = [run for run in self._opened.by_id.values() if run.state is StageState.QUEUED]
         taken = (run.sub_job.taken_at for run in queued if not run.is_standby)
         return Backlog(queued=len(queued), oldest_taken_at=min(taken, default=None))
 
@@ -162,19 +161,10 @@ class Dispatcher:
         A sub-job of a group may be added once no further unit of its pass can come; at the start, units go before
         groups. What was let in before keeps its probability: nothing is decided twice.
         """
-        self._now = now
+        self._opened.now = now
         if self._offered:
             self.withdraw(fact.pipeline, fact.data_id)
-        sub_job = self._open(fact)
-        for one in sub_job.passes:
-            one.add(sub_job)
-        for run in sub_job:
-            self._runs[run.id] = run
-            self._count(run, run.state, 1)
-            if run.state is StageState.QUEUED:
-                self._queues.add(run)
-            elif run.state is StageState.RUNNING:
-                self._take_slot(run, self._overruling.priority(run))
+        sub_job = self._opened.open(fact, self._plans[fact.pipeline])
         changes: list[Transition] = []
         self._put_aside(sub_job, changes)
         self._follow(sub_job, now, changes)
@@ -182,15 +172,15 @@ class Dispatcher:
 
     def returned(self, stage_run_id: int) -> None:
         """A pilot has given a stage run back; its slot is free, though what came of it is not in the ledger yet."""
-        self._leave_pilot(self._runs[stage_run_id])
+        self._opened.leave_pilot(self._opened.by_id[stage_run_id])
 
     def waits(self, stage_run_id: int, service_s: float) -> None:
         """What a pilot has given back waits for the store: it is open, and no slot is busy with it.
 
         `service_s` is how long one was.
         """
-        run = self._runs[stage_run_id]
-        self._leave_pilot(run)
+        run = self._opened.by_id[stage_run_id]
+        self._opened.leave_pilot(run)
         self._controller.measured(run.sub_job.flow, run.stage, service_s, is_done=True)
         self._news = True
 
@@ -208,13 +198,13 @@ class Dispatcher:
         A stage run that goes back to the queue is not started before `not_before`. `service_s` is how long its slot
         was busy with it, however it ended; None if nobody knows.
         """
-        self._now = now
-        run = self._runs[stage_run_id]
+        self._opened.now = now
+        run = self._opened.by_id[stage_run_id]
         if service_s is not None:
             self._controller.measured(run.sub_job.flow, run.stage, service_s, is_done=state is StageState.DONE)
         run.not_before = not_before
         self._news = True
-        self._enter(run, state)
+        self._opened.enter(run, state)
         changes: list[Transition] = []
         self._put_aside(run.sub_job, changes)
         self._follow(run.sub_job, now, changes)
@@ -230,19 +220,19 @@ class Dispatcher:
         self._queues.clear()
         self._news = True
         changes: list[Transition] = []
-        for run in list(self._runs.values()):
+        for run in list(self._opened.by_id.values()):
             if run.state is StageState.HELD and self._overruling.held(run) is None:
                 self._release(run, changes)
             elif run.state in _OPEN_TO_CONTROL:
                 self._hold_or_sort(run, changes)
-        changed = [self._runs[change.stage_run_id].sub_job for change in changes]
+        changed = [self._opened.by_id[change.stage_run_id].sub_job for change in changes]
         for sub_job in {sub_job.id: sub_job for sub_job in changed}.values():
             self._follow(sub_job, now, changes)
         return changes
 
     def holds(self, fact: SubJobFact) -> bool:
         """Whether it has this sub-job, as something of it is open."""
-        return any(stage.id in self._runs for stage in fact.stages)
+        return any(stage.id in self._opened.by_id for stage in fact.stages)
 
     def take_back(self, changes: Sequence[Transition], now: float) -> list[Transition]:
         """Stage runs of sub-jobs that it holds go on by these changes (see `retry`).
@@ -251,13 +241,14 @@ class Dispatcher:
         Returns what follows for others.
         """
         changed: list[Transition] = []
-        sub_jobs = {run.sub_job.id: run.sub_job for run in (self._runs[change.stage_run_id] for change in changes)}
+        runs = [self._opened.by_id[change.stage_run_id] for change in changes]
+        sub_jobs = {run.sub_job.id: run.sub_job for run in runs}
         for sub_job in sub_jobs.values():
-            self._ask(sub_job, now)
+            self._opened.ask(sub_job, now)
         for change in changes:
-            run = self._runs[change.stage_run_id]
+            run = self._opened.by_id[change.stage_run_id]
             run.cause, run.not_before = "", 0.0
-            self._enter(run, change.new)
+            self._opened.enter(run, change.new)
         self._news = True
         for sub_job in sub_jobs.values():
             self._put_aside(sub_job, changed)
@@ -271,17 +262,17 @@ class Dispatcher:
         """
         if not self.holds(fact):
             return False
-        self._ask(self._runs[fact.stages[0].id].sub_job, now)
+        self._opened.ask(self._opened.by_id[fact.stages[0].id].sub_job, now)
         self._news = True
         return True
 
     def cancel(self, stage_run_ids: Iterable[int], reason: str, now: float) -> list[Transition]:
         """Gives these up as far as they are open and not with a pilot; returns that, and what follows for others."""
         changes: list[Transition] = []
-        runs = [run for number in stage_run_ids if (run := self._runs.get(number)) is not None]
+        runs = [run for number in stage_run_ids if (run := self._opened.by_id.get(number)) is not None]
         for run in runs:
             if run.state in _OPEN_TO_CANCEL:
-                self._change(run, StageState.CANCELLED, reason, changes)
+                self._opened.change(run, StageState.CANCELLED, reason, changes)
         for sub_job in {run.sub_job.id: run.sub_job for run in runs}.values():
             self._follow(sub_job, now, changes)
         return changes
@@ -290,7 +281,7 @@ class Dispatcher:
         """What to start and what to give up, now."""
         changes: list[Transition] = []
         starts: list[Start] = []
-        self._now = now
+        self._opened.now = now
         self._queues.wake(now)
         for run in self._queues.hopeless(now):
             self._shed(run, now, changes)
@@ -298,7 +289,7 @@ class Dispatcher:
             self._expire(run, "its deadline passed while it waited", now, changes)
         if self._news:
             self._news = False
-            self._thin_queues(now, changes)
+            changes += thin_again(self._opened, self._queues, self._controller, now)
             if self._controller.is_turned:
                 self._queues.sort_by_load()
         while self._at_pilots.in_flight < self.capacity:
@@ -313,8 +304,7 @@ class Dispatcher:
             if late_s > 0:
                 self._expire(run, f"even the fastest so far would end {late_s:.1f} s after its deadline", now, changes)
                 continue
-            self._enter(run, StageState.RUNNING)
-            self._take_slot(run, priority)
+            self._opened.start(run, priority)
             starts.append(Start(stage_run_id=run.id, priority=priority))
         return Decisions(starts=tuple(starts), transitions=tuple(changes))
 
@@ -322,168 +312,16 @@ class Dispatcher:
         """The next moment at which `decide` may answer otherwise though nothing happened; infinite if there is none."""
         return self._queues.wake_at()
 
-    # --- sub-jobs -------------------------------------------------------------------------------------------------
-
-    def _open(self, fact: SubJobFact) -> SubJob:
-        flow = self._controller.flow(self._plans[fact.pipeline])
-        # A group's stages are the last of what its units have begun.
-        started = fact.per == "group" or any(stage.state in _BEGUN for stage in fact.stages)
-        own_pass, *earlier = (self._pass(number, fact.group) for number in (fact.pass_id, *fact.earlier_passes))
-        sub_job = SubJob(
-            id=fact.id,
-            flow=flow,
-            data_id=fact.data_id,
-            taken_at=fact.taken_at,
-            u=fact.u,
-            is_unit=fact.per == "unit",
-            own_pass=own_pass,
-            earlier_passes=tuple(earlier),
-            started=started,
-            is_asked=fact.is_asked,
-        )
-        runs: list[Run | None] = [None] * len(flow.plan.stages)
-        for stage in fact.stages:
-            planned = flow.plan.stages[flow.plan.positions[stage.stage]]
-            deadline = fact.taken_at + planned.deadline_s
-            runs[planned.position] = Run(
-                id=stage.id, stage=planned, sub_job=sub_job, state=stage.state, q=stage.q, deadline=deadline
-            )
-        sub_job.runs = tuple(runs)
-        sub_job.is_owed = sub_job.is_unit and sub_job.u < flow.plan.floor(fact.data_id)
-        self._queues.opened(fact.pipeline, len(fact.stages))
-        return sub_job
-
-    def _pass(self, number: int, group: DataId) -> Pass:
-        found = self._passes.get(number)
-        if found is None:
-            found = self._passes[number] = Pass(number, group)
-        return found
-
-    def _forget(self, sub_job: SubJob) -> None:
-        if all(run.id not in self._runs for run in sub_job):
-            return
-        for run in sub_job:
-            del self._runs[run.id]
-            self._queues.opened(run.sub_job.flow.plan.name, -1)
-        for one in sub_job.passes:
-            one.remove(sub_job)
-            if one.is_empty:
-                self._passes.pop(one.id, None)
-
-    # --- states ---------------------------------------------------------------------------------------------------
-
-    def _enter(self, run: Run, state: StageState) -> None:
-        self._leave_pilot(run)
-        run.sub_job.own_pass.moved(run, state)
-        self._count(run, run.state, -1)
-        self._count(run, state, 1)
-        run.state = state
-        run.entry = None
-        if state is StageState.QUEUED:
-            self._queues.add(run)
-
-    def _take_slot(self, run: Run, priority: int) -> None:
-        line = self._queues.line(run)
-        self._at_pilots.take(run, priority, self._now)
-        if priority > self._queues.top_priority:
-            run.load.first_at_pilots.add(run.id)
-        self._controller.in_flight = self._at_pilots.in_flight
-        line.running += 1
-        line.of_class.running += 1
-        if not run.sub_job.started:
-            run.sub_job.started = True
-            if self._overruling:
-                self._queues.sort_again(run.sub_job)
-
-    def _leave_pilot(self, run: Run) -> None:
-        if run.in_flight:
-            line = self._queues.line(run)
-            self._at_pilots.give_back(run, self._now)
-            self._controller.in_flight = self._at_pilots.in_flight
-            line.running -= 1
-            line.of_class.running -= 1
-
-    def _ask(self, sub_job: SubJob, now: float) -> None:
-        """Its deadlines count from now on; what of it stood by is queued, and counts, as what was let in."""
-        for run in sub_job:
-            self._count(run, run.state, -1)
-        sub_job.is_asked, sub_job.taken_at = True, now
-        for run in sub_job:
-            run.deadline, run.is_due, run.is_claimed = now + run.stage.deadline_s, False, False
-            self._count(run, run.state, 1)
-            if run.state is StageState.QUEUED:
-                self._queues.add(run)
-
-    def _count(self, run: Run, state: StageState, by: int) -> None:
-        if run.is_left_out and not run.sub_job.is_asked:
-            return
-        load = run.load
-        if state is StageState.QUEUED:
-            load.queued += by
-        elif state is StageState.WAITING:
-            load.waiting += by
-
-    # --- thinning -------------------------------------------------------------------------------------------------
-
-    def _set_q(self, run: Run, q: float) -> None:
-        if q == run.q:
-            return
-        self._count(run, run.state, -1)
-        run.q = q
-        self._count(run, run.state, 1)
-
-    def _thin_queues(self, now: float, changes: list[Transition]) -> None:
-        """Leaves out, at random, what cannot end in time any more, of all that a tier has let in."""
-        for tier, share in self._controller.overfull(now).items():
-            queued = [
-                run
-                for run in self._runs.values()
-                if run.state is StageState.QUEUED and not run.is_left_out and self._controller.in_tier(run, tier)
-            ]
-            # What was asked for by hand is never left out, so its probability stays what it is.
-            open_to_chance = [run for run in queued if run.sub_job.u > 0 and not run.sub_job.is_asked]
-            asked_for = len(queued) - len(open_to_chance)
-            most_q = _cap([(run.q, _floor(run)) for run in open_to_chance], share * len(queued) - asked_for)
-            for run in open_to_chance:
-                self._thin(run, most_q, changes)
-
-    def _thin(self, run: Run, most_q: float, changes: list[Transition]) -> None:
-        q = min(run.q, max(most_q, _floor(run), LEAST_Q))
-        if q == run.q:
-            return
-        self._set_q(run, q)
-        changes.append(Transition(stage_run_id=run.id, old=run.state, new=run.state, q=q))
-        if run.is_left_out:
-            self._leave_out_after(run, changes)
-            self._queues.add(run)
-
-    def _leave_out_after(self, run: Run, changes: list[Transition]) -> None:
-        """With a stage that is left out, all that comes after it is."""
-        for after in run.sub_job:
-            if run.stage.position in after.stage.ancestors and after.q > run.q:
-                self._set_q(after, run.q)
-                changes.append(Transition(stage_run_id=after.id, old=after.state, new=after.state, q=run.q))
-
     # --- what follows ---------------------------------------------------------------------------------------------
 
     def _shed(self, run: Run, now: float, changes: list[Transition]) -> None:
         run.cause = left_out(StageState.SHED, run.sub_job.u, run.q)
-        self._change(run, StageState.SHED, run.cause, changes)
+        self._opened.change(run, StageState.SHED, run.cause, changes)
         self._follow(run.sub_job, now, changes)
 
     def _expire(self, run: Run, reason: str, now: float, changes: list[Transition]) -> None:
-        self._change(run, StageState.EXPIRED, reason, changes)
+        self._opened.change(run, StageState.EXPIRED, reason, changes)
         self._follow(run.sub_job, now, changes)
-
-    def _change(self, run: Run, state: StageState, reason: str, changes: list[Transition], q: float = 1.0) -> None:
-        """Its q becomes `q` if that is smaller, and is never above those of the stages on the way to it."""
-        q = min(q, run.q)
-        if run.stage.ancestors:
-            q = min([q, *(before.q for before in run.sub_job if before.stage.position in run.stage.ancestors)])
-        told = q if q < run.q else None
-        self._set_q(run, q)
-        changes.append(Transition(stage_run_id=run.id, old=run.state, new=state, reason=reason, q=told))
-        self._enter(run, state)
 
     def _follow(self, sub_job: SubJob, now: float, changes: list[Transition]) -> None:
         """Moves on whatever waits for this sub-job: its own later stages, and its group's when a unit has settled."""
@@ -494,7 +332,7 @@ class Dispatcher:
             for group in list(sub_job.own_pass.groups.values()):
                 self._follow(group, now, changes)
         if sub_job.settled:
-            self._forget(sub_job)
+            self._opened.forget(sub_job)
 
     def _advance(self, run: Run, now: float, changes: list[Transition]) -> None:
         """Where a parent did not finish, what comes after it does not either."""
@@ -502,7 +340,8 @@ class Dispatcher:
         dead = next((one for one in own if one.state.is_terminal and one.state is not StageState.DONE), None)
         if dead is not None:
             run.cause = dead.cause or f"{dead.stage.name} is {dead.state}"
-            self._change(run, dead.state if dead.state is StageState.SHED else StageState.BLOCKED, run.cause, changes)
+            state = StageState.SHED if dead.state is StageState.SHED else StageState.BLOCKED
+            self._opened.change(run, state, run.cause, changes)
         elif all(parent.state is StageState.DONE for parent in own) and self._units_settled(run):
             self._become_ready(run, own, now, changes)
 
@@ -512,9 +351,9 @@ class Dispatcher:
         # Who was left out before asks for nothing here: those that were let in stand for it, by their weights.
         if 0 < run.sub_job.u < q:
             q = self._controller.thin(run, q, now)
-        self._change(run, StageState.QUEUED, left_out(StageState.QUEUED, run.sub_job.u, q), changes, q)
+        self._opened.change(run, StageState.QUEUED, left_out(StageState.QUEUED, run.sub_job.u, q), changes, q)
         if run.is_left_out:
-            self._leave_out_after(run, changes)
+            self._opened.leave_out_after(run, changes)
 
     def _units_settled(self, run: Run) -> bool:
         # Ancestors, not parents alone: a parent that is blocked may have another ancestor that still runs, and what
@@ -530,40 +369,17 @@ class Dispatcher:
     def _put_aside(self, sub_job: SubJob, changes: list[Transition]) -> None:
         for run in sub_job:
             if run.state in _OPEN_TO_CONTROL and (found := self._overruling.held(run)) is not None:
-                self._change(run, StageState.HELD, found.reason, changes)
+                self._opened.change(run, StageState.HELD, found.reason, changes)
 
     def _hold_or_sort(self, run: Run, changes: list[Transition]) -> None:
         if (found := self._overruling.held(run)) is not None:
-            self._change(run, StageState.HELD, found.reason, changes)
+            self._opened.change(run, StageState.HELD, found.reason, changes)
         elif run.state is StageState.QUEUED and run.not_before == 0:
             self._queues.make_ready(run)
 
     def _release(self, run: Run, changes: list[Transition]) -> None:
         ready = all(parent.state is StageState.DONE for parent in run.parents) and self._units_settled(run)
-        self._change(run, StageState.QUEUED if ready else StageState.WAITING, "", changes)
-
-
-def _floor(run: Run) -> float:
-    return run.sub_job.flow.plan.floor(run.sub_job.data_id)
-
-
-def _cap(found: Iterable[tuple[float, float]], stay: float) -> float:
-    """The q that none may exceed, but for its floor, so that so many of them stay let in; (q, floor) of each.
-
-    One that was let in with q stays with min(1, max(cap, floor) / q), so that who was let in freely is thinned first.
-    """
-    turns = []
-    sum_at_cap, slope, cap = 0.0, 0.0, 0.0
-    for q, floor in found:
-        least = min(floor, q)
-        sum_at_cap += least / q
-        turns += [(least, 1 / q), (q, -1 / q)]
-    for following, change in sorted(turns):
-        rise = slope * (following - cap)
-        if sum_at_cap + rise >= stay:
-            return cap + (stay - sum_at_cap) / slope if slope > 0 else cap
-        sum_at_cap, slope, cap = sum_at_cap + rise, slope + change, following
-    return cap
+        self._opened.change(run, StageState.QUEUED if ready else StageState.WAITING, "", changes)
 
 
 _BEGUN = frozenset({StageState.RUNNING, StageState.DONE, StageState.FAILED})
