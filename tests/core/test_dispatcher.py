@@ -570,20 +570,24 @@ def test_only_what_is_short_is_handed_out_in_advance(service_s: float, most: int
     assert night.dispatcher.in_flight == most
 
 
-def test_nothing_is_handed_out_in_advance_behind_what_is_long() -> None:
-    """P11: of three slots one has what is short: one more, and not two."""
-    night = Night({"short": chain("a", priority=9), "long": chain("a")}, slots=3)
-    for _ in range(9):
-        night.take("long")
-    for service_s in (60.0, 60.0):
+@pytest.mark.parametrize(("busy", "most"), [(0, 0), (1, 1), (2, 1), (3, 2), (8, 4)])
+def test_in_advance_goes_what_is_short_behind_what_is_short(busy: int, most: int) -> None:
+    """P11: one for each two slots of eight that are busy with short ones, and never a long one."""
+    night = Night({"short": chain("a", priority=9), "long": chain("a")}, slots=8)
+    for pipeline, service_s in (("short", 0.1), ("long", 60.0)):
+        night.take(pipeline)
         night.settle(night.decide()[0], DONE, service_s=service_s)
-    night.take("short", pass_id=2)
-    (short,) = night.decide()
-    night.settle(short, DONE, service_s=0.1)
-    for _ in range(2):
+    for _ in range(busy):
         night.take("short", pass_id=2)
-    assert len(night.decide()) == 2
-    assert night.dispatcher.in_flight == 4
+    for _ in range(8 - busy):
+        night.take("long", pass_id=3)
+    assert len(night.decide()) == 8
+    night.take("long", pass_id=3)
+    assert night.decide() == []
+    night.now += 1.0
+    for _ in range(9):
+        night.take("short", pass_id=2)
+    assert len(night.decide()) == most
 
 
 def test_a_limit_queues_and_does_not_discard() -> None:

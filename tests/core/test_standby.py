@@ -17,7 +17,7 @@ from scheduling import stage
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.dispatcher import Backlog, Dispatcher
 from p3s_prefect.core.experiment import Order, Pipeline, WorkClass
-from p3s_prefect.core.incidents import UnitArrival
+from p3s_prefect.core.incidents import ControlChange, UnitArrival
 from p3s_prefect.core.outcome import Outcome
 from p3s_prefect.core.overrides import Controls, Override, OverrideKind, Target
 from p3s_prefect.core.records import Failure, StageFact, SubJobFact, Transition
@@ -120,20 +120,57 @@ def test_a_bunch_of_a_higher_class_takes_the_slots_of_a_lower_one(order: Order, 
     assert account["low", "a"] == {DONE: 600}
 
 
-def test_a_lower_class_is_thinned_beside_what_stands_by_above_it() -> None:
-    """P5, P6: it is thinned for what goes before it, in place of expiring."""
+@pytest.mark.parametrize("deadline_s", [4.0, 10.0])
+def test_a_lower_class_is_thinned_beside_what_stands_by_above_it(deadline_s: float) -> None:
+    """P5, P6: it does not expire, though for 40 s after a burst of the higher one no slot is left to it."""
     pipelines = {
-        "high": Pipeline(stages={"a": stage(deadline_s=6.0)}, work_class="high"),
-        "low": Pipeline(stages={"a": stage(deadline_s=4.0)}, work_class="low"),
+        "high": Pipeline(stages={"a": stage(deadline_s=60.0)}, work_class="high"),
+        "low": Pipeline(stages={"a": stage(deadline_s=deadline_s)}, work_class="low"),
     }
-    load = [_arrival("low", number, at=0.1 * number) for number in range(600)]
-    load += [_arrival("high", number, at=20.0) for number in range(300)]
+    load = [_arrival("low", number, at=0.2 * number) for number in range(900)]
+    load += [_arrival("high", number, at=40.0 + 0.05 * number) for number in range(1200)]
     load.sort(key=lambda unit: unit.at)
     outcome = simulate(pipelines, load, classes={"high": WorkClass(priority=1)}, service_s=lambda *_: 1.0, slots=10)
     low = outcome.account()["low", "a"]
-    assert low[EXPIRED] <= 0.01 * 600
-    # For 5 s there is no slot for it, and it waits for no more than 3.
-    assert low[DONE] >= 540
+    assert low[EXPIRED] <= 0.01 * 900
+    # From 40 to 140 s, 1,000 s of slots, go to the higher class; before and after there is room for all.
+    assert low[DONE] >= 0.9 * (900 - 500)
+
+
+def test_a_lower_class_is_not_thinned_for_what_stands_by_at_a_limit() -> None:
+    """P5, P14: of ten slots eight are left, whatever waits for the other two."""
+    pipelines = {
+        "high": Pipeline(stages={"a": stage(deadline_s=60.0)}, work_class="high", limit=2),
+        "low": Pipeline(stages={"a": stage(deadline_s=4.0)}, work_class="low"),
+    }
+    load = [_arrival("low", number, at=0.2 * number) for number in range(500)]
+    load += [_arrival("high", number, at=20.0 + 0.05 * number) for number in range(1200)]
+    load.sort(key=lambda unit: unit.at)
+    outcome = simulate(pipelines, load, classes={"high": WorkClass(priority=1)}, service_s=lambda *_: 1.0, slots=10)
+    assert min(run.q for run in outcome.runs if run.pipeline == "low") == 1.0
+
+
+@pytest.mark.parametrize(("group", "priority"), [(1, 9), (2, -5)])
+def test_what_was_let_in_is_done_where_a_group_is_put_forward_or_back(group: int, priority: int) -> None:
+    """P10, P5: how much is let in is reckoned for stages; what is left out of a group goes behind what is let in."""
+    target = Target(group=DataId.of(run=group))
+    one = Override(id=1, kind=OverrideKind.PRIORITY, target=target, value=priority, by="a", why="b", set_at=30.0)
+    load = [
+        replace(_arrival("p", 2 * number + run, at=number / 15), group=DataId.of(run=run))
+        for number in range(900)
+        for run in (1, 2)
+    ]
+    outcome = simulate(
+        {"p": Pipeline(stages={"a": stage(deadline_s=20.0)})},
+        load,
+        service_s=lambda *_: 1.0,
+        slots=10,
+        control_changes=[ControlChange(at=30.0, controls=Controls([one]))],
+    )
+    assert outcome.account()["p", "a"][EXPIRED] <= 0.01 * len(load)
+    # Run 2 has the even numbers.
+    later = [run for run in outcome.runs if not run.data_id["unit"] % 2 and run.taken_at >= 30.0]
+    assert sum(run.state is DONE for run in later) >= 100
 
 
 def test_it_is_shed_with_its_q_once_it_would_hardly_end_in_time() -> None:

@@ -6,8 +6,8 @@ import heapq
 
 from p3s_prefect.core.open_work import Run
 
-# A slot is idle for some 10 ms until its next stage comes: a few percent of what is shorter, which is worth to have the
-# next one lie ready; what is longer would lie there for long, behind whatever better comes meanwhile.
+# A slot is idle for some 10 ms until its next stage comes: a few percent of what is shorter, for which it is worth to
+# have a short one lie ready. What is longer would lie there for long, behind whatever better comes meanwhile.
 SHORT_S = 0.5
 
 _Handed = tuple[int, int, Run]
@@ -21,7 +21,7 @@ class AtPilots:
         self.slots = 0
         self.in_flight = 0
         self.short = 0
-        """Those of `in_flight` that take less than `SHORT_S`, as far as is known when they are handed out."""
+        """Those that are short, of which a slot is taken to be busy with each."""
         self._serving = 0
         self._waiting: list[_Handed] = []
         self._last_begun: _Handed | None = None
@@ -33,9 +33,6 @@ class AtPilots:
         run.load.in_flight += 1
         self._number += 1
         run.in_flight = True
-        times = run.load.times
-        run.is_short = times.is_known and times.mean_s < SHORT_S
-        self.short += run.is_short
         handed = (-priority, self._number, run)
         if self._serving >= self.slots:
             self._make_way(handed, now)
@@ -50,7 +47,6 @@ class AtPilots:
         run.load.in_flight -= 1
         run.load.first_at_pilots.discard(run.id)
         run.in_flight = False
-        self.short -= run.is_short
         if self._end(run):
             self._serving -= 1
         while self._waiting and (self._serving < self.slots or not self._waiting[0][2].in_flight):
@@ -74,7 +70,17 @@ class AtPilots:
         self._serving += 1
         self._last_begun = handed
         run.load.begun[run.id] = now
+        run.is_short = is_short(run)
+        self.short += run.is_short
 
-    @staticmethod
-    def _end(run: Run) -> bool:
-        return run.load.begun.pop(run.id, None) is not None
+    def _end(self, run: Run) -> bool:
+        if run.load.begun.pop(run.id, None) is None:
+            return False
+        self.short -= run.is_short
+        return True
+
+
+def is_short(run: Run) -> bool:
+    """Whether a run takes so little time that the next one should lie ready, as far as is known."""
+    times = run.load.times
+    return times.is_known and times.mean_s < SHORT_S

@@ -308,7 +308,9 @@ class Controller:
         """How long what is let in now will wait for its slot; negative while slots are free."""
         ahead_s = (self.in_flight - self.slots) * tier.work_s[tier.positions[0]]
         for one in tier.above:
-            ahead_s += one.queued_s()
+            # What has a limit below all slots leaves some, however much of it waits.
+            if self._limits.get(one.flow.plan.name, math.inf) >= self.slots:
+                ahead_s += one.queued_s() + (one.standby_s() if one.priority > tier.priority else 0.0)
         for one in tier.beside:
             ahead_s += one.queued_s()
         return ahead_s / tier.drain

@@ -25,6 +25,8 @@ class Load:
     """Runs that wait for their parents."""
     queued: int = 0
     """Runs that wait for a slot, those included that were offered and are not in the ledger yet."""
+    standby: int = 0
+    """Runs that chance has left out, and that wait for a slot all the same."""
     in_flight: int = 0
     """Runs that are with the pilots."""
     first_at_pilots: set[int] = field(default_factory=set)

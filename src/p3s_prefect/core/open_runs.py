@@ -134,10 +134,11 @@ class OpenRuns:
 
     @staticmethod
     def count(run: Run, state: StageState, by: int) -> None:
-        """Counts a run that was let in as work that waits in `state`."""
-        if run.is_left_out and not run.sub_job.is_asked:
-            return
+        """Counts a run as work that waits in `state`."""
         load = run.load
+        if run.is_left_out and not run.sub_job.is_asked:
+            load.standby += by if state is StageState.QUEUED and run.is_standby else 0
+            return
         if state is StageState.QUEUED:
             load.queued += by
         elif state is StageState.WAITING:

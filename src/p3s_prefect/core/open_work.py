@@ -73,7 +73,7 @@ class Run:
     """Why it is blocked: of which ancestor."""
     in_flight: bool = False
     is_short: bool = False
-    """While it is in flight: whether another is handed out in advance."""
+    """Whether it was taken for one that takes little time when it began (see `at_pilots`)."""
     is_due: bool = False
     """Whether it has its entry among the deadlines."""
     is_claimed: bool = False

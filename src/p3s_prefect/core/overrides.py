@@ -188,9 +188,12 @@ class Controls:
         self._of_kind = {kind: [one for one in self.overrides if one.kind is kind] for kind in OverrideKind}
         self.kinds = frozenset(one.kind for one in self.overrides)
         """Of which kinds there are any: a long queue is not asked about the others."""
-        priorities = (one.target for one in self._of_kind[OverrideKind.PRIORITY])
-        self.ranks_data = any(target.group is not None or target.unit is not None for target in priorities)
-        """Whether a single group or unit has a priority of its own, so that it cannot be told by the stage."""
+        self.priorities_of_data = frozenset(
+            one.value or 0
+            for one in self._of_kind[OverrideKind.PRIORITY]
+            if one.target.group is not None or one.target.unit is not None
+        )
+        """Those that single groups and units have of their own, so that they cannot be told by the stage."""
 
     def __bool__(self) -> bool:
         return bool(self.overrides)

@@ -37,12 +37,21 @@ class Overruling:
         """Its priority: as it was set, else as it is declared."""
         if OverrideKind.PRIORITY not in self._controls.kinds:
             return run.stage.priority
-        if self._controls.ranks_data:
+        if self._controls.priorities_of_data:
             return self._priority(_work(run), run.stage)
         found = self._priorities.get(run.stage)
         if found is None:
             found = self._priorities[run.stage] = self.stage_priority(run.sub_job.flow.plan, run.stage)
         return found
+
+    def standby_priority(self, run: Run) -> int:
+        """That of a run on standby: how much is let in is reckoned by those of stages, so that it goes by its stage's.
+
+        Where a group or a unit has one of its own, it goes behind that, too: what is let in of data that are put back,
+        or beside data that are put forward, must not wait for what was left out.
+        """
+        own = self.stage_priority(run.sub_job.flow.plan, run.stage)
+        return min([own, *self._controls.priorities_of_data])
 
     def stage_priority(self, plan: Plan, stage: PlannedStage) -> int:
         """That of a stage as such: what is set for a group or a unit alone is not in it."""

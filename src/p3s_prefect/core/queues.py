@@ -90,7 +90,7 @@ class Queues:
         """A queued run may start from now on."""
         if self._overruling.is_stopped(run):
             return
-        self.line(run).push(run, self._overruling.priority(run))
+        self.line(run).push(run, self._priority(run))
         if run.sub_job.is_owed and run.deadline < math.inf:
             self._owed.add(run)
 
@@ -172,9 +172,12 @@ class Queues:
                 best, chosen = turn, head[1][2]
         if chosen is None or (chosen.is_standby and not idle):
             return None
-        return chosen, self._overruling.priority(chosen)
+        return chosen, self._priority(chosen)
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _priority(self, run: Run) -> int:
+        return self._overruling.standby_priority(run) if run.is_standby else self._overruling.priority(run)
 
     def _rescued_before(self, name: str, line: Line, now: float) -> float:
         if line.order is not Order.FRESHEST_FIRST:

@@ -25,7 +25,7 @@ _MEASURED_SLOTS = 16
 # What a floor owes a slot gets it when it would be late otherwise. It must not be as early as what is let in begins
 # anyway, else it takes the turn of those that came before it, which are late then: so much of that room is left to it.
 _OWED = 0.5
-# A stage that comes later in its unit finds the pilots busy with what was handed out before.
+# A stage that comes later in its unit finds the pilots busy with what has just begun.
 _AT_PILOTS = 0.5
 
 
@@ -100,6 +100,10 @@ class Tier:
             load = loads[position]
             total += (load.queued + (0 if self.is_cut_off else load.waiting)) * work_s[position]
         return total
+
+    def standby_s(self) -> float:
+        """Work that chance has left out, and that goes before lower priorities all the same [s of a slot]."""
+        return sum(self.flow.loads[position].standby * work for position, work in self.work_s.items())
 
     def goes_before(self, other: Tier) -> bool:
         """Whether its work is served before that of a tier below: of the same priority, what has begun goes first."""

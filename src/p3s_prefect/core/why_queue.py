@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import takewhile
 
 from p3s_prefect.core.data_id import DataId
@@ -242,6 +242,13 @@ def _is_standby(experiment: Experiment, one: Queued) -> bool:
 
 
 def _priority(experiment: Experiment, case: Case, one: Queued) -> int:
+    """That by which it is queued: on standby its stage's, and behind those that groups and units have of their own."""
+    if _is_standby(experiment, one):
+        return min([_own_priority(experiment, case, one), *case.controls.priorities_of_data])
+    return _own_priority(experiment, case, one)
+
+
+def _own_priority(experiment: Experiment, case: Case, one: Queued) -> int:
     override = _priority_override(experiment, case, one)
     if override is not None and override.value is not None:
         return override.value
@@ -251,7 +258,10 @@ def _priority(experiment: Experiment, case: Case, one: Queued) -> int:
 
 
 def _priority_override(experiment: Experiment, case: Case, one: Queued) -> Override | None:
-    return case.controls.priority(_work(experiment, one)) if case.controls else None
+    if not case.controls:
+        return None
+    work = _work(experiment, one)
+    return case.controls.priority(replace(work, group=None, unit=None) if _is_standby(experiment, one) else work)
 
 
 def _priority_rule(experiment: Experiment, case: Case, one: Queued) -> str:
