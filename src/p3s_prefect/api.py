@@ -65,7 +65,7 @@ def open_experiment(home: str | Path = ".") -> Bookkeeping:
     """The books of the experiment in this directory, the one with its ``experiment.yaml``.
 
     Raises:
-        ExperimentFileErrors: the directory has no experiment file, or a wrong one.
+        ExperimentFileErrors: no station runs, and the directory has no experiment file or a wrong one.
         LedgerError: nothing was ever processed there.
     """
     return Bookkeeping(Home(Path(home)))
@@ -75,7 +75,7 @@ def status(home: str | Path = ".") -> dict[str, Any]:
     """The health rows and the account, from the station if it answers, else from the ledger if it can be read.
 
     Raises:
-        ExperimentFileErrors: the directory has no experiment file, or a wrong one.
+        ExperimentFileErrors: no station runs, and the directory has no experiment file or a wrong one.
         LedgerError: nothing was ever processed there.
     """
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import stat
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -213,13 +212,21 @@ async def test_commands_go_by_what_is_in_force_whatever_became_of_the_file(new_s
     assert (await typed(site, "status")).exit_code == 0
 
 
-async def test_what_is_in_force_is_for_the_eyes_that_the_file_is_for(new_site: NewSite) -> None:
-    """S7: a password in the file does not become readable by a copy."""
+async def test_a_text_comes_into_force_with_the_station_that_reads_it(new_site: NewSite) -> None:
+    """S9: not before it is taken over; and nothing of it is left when the station has ended."""
     site = new_site(declare())
-    site.home.experiment_file.chmod(0o600)
-    async with site.running():
+    kept = site.home.run / "experiment.yaml"
+    async with site.running() as running:
         await site.until(site.home.station)
-        assert stat.S_IMODE((site.home.run / "experiment.yaml").stat().st_mode) == 0o600
+        assert kept.read_text() == site.home.experiment_file.read_text()
+        before, gate = kept.read_text(), running.station.intake.gate
+        async with gate.inside():
+            answer = asyncio.create_task(reload(site, declare({"other": {"steps": [obey("other")]}})))
+            await site.until(lambda: any(site.home.run.glob(".experiment.*.yaml")))
+            assert kept.read_text() == before
+        assert (await answer).is_granted
+        assert kept.read_text() == site.home.experiment_file.read_text()
+    assert not kept.exists()
 
 
 async def test_a_request_of_before_the_start_is_answered(new_site: NewSite) -> None:

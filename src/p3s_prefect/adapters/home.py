@@ -68,13 +68,13 @@ class Home:
             raise ExperimentFileErrors([ExperimentFileError("is not a directory", file=str(self.path), fix=fix)])
         return read_experiment_text(self.experiment_file)
 
-    def parse(self, text: str) -> Experiment:
-        """The experiment that this text of the experiment file declares.
+    def parse(self, text: str, file: Path | None = None) -> Experiment:
+        """The experiment that this text of the experiment file, or of its copy in `file`, declares.
 
         Raises:
             ExperimentFileErrors: it holds mistakes.
         """
-        return parse_experiment(text, file=str(self.experiment_file), environment=os.environ)
+        return parse_experiment(text, file=str(file or self.experiment_file), environment=os.environ)
 
     def read(self) -> Experiment:
         """The experiment as its file is now; raises as `text` and `parse`."""
@@ -83,7 +83,7 @@ class Home:
     def in_force(self) -> Experiment:
         """The experiment that the running station works by, whatever became of its file since; else as `read`."""
         text = self._text_in_force()
-        return self.read() if text is None else self.parse(text)
+        return self.read() if text is None else self.parse(text, self._kept_text)
 
     def is_edited(self) -> bool:
         """Whether a station runs by another text than the file's."""
@@ -128,19 +128,27 @@ class Home:
         the station, which has nothing to complain of now."""
         self.run.mkdir(parents=True, exist_ok=True)
         self.forget_complaint()
-        self.put_in_force(text)
+        self.keep_text(text)
+        self.put_in_force()
         hidden = self.run / ".station.json"
         hidden.write_text(json.dumps({"url": url, "pid": os.getpid()}))
         hidden.replace(self.run / "station.json")
 
-    def put_in_force(self, text: str) -> None:
-        """Keeps the text of the experiment file that the station works by (see `in_force`)."""
-        hidden = self.run / ".experiment.yaml"
-        hidden.touch()
-        # It may hold a password, and be for its owner's eyes.
-        hidden.chmod(stat.S_IMODE(self.experiment_file.stat().st_mode))
-        hidden.write_text(text)
-        hidden.replace(self._kept_text)
+    def keep_text(self, text: str) -> None:
+        """Writes the text of the experiment file that the station is going to work by, for `put_in_force`.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._next_text.unlink(missing_ok=True)
+        with open(os.open(self._next_text, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 -- with a mode
+            file.write(text.encode())
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), self._mode_for(os.fstat(file.fileno()).st_gid))
+
+    def put_in_force(self) -> None:
+        """From now on the station works by the text that was kept last (see `in_force`)."""
+        self._next_text.replace(self._kept_text)
 
     def withdraw_station(self) -> None:
         """Takes the address away, if it is this process's."""
@@ -149,8 +157,9 @@ class Home:
             self.forget_station()
 
     def forget_station(self) -> None:
-        """Takes the address away, whosever it is."""
+        """Takes the address away, whosever it is, and the text with it."""
         (self.run / "station.json").unlink(missing_ok=True)
+        self._kept_text.unlink(missing_ok=True)
 
     def station(self) -> StationAddress | None:
         """The running station's address; None if there is none."""
@@ -179,12 +188,26 @@ class Home:
 
     def _text_in_force(self) -> str | None:
         with contextlib.suppress(OSError, ValueError):
-            return self._kept_text.read_text() if self.station() is not None else None
+            # As bytes, else another locale, or the ends of its lines, would make another text of it.
+            return self._kept_text.read_bytes().decode() if self.station() is not None else None
         return None
+
+    def _mode_for(self, group: int) -> int:
+        """For no other eyes than the file itself, as it may hold a password."""
+        try:
+            found = self.experiment_file.stat()
+        except OSError:
+            return 0o600
+        return stat.S_IMODE(found.st_mode) & (~0 if found.st_gid == group else ~stat.S_IRWXG)
 
     @property
     def _kept_text(self) -> Path:
         return self.run / "experiment.yaml"
+
+    @property
+    def _next_text(self) -> Path:
+        # Another station may be about to lose its lease, or to wait for one.
+        return self.run / f".experiment.{os.getpid()}.yaml"
 
     @property
     def _complaint(self) -> Path:

@@ -35,7 +35,7 @@ _ANSWER_TIMEOUT_S = 10.0
 
 
 def station_status(home: Home) -> dict[str, Any]:
-    """What a running station says about itself.
+    """What a running station says about itself, and whether the experiment file was edited since it read it.
 
     Raises:
         ServiceError: it does not run, does not answer, or wants another token.
@@ -48,7 +48,7 @@ def station_status(home: Home) -> dict[str, Any]:
     try:
         answer = httpx.get(f"{address.url}/api/status", headers=headers, timeout=_ANSWER_TIMEOUT_S, trust_env=False)
         answer.raise_for_status()
-        return dict(answer.json())
+        return dict(answer.json()) | {"is_edited": home.is_edited()}
     except httpx.HTTPStatusError as error:
         why = "it wants the token in P3S_TOKEN" if error.response.status_code == 401 else str(error)
         raise ServiceError(f"the station at {address.url} refuses: {why}", fix="Set P3S_TOKEN.") from error
@@ -87,6 +87,7 @@ def _told(experiment: Experiment, rows: Sequence[HealthRow]) -> dict[str, Any]:
         "experiment": experiment.experiment,
         "instrument": experiment.instrument.name,
         "station": None,
+        "is_edited": False,
         "status": overall(rows),
         "health": [plain(row) for row in rows],
         "overrides": [],

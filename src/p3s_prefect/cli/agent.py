@@ -46,7 +46,7 @@ def agent(
 
 def _use_server(home: Home) -> None:
     if "PREFECT_API_URL" not in os.environ:
-        api = prefect_api(home, home.read())
+        api = prefect_api(home, home.in_force())
         if api is None:
             raise ServiceError(
                 "this home has no Prefect server", fix="Start it with `p3s up`, or set PREFECT_API_URL to one."

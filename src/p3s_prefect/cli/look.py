@@ -52,7 +52,6 @@ def status(home: HomeOption = Path(), as_json: JsonOption = False) -> None:
     prefect = prefect_page(at, experiment)
     if api := os.environ.get("PREFECT_API_URL") or prefect_api(at, experiment):
         _add_pools(found, api, experiment.prefect.pool)
-    found["is_edited"] = at.is_edited()
     if as_json:
         print_json(found)
         return

@@ -43,6 +43,11 @@ def reload(home: HomeOption = Path(), why: _WhyOption = "", by: ByOption = "", a
     if place.station() is None:
         raise ServiceError("no station runs here", fix="The file is in order; `p3s up` starts a station with it.")
     with closing(place.ledger(place.in_force())) as ledger:
+        if not ledger.exists():
+            raise ServiceError(
+                "the ledger of the station that runs here is not there",
+                fix="Restart everything: `p3s down`, then `p3s up`.",
+            )
         answered = _ask(ledger, by or user(), why)
     if as_json:
         print_json({"ok": answered.is_granted, "answer": answered.answer.splitlines()})

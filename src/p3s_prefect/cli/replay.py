@@ -39,7 +39,7 @@ def replay(
     seed: Annotated[int, typer.Option(help="Which subruns the faults hit.")] = 0,
 ) -> None:
     """Play an instrument's data into the watched directory, as the detector would write them."""
-    experiment = Home(home).read()
+    experiment = Home(home).in_force()
     files, marker = patterns_of(experiment)
     plan = ReplayPlan(
         pattern=files,
@@ -68,7 +68,7 @@ def play(
     Raises:
         P3sError: it cannot be written to.
     """
-    directory = home.path / directory_of(home.read())
+    directory = home.path / directory_of(home.in_force())
     try:
         _play(directory, console, plan, write, while_)
     except OSError as error:

@@ -56,7 +56,7 @@ class Backlog:
 
     queued: int
     oldest_taken_at: float | None
-    """When the oldest data among them were taken, without those on standby, as they wait for idle slots only."""
+    """When the oldest data among them were taken, without those on standby, as they wait for what is left."""
 
 
 class Dispatcher:

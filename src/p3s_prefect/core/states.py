@@ -32,7 +32,7 @@ class StageState(StrEnum):
     PRESCALED = "prescaled"
     """Left out by a random choice made in advance."""
     SHED = "shed"
-    """Left out at random in overload, and no slot was idle for it."""
+    """Left out at random in overload, and no slot was left for it."""
     EXPIRED = "expired"
     """Given up at its deadline."""
     FAILED = "failed"

@@ -191,7 +191,7 @@ def _done(asked: _Asked) -> Iterator[Reason]:
     u, q = asked.found.u, asked.run.q
     if u >= q:
         yield Reason(
-            why=f"overload had left it out, as its number {u:.4g} is not below {q:.4g}, and it ran as a slot idled",
+            why=f"overload had left it out, as its number {u:.4g} is not below {q:.4g}, and it ran as a slot was left",
             rule=rule("classes", asked.work_class, "shed", True),
             release="Nothing: chance decides once. It has the weight 0 in trends and totals, and stands for no others.",
         )

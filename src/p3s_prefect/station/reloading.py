@@ -110,15 +110,16 @@ class Reloading:
         await asyncio.to_thread(self._keep, text)
         if lines:
             await self._take_over(newer)
+        self.home.put_in_force()
         return _told(lines)
 
     def _keep(self, text: str) -> None:
         try:
-            self.home.put_in_force(text)
+            self.home.keep_text(text)
         except OSError as error:
             raise ServiceError(
                 f"{error.filename or self.home.run} cannot be written: {error.strerror or error}",
-                fix="Make room on the home's disk, then say `p3s reload` again.",
+                fix="Let the station's user write there, with room on the disk; then say `p3s reload` again.",
             ) from error
 
     async def _take_over(self, newer: Catalogue) -> None:

@@ -206,7 +206,7 @@ def _begun(units: int, pass_number: int | None, awake: int) -> str:
         told.append(f"{_number(units, 'unit')} {'begins' if units == 1 else 'begin'} in pass {pass_number}")
     if awake:
         told.append(
-            f"{_number(awake, 'unit')} that stood by {'waits' if awake == 1 else 'wait'} no longer for idle slots"
+            f"{_number(awake, 'unit')} that stood by {'waits' if awake == 1 else 'wait'} no longer for what is left"
         )
     return "; ".join(told) or "nothing to begin: what was asked for is under way, or has ended"
 

@@ -1,6 +1,6 @@
 """How statistics see stage runs: which one of a unit in several passes counts, and for how many units it stands.
 
-What chance has left out is left out, also where it ran because a slot was idle.
+What chance has left out is left out, also where it ran because a slot was left.
 """
 
 from __future__ import annotations
