@@ -475,6 +475,18 @@ def test_what_the_prescale_of_a_higher_class_leaves_out_takes_nothing_from_the_l
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 
+def test_a_step_of_the_load_is_followed_without_oscillation_where_the_freshest_go_first() -> None:
+    """P5: the default: q is a third after a few seconds, moves little, and is back at 1 after it."""
+    units = _steady(0.5, 60.0) + _steady(3.0, 120.0, since=60.0) + _steady(0.5, 60.0, since=180.0)
+    found = Pipeline(stages={"a": stage(deadline_s=20.0)})
+    samples = _play({"p": found}, units, sample_every_s=1.0).samples
+    qs = [sample.thinning[0].q for sample in samples if 80 <= sample.at < 180]
+    assert statistics.mean(qs) == pytest.approx(1 / 3, rel=0.2)
+    # With a horizon of a tenth, by which it would swing, it is 0.56.
+    assert statistics.stdev(qs) < 0.35 * statistics.mean(qs)
+    assert all(sample.thinning[0].q == 1.0 for sample in samples if sample.at < 60 or 210 < sample.at < 240)
+
+
 def test_a_step_of_the_load_is_followed_without_oscillation() -> None:
     """P5: 0.5 -> 3 -> 0.5: the predicted wait rises to its target, stays in a band, and q is back at 1 after it."""
     units = _steady(0.5, 60.0) + _steady(3.0, 120.0, since=60.0) + _steady(0.5, 60.0, since=180.0)
@@ -592,6 +604,7 @@ def test_thinned_again_none_has_a_larger_q_than_the_others_need(qs: list[float])
 
 
 _TIMES = st.sampled_from([-1e9, -5.0, 0.0, 1e-9, 1.0, 7.0, 1e4, 1e12])
+_LATEST = 2e12
 
 
 @given(st.lists(st.tuples(_TIMES, _TIMES, _TIMES, st.integers(0, 3)), min_size=1, max_size=60), st.booleans())
@@ -633,6 +646,20 @@ def test_clocks_that_step_and_services_of_any_length(
         assert all(math.isfinite(one.q) and LEAST_Q <= one.q <= 1 for one in dispatcher.thinning())
     # A sub-job is held until all of it is settled.
     assert len(open_runs) <= dispatcher.open
+    # In the end, each settles once: to remove one again would raise.
+    dispatcher.set_slots(len(events))
+    while running:
+        ended = running.pop()
+        open_runs.remove(ended)
+        told = dispatcher.settle(ended, DONE, now=_LATEST, service_s=1.0)
+        decided = dispatcher.decide(_LATEST)
+        running += [start.stage_run_id for start in decided.starts]
+        for change in [*told, *decided.transitions]:
+            if change.new.is_terminal:
+                open_runs.remove(change.stage_run_id)
+    decided = dispatcher.decide(_LATEST)
+    assert decided.starts == ()
+    assert open_runs == {one.stage_run_id for one in decided.transitions if one.new.is_terminal}
 
 
 def test_a_unit_whose_deadline_has_passed_is_expired_and_not_shed() -> None:
@@ -643,6 +670,9 @@ def test_a_unit_whose_deadline_has_passed_is_expired_and_not_shed() -> None:
         dispatcher.add(_fact(number), 0.0)
     admission = dispatcher.offer("p", DataId.of(unit=1), u=0.9, first_q=1.0, taken_at=-100.0, now=0.0)
     assert [one.state for one in admission.stages] == [QUEUED]
+    dispatcher.add(replace(_fact(1), taken_at=-100.0), 0.0)
+    expired = [one for one in dispatcher.decide(0.0).transitions if one.new is EXPIRED]
+    assert [one.stage_run_id for one in expired] == [_fact(1).stages[0].id]
 
 
 def test_stages_one_after_the_other_are_decided_together_where_the_later_is_worth_as_much() -> None:

@@ -39,3 +39,28 @@ def test_with_many_slots_more_services_are_remembered() -> None:
     many.keep(2)
     many.add(1.0, is_done=True)
     assert len(many) == 64
+
+
+def test_a_single_outlier_does_not_move_the_mean() -> None:
+    """P5, S8: a payload that hung until it was killed, after an hour."""
+    times = ServiceTimes()
+    for _ in range(30):
+        times.add(1.0, is_done=True)
+    times.add(3600.0, is_done=False)
+    assert times.mean_s == pytest.approx(1.0)
+    assert times.fastest_s == 1.0
+    times.add(3600.0, is_done=False)
+    assert times.mean_s > 100
+
+
+def test_service_times_that_double_are_followed_within_as_many_as_are_remembered() -> None:
+    """P5: half way after half of them."""
+    times = ServiceTimes()
+    for _ in range(500):
+        times.add(1.0, is_done=True)
+    for _ in range(32):
+        times.add(2.0, is_done=True)
+    assert times.mean_s == pytest.approx(1.5, abs=0.02)
+    for _ in range(32):
+        times.add(2.0, is_done=True)
+    assert times.mean_s == pytest.approx(2.0)

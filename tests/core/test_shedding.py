@@ -43,6 +43,12 @@ def test_value_in_time_is_near_the_bound(name: str, load: float) -> None:
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
+def test_fresh_results_cost_little_value(name: str) -> None:
+    """P5: where the freshest go first in overload, as by default, at three times the capacity."""
+    assert _played(name, 3.0, "fresh")[0] >= 0.93
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
 def test_few_units_are_given_up_that_chance_did_not_choose(name: str) -> None:
     """P5, P6: expired or stopped, at three times the capacity."""
     assert _played(name, 3.0)[1] <= cells.MOST_EXPIRED.get(name, cells.MOST_EXPIRED_ELSEWHERE)
@@ -58,13 +64,13 @@ def test_a_class_that_gets_no_slot_is_shed_and_does_not_expire() -> None:
 
 
 @cache
-def _played(name: str, load: float) -> tuple[float, float]:
+def _played(name: str, load: float, policy: str = "value") -> tuple[float, float]:
     """(Share of the bound, share of the arrivals that were expired or stopped), the median of all seeds."""
     values, expired = [], []
     for seed in SEEDS_OF_BURSTS if name == "bursty" else SEEDS:
         # A trace of bursts needs more than one of them.
         trace = make(name, load, 5.0, seed, length_s=2 * LENGTH_S if name == "bursty" else LENGTH_S)
-        judged = ours.judge(ours.play(trace, "value"))
+        judged = ours.judge(ours.play(trace, policy))
         values.append(judged.value / bound(trace))
         expired.append(judged.expired / len(trace.units))
     return statistics.median(values), statistics.median(expired)

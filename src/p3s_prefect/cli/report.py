@@ -46,7 +46,10 @@ def report(
     plot: Annotated[Path | None, typer.Option("--plot", help="Also draw it into this file (.png, .svg, .pdf).")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Report how much of a run or a period was processed, or how fast, and how many were in time."""
+    """Report how much of a run or a period was processed, or how fast, and how many were in time.
+
+    Examples: p3s report coverage run=2008 --by subrun; p3s report latency --since 6h --plot latency.png
+    """
     words = {"since": since, "until": until, "day": day, "pipeline": pipeline, "by": by}
     name = " ".join(group) if group else None
     if plot is not None:

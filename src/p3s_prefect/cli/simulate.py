@@ -38,7 +38,7 @@ def simulate(
     since: Annotated[
         str | None,
         typer.Option(
-            help="Play what arrived since 2026-10-20T18:30 (UTC), or since 6h ago.", rich_help_panel=_RECORDED
+            help="Play what arrived since 2026-10-20T18:30 (UTC), or 6h for 6 hours ago.", rich_help_panel=_RECORDED
         ),
     ] = None,
     until: Annotated[
@@ -117,7 +117,11 @@ def simulate(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What would this change do? Plays a load in virtual time, as the experiment is (A) and changed (B)."""
+    """What would this change do? Plays a load in virtual time, as the experiment is (A) and changed (B).
+
+    Examples: p3s simulate --run run=2008 --set classes.dqm.priority=5 --plot both.png;
+    p3s simulate --rate 20/s --bursts 10s/20s --duration 30min --slots 16 --slots-b 32
+    """
     from p3s_prefect.adapters.what_if import Question, answer  # the ledger takes half a second to import
 
     if plot is not None:

@@ -27,7 +27,7 @@ TARGETS = """TARGET is one of these, a group or a unit also after a pipeline or 
 waveform-dqm (a pipeline), waveform-dqm/quick (a stage), class:dqm (a class), run=2008 (a group),
 'run=2008 subrun=3' (a unit), all."""
 
-TargetArgument = Annotated[list[str] | None, typer.Argument(metavar="[TARGET]", help=TARGETS, show_default=False)]
+TargetArgument = Annotated[list[str] | None, typer.Argument(metavar="TARGET", help=TARGETS, show_default=False)]
 WhyOption = Annotated[
     str, typer.Option("--why", help="The reason: it is shown wherever this acts, and journaled. --clear needs none.")
 ]
@@ -38,7 +38,7 @@ ClearOption = Annotated[bool, typer.Option("--clear", help="Lift it again, on ex
 
 def priority(
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="[TARGET NUMBER]", help=f"{TARGETS} NUMBER: higher goes first.")
+        list[str] | None, typer.Argument(metavar="TARGET NUMBER", help=f"{TARGETS} NUMBER: higher goes first.")
     ] = None,
     why: WhyOption = "",
     for_: ForOption = None,
@@ -48,6 +48,9 @@ def priority(
     as_json: JsonOption = False,
 ) -> None:
     """Re-prioritise what waits and what comes; nothing running is touched. Without TARGET: what is in force.
+
+    In overload, that of a class, a pipeline or a stage also decides who is left out; that of a group or a unit sorts
+    those that were let in.
 
     Examples: p3s priority waveform-dqm/quick 50 --why "beam studies"; p3s priority run=2008 -5 --for 2h --why late
     """
@@ -103,6 +106,8 @@ def hold(
 ) -> None:
     """Put aside what has not started, and what comes: in the state `held`. Without TARGET: what is held.
 
+    It does not expire meanwhile; released, it is queued with the deadlines that it had.
+
     Example: p3s hold run=2008 subrun=3 --why "look at the file first"
     """
     _carry_out(
@@ -119,6 +124,8 @@ def release(
 ) -> None:
     """Lift pause, drain and hold of exactly this target. Without TARGET: what could be released.
 
+    What is set for something wider goes on. Priorities and limits are lifted by --clear of their commands.
+
     Example: p3s release waveform-dqm
     """
     with _steering(home, by) as (steer, _):
@@ -131,7 +138,7 @@ def release(
 def limits(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TARGET NUMBER]", help="A pipeline, or a class as class:NAME; and the most at once."),
+        typer.Argument(metavar="TARGET NUMBER", help="A pipeline, or a class as class:NAME; and the most at once."),
     ] = None,
     why: WhyOption = "",
     for_: ForOption = None,

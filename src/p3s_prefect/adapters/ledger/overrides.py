@@ -88,7 +88,7 @@ def expire(connection: Connection, now: float) -> tuple[Override, ...]:
     """Ends those whose time has passed, and returns them."""
     ended = _end(connection, [override.c.expires_at <= now], now)
     for one in ended:
-        _tell(connection, now, "expired", one, by=one.by)
+        _tell(connection, now, "expired", one, by=one.by, why=one.why)
     return ended
 
 
