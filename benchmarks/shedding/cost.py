@@ -6,6 +6,7 @@ import gc
 import random
 import time
 import tracemalloc
+from collections.abc import Callable
 
 from benchmarks.table import Row
 from p3s_prefect.core.data_id import DataId
@@ -28,7 +29,7 @@ _STEPS = [Step(name="work", command=["true"])]
 
 def rows() -> list[Row]:
     """Microseconds for a decision and for a whole unit, what a command takes, and bytes for a queued unit."""
-    kept, overload = _all_kept(QUEUED), _in_overload()
+    kept, overload = _all_kept(QUEUED), _in_overload(QUEUED)
     found = [
         *_times(f"{QUEUED:,} units queued", kept),
         *_times(f"{overload.dispatcher.open:,} open in overload", overload),
@@ -38,7 +39,9 @@ def rows() -> list[Row]:
         found.append(
             Row(f"memory of {number:,} queued units", f"{bytes_a_unit(number):.0f} B a unit", "wanted: below 1,000")
         )
-    return found
+    size, number = _size_of(lambda: _in_overload(QUEUED // 10))
+    row = Row(f"memory of {number:,} in overload, with a floor", f"{size / number:.0f} B a unit", "wanted: below 1,000")
+    return [*found, row]
 
 
 class _Fed:
@@ -96,12 +99,12 @@ def _all_kept(queued: int) -> _Fed:
     return fed
 
 
-def _in_overload() -> _Fed:
+def _in_overload(queued: int) -> _Fed:
     """As many stand by, in the end, as are queued otherwise: from then on one is shed for each that is left out."""
-    fed = _Fed(WorkClass(floors=[Floor(share=0.05)]), QUEUED / ((OVERLOAD - 1) * SLOTS), load=OVERLOAD)
+    fed = _Fed(WorkClass(floors=[Floor(share=0.05)]), queued / ((OVERLOAD - 1) * SLOTS), load=OVERLOAD)
     fed.take()
     fed.decide()
-    for _ in range(2 * QUEUED):
+    for _ in range(2 * queued):
         fed.take()
         fed.decide()
         fed.settle()
@@ -139,13 +142,16 @@ def _command(fed: _Fed, what: str) -> Row:
 
 def bytes_a_unit(queued: int) -> float:
     """Bytes that are held for each queued unit, its data id included."""
-    fed = _Fed(WorkClass(shed=False), FAR_S, load=1.0)
+    size, _ = _size_of(lambda: _all_kept(queued))
+    return size / queued
+
+
+def _size_of(feed: Callable[[], _Fed]) -> tuple[int, int]:
+    """(Bytes, open units) of what is fed."""
     gc.collect()
     tracemalloc.start()
-    for _ in range(queued):
-        fed.take()
-    fed.decide()
+    fed = feed()
     gc.collect()
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return size / queued
+    return size, fed.dispatcher.open

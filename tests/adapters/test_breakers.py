@@ -67,6 +67,7 @@ def test_somebodys_limit_comes_back(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("ends_at", [NOW + 2.5, NOW + 3])
 def test_a_limit_whose_time_has_passed_meanwhile_does_not_come_back(ledger: Ledger, ends_at: float) -> None:
+    """V17, S9: while the breaker had set its own."""
     with ledger.transaction() as connection:
         order(connection, OverrideKind.LIMIT, value=5, expires_at=ends_at)
         breakers.write(connection, "dqm", HALF_OPEN, "canary", NOW + 2)
@@ -85,6 +86,7 @@ def test_where_somebody_lets_none_run_there_is_no_canary(ledger: Ledger) -> None
 
 
 def test_other_pipelines_are_not_touched(ledger: Ledger) -> None:
+    """V17: the breaker is that of one."""
     with ledger.transaction() as connection:
         breakers.write(connection, "dqm", OPEN, "failed", NOW)
         breakers.write(connection, "alerts", OPEN, "failed", NOW)

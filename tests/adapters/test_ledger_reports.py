@@ -126,7 +126,7 @@ def test_coverage_says_which_units_are_in_several_passes(connection: Connection)
 
 
 def test_rows_come_in_the_order_of_the_work(connection: Connection) -> None:
-    """Sub-jobs before their stages, stages in their order, parts as numbers, the group's own stages last."""
+    """P7: sub-jobs before their stages, stages in their order, parts as numbers, the group's own stages last."""
     found = reports.coverage(connection, Scope(group="run=1", pipeline="dqm", by="subrun")).rows
     assert [row.stage for row in found[:4]] == [None, "quick", "deep", "plots"]
     assert [row.part for row in found if row.stage == "quick" and row.pass_number == 0] == [str(n) for n in range(120)]
@@ -219,6 +219,7 @@ def test_latency_of_units_reaches_to_their_last_publication(connection: Connecti
 
 
 def test_the_curve_is_the_distribution_thinned(connection: Connection) -> None:
+    """V24: as many points as a picture can show."""
     rows = _latencies(connection, Scope())
     row = rows["dqm", 0, "unit", "", "quick"]
     assert row.account.done < 200
@@ -306,12 +307,13 @@ def test_a_scope_with_nothing_in_it_says_what_there_is(connection: Connection, s
 
 
 def test_an_empty_ledger_says_so(seen_ledger: Ledger) -> None:
+    """P7, S8: in place of an empty table."""
     with seen_ledger.reading() as connection, pytest.raises(NoSuchRecord, match="Nothing was processed here yet"):
         reports.coverage(connection, Scope())
 
 
 def test_a_clock_that_was_set_back_hides_nothing(seen_ledger: Ledger, fill: Fill) -> None:
-    """What settled, by the clock, hours before it arrived is counted."""
+    """P7: what settled, by the clock, hours before it arrived is counted."""
 
     def write(rows: Rows) -> None:
         unit = rows.unit(rows.production_pass(rows.group("run=1"), "dqm"), "run=1 subrun=1")
@@ -324,7 +326,7 @@ def test_a_clock_that_was_set_back_hides_nothing(seen_ledger: Ledger, fill: Fill
 
 
 def test_a_recent_period_is_found_by_index(connection: Connection) -> None:
-    """A report of the last day does not walk through the years before it."""
+    """P7: a report of the last day does not walk through the years before it."""
     asked: list[tuple[str, Any]] = []
     event.listen(connection, "before_cursor_execute", lambda *args: asked.append((args[2], args[3])))
     for scope in (Scope(since=T0 + 20_300), Scope(group="run=2")):

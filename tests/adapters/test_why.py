@@ -250,10 +250,15 @@ def test_the_place_in_the_queue_by_priority_beginning_and_order(books: Books) ->
     assert reason.rule == "classes.prompt.priority: 3, pipelines.dqm.order: oldest-first"
     books.order(OverrideKind.PRIORITY, 9, unit=DataId.of(run=1, subrun=3))
     assert books.reason(words="run=1 subrun=3").why.startswith("it is the first in its queue")
-    assert books.reason(words="run=1 subrun=3").rule == "p3s priority run=1 subrun=3 9"
+    _, given = books.stage("quick", "run=1 subrun=3").reasons
+    assert books.reason(words="run=1 subrun=3").rule == given.rule == "p3s priority run=1 subrun=3 9"
+    assert given.why.startswith("it has another priority, as a part of run=1 subrun=3, by anna since")
+    assert "beam studies" in given.why
+    assert "p3s priority run=1 subrun=3 --clear" in given.release
 
 
 def test_what_is_paused_goes_before_nobody(books: Books) -> None:
+    """B12, P14: it is passed over."""
     books.take(0)
     books.take(1, at=NOW + 1)
     assert books.reason(words="run=1 subrun=1").why.startswith("1 go before it")
@@ -632,6 +637,7 @@ def test_blocked_names_the_ancestor_and_its_reason(books: Books) -> None:
 
 
 def test_superseded_and_done(books: Books) -> None:
+    """B12: by which pass, and where its results are."""
     fact = books.take()
     assert fact is not None
     books.finish(fact)
@@ -651,7 +657,7 @@ def test_what_was_done_on_standby_stands_for_no_others(books: Books) -> None:
     assert [reason.why for reason in books.stage("quick").reasons] == ["its results are published"]
     published, weight = books.stage("quick", "run=1 subrun=1").reasons
     assert published.why == "its results are published"
-    assert weight.why == "overload had left it out, as its number 0.6 is not below 0.2, and it ran as a slot idled"
+    assert weight.why == "overload had left it out, as its number 0.6 is not below 0.2, and it ran as a slot was left"
     assert "weight 0" in weight.release
 
 
@@ -823,6 +829,7 @@ def test_what_cannot_be_asked(words: str, what: str) -> None:
 
 
 def test_a_pass_or_pipeline_that_it_is_not_in(books: Books) -> None:
+    """B12, S8: says in which it is."""
     books.take()
     with pytest.raises(NoSuchRecord) as caught:
         books.why(pass_number=3)
@@ -832,6 +839,7 @@ def test_a_pass_or_pipeline_that_it_is_not_in(books: Books) -> None:
 
 
 def test_one_stage_alone(books: Books) -> None:
+    """B12: as PIPELINE/STAGE."""
     books.take()
     (sub_job,) = books.why("dqm/deep run=1 subrun=0").sub_jobs
     assert [stage.stage for stage in sub_job.stages] == ["deep"]

@@ -77,6 +77,7 @@ def test_coverage_as_a_table(home: Home) -> None:
 
 
 def test_what_is_still_open_is_told(home: Home) -> None:
+    """P7: its numbers will change."""
     text = _run(home, "coverage", "--day", "2027-01-15")
     with open_experiment(home.path) as books:
         found = books.coverage(day="2027-01-15")
@@ -129,6 +130,7 @@ def test_latency_as_a_table(home: Home) -> None:
 
 
 def test_parts_are_named_by_their_dimension(home: Home) -> None:
+    """P7, V24: as in subrun=3."""
     assert "  quick part=3a " in _run(home, "coverage", "run=2", "--by", "part")
     assert "  quick part=3a " in _run(home, "latency", "run=2", "--by", "part")
 
@@ -151,7 +153,7 @@ def test_json_has_the_counts_and_what_follows_from_them(home: Home) -> None:
 
 
 def test_the_last_day_is_the_default(home: Home) -> None:
-    """What arrived more than 24 h ago is not in it."""
+    """P7: what arrived more than 24 h ago is not in it."""
     with open_experiment(home.path) as books:
         newest = books.read(lambda connection: connection.scalar(select(schema.sub_job.c.arrived_at).limit(1)))
         chosen = books.scope()
@@ -162,6 +164,7 @@ def test_the_last_day_is_the_default(home: Home) -> None:
 
 @pytest.mark.parametrize("about", ["coverage", "latency"])
 def test_a_plot_is_drawn(home: Home, tmp_path: Path, about: str) -> None:
+    """P7, V24: and its place is told."""
     text = _run(home, about, "run=1", "--plot", str(tmp_path / "drawn.png"))
     assert "Drawn: " in text
     assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import journal, schema
+from p3s_prefect.adapters.steering import Steering
 from p3s_prefect.api import simulate as simulate_in_a_notebook
 from p3s_prefect.cli.simulate import simulate
 from p3s_prefect.core.errors import P3sError
@@ -226,6 +228,22 @@ def test_in_a_notebook(recorded: Path, tmp_path: Path) -> None:
     synthetic = simulate_in_a_notebook(recorded, load={"streams": streams, "service": service, "duration": "30s"})
     assert synthetic.record.b is None
     assert synthetic.record.units > 0
+
+
+def test_it_says_in_what_the_station_differs_from_what_is_played(recorded: Path) -> None:
+    """P21, S9: what is set by command, and a file that was edited since the station read it."""
+    home = Home(recorded)
+    told = "is in force by command now is not played"
+    assert told not in _run(recorded, *_LOAD)
+    with closing(home.ledger(home.read())) as ledger:
+        Steering(home.read(), ledger, by="ana").pause("quality/clean", why="calibration")
+    home.announce_station("http://127.0.0.1:1", home.text())
+    said = _run(recorded, *_LOAD)
+    assert told in said
+    assert "ana: calibration" in said
+    assert "was edited" not in said
+    home.experiment_file.write_text(f"{home.text()}\n# edited\n")
+    assert "was edited" in _run(recorded, *_LOAD)
 
 
 def test_nothing_is_written(recorded: Path) -> None:

@@ -61,6 +61,7 @@ def test_failures_of_long_ago_do_not_count() -> None:
 
 
 def test_one_unit_that_fails_at_each_retry_is_one_failure() -> None:
+    """V17: one that is damaged opens nothing."""
     circuit = Circuit(rule=RULE)
     for second in range(100):
         assert not circuit.ended(end(second, run=1))
@@ -79,6 +80,7 @@ def test_what_counts(failure: Failure) -> None:
 
 
 def test_a_good_end_counts() -> None:
+    """V17: the share is of all that ended."""
     found = end_of(at=1, begun_at=0, stage="quick", stage_run_id=1, failure=None, reason="")
     assert found is not None
     assert found.trouble is None
@@ -108,6 +110,7 @@ def test_a_canary_that_fails_opens_it_again() -> None:
 
 
 def test_what_began_before_the_canary_decides_nothing() -> None:
+    """V17: it knows nothing of the mend."""
     circuit = opened()
     assert not circuit.ended(end(30, 50, good=True)), "while it is open"
     circuit.due(T0 + 60)
@@ -118,7 +121,7 @@ def test_what_began_before_the_canary_decides_nothing() -> None:
 
 
 def test_the_canary_must_be_of_a_stage_that_failed() -> None:
-    """What never failed proves nothing."""
+    """V17: what never failed proves nothing."""
     circuit = opened(stages=["deep"])
     circuit.due(T0 + 60)
     assert not circuit.ended(end(61, 50, good=True, stage="quick"))
@@ -144,6 +147,7 @@ def test_by_command_only() -> None:
 
 
 def test_a_clock_that_is_set_back_keeps_nothing_open_for_longer() -> None:
+    """V17, S8: than it was to be."""
     circuit = opened(at=1e6)
     assert not circuit.due(T0)
     assert circuit.due(T0 + 60)

@@ -75,7 +75,7 @@ def _share(runs: list[PlayedRun], *states: StageState) -> float:
 def test_who_is_left_out_is_told_by_the_number_and_the_stored_q_and_q_never_grows(load: float) -> None:
     """P4, P5: at every stage of a chain with a prescale, in overload with slots that go and come back; nested.
 
-    Who is not below it is prescaled or shed, or runs where a slot would idle.
+    Who is not below it is prescaled or shed, or runs where a slot is left.
     """
     found = _prescaled(_pipeline("a", "b", "c"), "b", 0.6)
     changes = [SlotChange(at=20.0, slots=1), SlotChange(at=40.0, slots=SLOTS)]

@@ -168,6 +168,7 @@ class Fixed:
 @pytest.mark.parametrize("times", [Gamma(1.0), Gamma(0.3), Lognormal(1.0)])
 @pytest.mark.parametrize("limit_s", [0.2, 1.0, 5.0, 20.0])
 def test_what_a_stopped_service_takes_is_the_area_under_its_survival(times: ServiceTimes, limit_s: float) -> None:
+    """P5: the mean of min(service, limit)."""
     steps = 20_000
     area = sum(1 - times.below((step + 0.5) / steps * limit_s) for step in range(steps)) / steps * limit_s
     assert times.expected_s(limit_s) == pytest.approx(area, rel=1e-4)
@@ -177,6 +178,7 @@ def test_what_a_stopped_service_takes_is_the_area_under_its_survival(times: Serv
 
 
 def test_a_steady_overload_is_bound_by_the_slots() -> None:
+    """P5: the bound, by hand."""
     for name, load, rate in (
         ("steady", 3.0, 1.0),
         ("heavy tails", 3.0, 1 / Lognormal(1.0).expected_s(5.0)),
@@ -194,6 +196,7 @@ def test_a_steady_overload_is_bound_by_the_slots() -> None:
 
 
 def test_below_the_capacity_everything_fits_that_can_end_before_the_trace() -> None:
+    """P5: the bound, by hand."""
     for name in ("steady", "two classes", "three stages"):
         trace = make(name, 0.5, 20.0, 1)
         whole = sum(sum(trace.kinds[unit.kind].stage_values()) for unit in trace.units)
@@ -202,7 +205,7 @@ def test_below_the_capacity_everything_fits_that_can_end_before_the_trace() -> N
 
 @pytest.mark.parametrize("seed", range(8))
 def test_no_schedule_is_better_than_the_bound(seed: int) -> None:
-    """Every order of every choice of 5 units on one slot, with what one knows who knows all."""
+    """P5: every order of every choice of 5 units on one slot, with what one knows who knows all."""
     chance = random.Random(seed)
     kind = Kind(name="k", stages={"a": Fixed(1.0)})
     units = tuple(Unit(at, "k", (1.0,)) for at in sorted(chance.uniform(0, 3) for _ in range(5)))
@@ -239,7 +242,7 @@ def test_the_rig_of_the_disciplines_is_that_of_the_simulator() -> None:
 
 
 def test_each_discipline_does_what_its_name_says() -> None:
-    """One slot, services of 2 s; five units, one a second; deadlines after 4.5 s."""
+    """P5: one slot, services of 2 s; five units, one a second; deadlines after 4.5 s."""
     kind = Kind(name="k", stages={"a": Fixed(2.0)})
     units = tuple(Unit(at, "k", (2.0,)) for at in (0.0, 0.9, 1.9, 2.9, 3.9))
     trace = Trace(
@@ -255,7 +258,7 @@ def test_each_discipline_does_what_its_name_says() -> None:
 
 
 def test_earliest_deadline_drops_what_is_late() -> None:
-    """The second waits behind a service of 5 s until it is late; only who drops it serves the third in time."""
+    """P5: the second waits behind a service of 5 s until it is late; only who drops it serves the third in time."""
     kind = Kind(name="k", stages={"a": Fixed(2.0)})
     units = (Unit(0.0, "k", (5.0,)), Unit(0.5, "k", (2.0,)), Unit(3.5, "k", (2.0,)))
     trace = Trace(
@@ -266,6 +269,7 @@ def test_earliest_deadline_drops_what_is_late() -> None:
 
 
 def test_codel_lets_nothing_wait_long_once_the_queue_builds_up() -> None:
+    """P5: the rival is the one of the literature."""
     trace = make("steady", 3.0, 20.0, 1, length_s=200.0)
     waits = _waits(trace)
     standing = [wait for at, wait in waits if at > 60]

@@ -246,7 +246,7 @@ def test_what_is_asked_for_again_still_expires() -> None:
 
 
 def test_what_stands_by_does_not_make_the_backlog_old() -> None:
-    """P19: it waits for idle slots only, however well the slots keep up with what was let in."""
+    """P19: it waits for what is left only, however well the slots keep up with what was let in."""
     dispatcher = _dispatcher(_fact(1, u=0.9, q=0.5), slots=0)
     assert dispatcher.backlog() == Backlog(queued=1, oldest_taken_at=None)
     dispatcher.add(replace(_fact(2, u=0.1, q=0.5), taken_at=40.0), 40.0)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from p3s_prefect.adapters.experiment_file import read_experiment, read_text
 from p3s_prefect.adapters.home import Home
-from p3s_prefect.adapters.ledger import recorded
+from p3s_prefect.adapters.ledger import overrides, recorded
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.core.errors import BadName, LedgerError
 from p3s_prefect.core.experiment import Experiment
@@ -62,7 +63,22 @@ def answer(home: Home, asked: Question, *, progress: Progress | None = None) -> 
     experiment = home.read()
     a, b = Policy(name="A", experiment=experiment), _changed_policy(home, asked)
     others = () if b is None else (b.experiment,)
-    return compare(_load(home, asked, experiment, *others), a, b, progress=progress)
+    load = _load(home, asked, experiment, *others)
+    load = replace(load, notes=(*load.notes, *_as_it_is_not(home, experiment)))
+    return compare(load, a, b, progress=progress)
+
+
+def _as_it_is_not(home: Home, experiment: Experiment) -> Iterator[str]:
+    """In what the running station differs from the experiment that is played."""
+    if home.is_edited():
+        yield "the experiment file was edited, and is played as it is now: the station goes by what it read before"
+    ledger = _ledger(home, experiment)
+    if ledger is None:
+        return
+    with closing(ledger), ledger.reading() as connection:
+        given = overrides.in_force(connection)
+    if given:
+        yield f"what is in force by command now is not played: {'; '.join(one.reason for one in given)}"
 
 
 def _changed_policy(home: Home, asked: Question) -> Policy | None:

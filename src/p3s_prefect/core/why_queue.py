@@ -41,6 +41,8 @@ def queue_reasons(experiment: Experiment, case: Case, stage_run_id: int, work: W
         )
     if own is not None and stopped is None:
         yield _place_in_words(experiment, case, own, work)
+        if (given := _priority_override(experiment, case, own)) is not None:
+            yield of_override(given, case.at)
 
 
 # --- limits ---------------------------------------------------------------------------------------------------------
