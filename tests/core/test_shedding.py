@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import random
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import permutations, product
+from pathlib import Path
 
 import pytest
 from scheduling import stage
 
-from benchmarks.shedding import cells, cost, disciplines, night, ours
+from benchmarks.shedding import cells, cost, disciplines, night, ours, run, step
 from benchmarks.shedding.bound import bound
 from benchmarks.shedding.service import Gamma, Lognormal, ServiceTimes
 from benchmarks.shedding.traces import RECIPES, SLOTS, Kind, Trace, Unit, make
@@ -290,3 +291,22 @@ def _waits(trace: Trace) -> list[tuple[float, float]]:
 
     disciplines.play(trace, Watched)
     return found
+
+
+def test_the_table_has_a_line_for_each_policy_and_says_what_it_misses() -> None:
+    """P5: where nothing is scarce nothing is missed; where a half of the value is lost, that is."""
+    cell = cells.play("steady", 0.5, 5.0, [1])
+    (one,) = cell.played
+    half = replace(one.ours["fresh"], value=0.5 * one.ours["fresh"].value, expired=0.02)
+    spoilt = replace(cell, played=[replace(one, ours={**one.ours, "fresh": half})])
+    _, *lines = run.table([cell, spoilt]).splitlines()
+    assert [line.split()[3] for line in lines] == [*ours.POLICIES, *ours.POLICIES]
+    assert [cell.misses(policy) for policy in ours.POLICIES] == [[], []]
+    assert [spoilt.misses(policy) for policy in ours.POLICIES] == [[], ["value", "expired", "rival"]]
+    assert lines[-1].endswith("value expired rival")
+
+
+def test_the_step_response_is_drawn(tmp_path: Path) -> None:
+    """P5: q, backlog and predicted wait over time."""
+    step.draw(tmp_path / "step.png")
+    assert (tmp_path / "step.png").stat().st_size > 20_000
