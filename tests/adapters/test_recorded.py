@@ -76,7 +76,11 @@ def test_attempts_are_those_of_the_newest_pass(rows: Rows) -> None:
     other = rows.unit(rows.production_pass(group, "deep"), "run=1 subrun=0", state="arrived", at=T0 - 9)
     rows.attempt(rows.stage(other, "look", state="running"), state="running")
     _arrive(rows, "run=1 subrun=0", at=T0)
+    _arrive(rows, "run=1 subrun=1", at=T0 + 60)
+    for subrun, at in enumerate((T0 - 1, T0 + 1, T0 + 2, T0 + 61)):
+        _arrive(rows, f"run=2 subrun={subrun}", at=at)
     found = _read(rows.connection, group="run=1")
+    assert found.beside == 2
     (one,) = found.attempts
     assert (one.pipeline, one.stage, one.state, one.run_state) == ("dqm", "quick", "done", StageState.DONE)
     assert one.ended_at - one.started_at == pytest.approx(2.2)

@@ -544,6 +544,12 @@ def test_standby_tells_u_and_q(books: Books) -> None:
     )
     assert reason.rule == "classes.prompt.shed: true"
     assert "asks for it whatever the load" in place.release
+    books.order(OverrideKind.PRIORITY, 9, unit=DataId.of(run=1, subrun=0))
+    _, place, given = books.stage("quick").reasons
+    assert "sorts what was let in, and it was left out" in given.why
+    assert "beam studies" in given.why
+    assert given.rule == "p3s priority run=1 subrun=0 9"
+    books.lift(OverrideKind.PRIORITY, unit=DataId.of(run=1, subrun=0))
     with books.ledger.transaction() as connection:
         connection.execute(update(sub_job).values(asked_at=books.at))
     assert "first in its queue" in books.reason().why

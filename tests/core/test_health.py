@@ -87,6 +87,22 @@ def test_each_trouble_is_named_with_what_to_do(
     assert overall(rows) is status
 
 
+def test_a_backlog_behind_a_command_is_not_put_down_to_the_load() -> None:
+    """P19, S9: who set it and why; a priority lets nothing less start, and a breaker has a row of its own."""
+    old = facts(queued=9, oldest_taken_at=T0 - 60)
+
+    def cause(kind: OverrideKind, by: str = "ana", value: int | None = None) -> str:
+        target = Target(pipeline="dqm")
+        one = Override(id=1, kind=kind, target=target, by=by, why="calibration", set_at=T0, value=value)
+        rows = health_rows(old, _NONE, _WELL, [one])
+        return next(row.cause for row in rows if row.name == "backlog")
+
+    assert "by ana: calibration" in cause(OverrideKind.LIMIT, value=1)
+    assert "by ana: calibration" in cause(OverrideKind.DRAIN)
+    assert "faster than" in cause(OverrideKind.PRIORITY, value=1)
+    assert "faster than" in cause(OverrideKind.PAUSE, BREAKER)
+
+
 @pytest.mark.parametrize(
     ("outcomes", "status", "says"),
     [

@@ -222,10 +222,13 @@ def _recorded(
     stream: str = "images",
     overrides: tuple[str, ...] = (),
     asked: int = 0,
+    beside: int = 0,
     **options: Any,
 ) -> Load:
     units = tuple(SeenUnit(at=10.0 + n, taken_at=9.0 + n, stream=stream, data_id=unit) for n, unit in enumerate(_UNITS))
-    found = Recorded(about="run=1", units=units, closings=(), attempts=attempts, overrides=overrides, asked=asked)
+    found = Recorded(
+        about="run=1", units=units, closings=(), attempts=attempts, overrides=overrides, asked=asked, beside=beside
+    )
     given = {"noise": "1s", "tracks": "1s", "plots": "1s", "totals": "1s", **options.pop("service", {})}
     declared = load_options({"service": given, **options}, RecordedOptions)
     return recorded_load(found, _experiment(), seed=0, options=declared)
@@ -281,7 +284,8 @@ def test_slots_are_those_of_the_experiment_or_as_many_as_were_busy() -> None:
 
 def test_what_people_set_and_asked_for_is_not_played_and_told_so() -> None:
     """P21, S9."""
-    notes = _recorded(overrides=("pause", "limit", "pause"), asked=3).notes
+    notes = _recorded(overrides=("pause", "limit", "pause"), asked=3, beside=7).notes
+    assert "7 others that arrived meanwhile, and took slots, are not played" in notes
     assert "what people and breakers had set meanwhile is not played: 2 pause, 1 limit" in notes
     assert "3 sub-jobs that were asked for by hand meanwhile are not played" in notes
     assert not any("meanwhile" in note for note in _recorded().notes)

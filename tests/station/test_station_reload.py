@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from p3s_prefect.adapters.ledger import overrides, requests, schema
 from p3s_prefect.cli.commands import commands
 from p3s_prefect.cli.reload import _ask
-from p3s_prefect.core.errors import ExperimentFileErrors, ServiceError
+from p3s_prefect.core.errors import BadName, ExperimentFileErrors, ServiceError
 from p3s_prefect.core.records import SubJobFact
 
 pytestmark = pytest.mark.sockets
@@ -191,10 +191,11 @@ async def test_commands_go_by_what_is_in_force_whatever_became_of_the_file(new_s
         site.arrive(0)
         await site.until_done(1)
         assert not json.loads((await typed(site, "status", "--json")).output)["is_edited"]
-        for spoil in (lambda: site.home.experiment_file.write_text("pipelines: ["), site.home.experiment_file.unlink):
+        wrong = lambda: site.home.experiment_file.write_text("pipelines: [")  # noqa: E731 -- beside its like
+        for spoil, says in ((wrong, "has mistakes"), (site.home.experiment_file.unlink, "is gone")):
             spoil()
             told = await typed(site, "status")
-            assert (told.exit_code, "p3s reload" in told.output) == (0, True)
+            assert (told.exit_code, says in told.output) == (0, True)
             assert "run=1 subrun=0" in (await typed(site, "list", "units")).output
             assert "set by" in (await typed(site, "limits")).output
             assert (await typed(site, "pause", "dqm", "--why", "a test")).exit_code == 0
@@ -204,7 +205,10 @@ async def test_commands_go_by_what_is_in_force_whatever_became_of_the_file(new_s
             assert (await typed(site, "reload")).exit_code == 1
         # What is in order, and not in force yet, is not used either.
         site.declare(declare({"other": {"steps": [obey("other")]}}))
-        assert (await typed(site, "pause", "dqm/other", "--why", "a test")).exit_code != 0
+        assert "`p3s reload` has it take the file over" in (await typed(site, "status")).output
+        refused = await typed(site, "pause", "dqm/other", "--why", "a test")
+        assert isinstance(refused.exception, BadName)
+        assert "is there after `p3s reload`" in refused.exception.fix
         assert (await typed(site, "reload")).exit_code == 0
         assert (await typed(site, "pause", "dqm/other", "--why", "a test")).exit_code == 0
         assert site.home.experiment_file.read_text() != good

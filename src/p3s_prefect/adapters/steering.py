@@ -93,7 +93,7 @@ class Steering:
         """Sets an override of any kind; raises as `priority`."""
         found, now = self._target(target), self._clock.now()
         if not isinstance(why, str) or not why.strip():
-            raise BadName("no reason is given", fix='Say why, for those who come after: `--why "..."`, `why="..."`.')
+            raise BadName("no reason is given", fix='Say why, for those who come after: `--why "..."`.')
         if for_s is not None and not (isinstance(for_s, int | float) and 0 < for_s < math.inf):
             fix = "Give seconds above 0, such as for_s=7200, or none: until it is lifted."
             raise BadName(f"{for_s!r} is no time that could pass", fix=fix)

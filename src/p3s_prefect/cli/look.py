@@ -22,15 +22,13 @@ from p3s_prefect.api import open_experiment
 from p3s_prefect.api import status as status_of
 from p3s_prefect.cli.options import HomeOption, JsonOption
 from p3s_prefect.cli.output import ago, console, in_force_table, plain_text, print_json, state, table
-from p3s_prefect.core.errors import BadName, ServiceError
+from p3s_prefect.core.errors import BadName, ExperimentFileErrors, ServiceError
 from p3s_prefect.core.health import Status, duration, overall, size
 from p3s_prefect.core.phases import phases
 from p3s_prefect.core.pool_health import pool, untold
 from p3s_prefect.core.targets import acting_on, explained
 from p3s_prefect.core.views import GroupRow, UnitDetail, UnitRow, number, plain
 from p3s_prefect.core.weighted_values import WeightedValue
-
-_EDITED = "experiment.yaml was edited since, and is not in force: `p3s check` it, then `p3s reload`"
 
 
 class What(StrEnum):
@@ -62,7 +60,7 @@ def status(home: HomeOption = Path(), as_json: JsonOption = False) -> None:
         if prefect:
             out.print(plain_text(f"Prefect: {prefect}"))
     if found["is_edited"]:
-        out.print(plain_text(_EDITED))
+        out.print(plain_text(_edited(at)))
     out.print()
     rows = found["health"]
     out.print(
@@ -81,6 +79,18 @@ def status(home: HomeOption = Path(), as_json: JsonOption = False) -> None:
         out.print("What was seen is not known as long as the ledger is away.")
     else:
         _print_account(out, found["sub_jobs"], found["account"])
+
+
+def _edited(home: Home) -> str:
+    """What became of the experiment file since the station has read it."""
+    goes_on = f"the station goes on with what it has read ({home.run / 'experiment.yaml'})"
+    if not home.experiment_file.exists():
+        return f"experiment.yaml is gone: {goes_on}; put it back before it is started again"
+    try:
+        home.read()
+    except ExperimentFileErrors:
+        return f"experiment.yaml was edited and has mistakes, which `p3s check` tells: {goes_on}"
+    return f"experiment.yaml was edited: {goes_on}; `p3s reload` has it take the file over"
 
 
 def list_(

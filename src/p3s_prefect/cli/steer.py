@@ -177,7 +177,13 @@ def _steering(home: Path, by: str) -> Iterator[tuple[Steering, Experiment]]:
     with closing(place.ledger(experiment)) as ledger:
         # It may be the first who needs it: what is set before the first start counts from there.
         ledger.migrate()
-        yield Steering(experiment, ledger, by=by), experiment
+        try:
+            yield Steering(experiment, ledger, by=by), experiment
+        except BadName as error:
+            if not place.is_edited():
+                raise
+            fix = f"{error.fix} experiment.yaml was edited since: what is new in it is there after `p3s reload`."
+            raise BadName(error.what, fix=fix) from error
 
 
 @dataclass(frozen=True, kw_only=True)

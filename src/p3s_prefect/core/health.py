@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from p3s_prefect.core.buffer_limits import BufferLimits
-from p3s_prefect.core.overrides import BREAKER, Override
+from p3s_prefect.core.overrides import BREAKER, Override, OverrideKind
 from p3s_prefect.core.records import BufferUse
 
 # One listing may fall into a busy moment; when three in a row are missing, listing has stopped.
@@ -185,24 +185,25 @@ def health_rows(
     facts: StationFacts, kept_out: KeptOut, outcomes: Outcomes, given: Sequence[Override] = ()
 ) -> tuple[HealthRow, ...]:
     """All rows, in the order in which they are shown; `given` is what is in force by command."""
+    # What breakers have set has rows of its own.
+    by_hand = [one for one in given if one.by != BREAKER]
     return (
-        *station_rows(facts),
+        *station_rows(facts, [one for one in by_hand if one.kind is not OverrideKind.PRIORITY]),
         arrivals(kept_out),
         results(outcomes),
         overload(outcomes),
         *(breaker(facts, one) for one in facts.breakers),
         *supervision(facts),
-        # What breakers have set has rows of its own.
-        *steering([one for one in given if one.by != BREAKER]),
+        *steering(by_hand),
     )
 
 
-def station_rows(facts: StationFacts) -> tuple[HealthRow, ...]:
-    """What the station knows without its ledger."""
+def station_rows(facts: StationFacts, stopped: Sequence[Override] = ()) -> tuple[HealthRow, ...]:
+    """What the station knows without its ledger; `stopped` is what lets less start, by command."""
     return (
         pilots(facts),
         *(source(facts, stream) for stream in facts.sources),
-        backlog(facts),
+        backlog(facts, stopped),
         store(facts),
         *commit_records(facts),
         *waiting_outputs(facts),
@@ -286,8 +287,8 @@ def source(facts: StationFacts, stream: SourceFacts) -> HealthRow:
     return row
 
 
-def backlog(facts: StationFacts) -> HealthRow:
-    """How old the data are that wait for a slot."""
+def backlog(facts: StationFacts, stopped: Sequence[Override] = ()) -> HealthRow:
+    """How old the data are that wait for a slot; `stopped` is what lets less start, by command."""
     age_s = 0.0 if facts.oldest_taken_at is None else facts.at - facts.oldest_taken_at
     row = HealthRow(
         name="backlog",
@@ -295,6 +296,10 @@ def backlog(facts: StationFacts) -> HealthRow:
         actual=_queued(facts, age_s),
         status=Status.OK,
     )
+    if age_s > LONG_WAIT_S and stopped:
+        told = "; ".join(one.reason for one in stopped)
+        action = "`p3s limits` shows how each is lifted."
+        return _bad(row, Status.DEGRADED, f"a command lets less start: {told}", action)
     if age_s > LONG_WAIT_S:
         action = (
             "Look at the row `overload`, and at `commands` where there is one. If it grows: add pilots, or lower a "

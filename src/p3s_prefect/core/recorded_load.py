@@ -44,6 +44,8 @@ class Recorded:
     attempts: tuple[RecordedAttempt, ...]
     open_before: int = 0
     """Sub-jobs that were open when the first of these units arrived."""
+    beside: int = 0
+    """Files that arrived meanwhile and are none of these units."""
     overrides: tuple[str, ...] = ()
     """Kinds of the overrides that were in force meanwhile, those of breakers too, once for each."""
     asked: int = 0
@@ -237,6 +239,8 @@ def _left_out_notes(found: Recorded) -> Iterator[str]:
         yield f"{lost} attempts that ended with their pilot or station are not played"
     if found.open_before:
         yield f"{found.open_before} sub-jobs that were open when the first unit arrived are not played: it begins idle"
+    if found.beside:
+        yield f"{found.beside} others that arrived meanwhile, and took slots, are not played"
     if found.overrides:
         kinds = ", ".join(f"{number} {kind}" for kind, number in Counter(found.overrides).items())
         yield f"what people and breakers had set meanwhile is not played: {kinds}"

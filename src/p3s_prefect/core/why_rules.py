@@ -12,6 +12,7 @@ from p3s_prefect.core.overrides import Override, OverrideKind
 from p3s_prefect.core.why_facts import Case, Reason
 from p3s_prefect.core.yaml_document import Where, dotted
 
+ASK_FOR_IT = "A run of the flow `process`, with `which: missing`, asks for it whatever the load."
 _DOES = {
     OverrideKind.PAUSE: "it is paused",
     OverrideKind.DRAIN: "no new unit may begin: it is drained",

@@ -17,7 +17,7 @@ from p3s_prefect.core.states import StageState
 from p3s_prefect.core.views import StageRow, UnitRow
 from p3s_prefect.core.why_facts import Case, Reason, StageWhy, SubJobCase, since, units_named
 from p3s_prefect.core.why_queue import queue_reasons
-from p3s_prefect.core.why_rules import of_override, rule, stage_rule, station_reasons
+from p3s_prefect.core.why_rules import ASK_FOR_IT, of_override, rule, stage_rule, station_reasons
 
 _S = StageState
 
@@ -239,16 +239,15 @@ def _shed(asked: _Asked) -> Iterator[Reason]:
             why=f"its number {asked.found.u:.4g} is not below {floor.share:g}, the share that the floor for "
             f"{floor.units} lets in whatever the overload",
             rule=rule("classes", name, "floors", work_class.floors.index(floor), "share", floor.share),
-            release="Nothing brings it back in this pass. More pilots, a higher priority or a greater share let in "
-            "more of what comes.",
+            release=f"{ASK_FOR_IT} More pilots, a higher priority or a greater share let in more of what comes.",
         )
         return
     yield Reason(
         why=f"its number {asked.found.u:.4g} is not below {asked.run.q:.4g}, the share that could be let in "
         "in the overload of that moment",
         rule=rule("classes", name, "shed", True),
-        release="Nothing brings it back in this pass. More pilots, or a higher priority or a floor for "
-        f"class {name}, let in more of what comes.",
+        release=f"{ASK_FOR_IT} More pilots, or a higher priority or a floor for class {name}, let in more of what "
+        "comes.",
     )
 
 

@@ -49,6 +49,7 @@ def recorded(connection: Connection, scope: Scope, group: Sequence[str]) -> Reco
         closings=tuple(_closings(connection, groups, since=since)),
         attempts=attempts,
         open_before=_open_before(connection, since),
+        beside=_arrived(connection, since, units[-1].at) - len(units),
         overrides=_overrides(connection, since, until),
         asked=_asked(connection, since, until),
     )
@@ -81,6 +82,11 @@ def _units(connection: Connection, scope: Scope, group: Sequence[str]) -> Iterat
 def _open_before(connection: Connection, at: float) -> int:
     is_open = or_(sub_job.c.settled_at.is_(None), sub_job.c.settled_at > at)
     return connection.scalar(select(func.count()).where(is_open, sub_job.c.arrived_at < at)) or 0
+
+
+def _arrived(connection: Connection, since: float, until: float) -> int:
+    between = arrival.c.verdict.in_(_PLAYED) & arrival.c.arrived_at.between(since, until)
+    return connection.scalar(select(func.count()).select_from(arrival).where(between)) or 0
 
 
 def _overrides(connection: Connection, since: float, until: float) -> tuple[str, ...]:
