@@ -108,8 +108,8 @@ async def test_a_priority_that_is_typed_acts_within_a_second_on_thousands(new_si
         await site.until(lambda: len(site.units()) == units, patience_s=120)
         steer(site).release("dqm", why="go on")
         await site.until_done(1)
-        # The freshest go first: these would be the last.
-        for subrun in (10, 20, 30):
+        # Far from whichever end is worked at.
+        for subrun in (units // 2, units // 2 + 1, units // 2 + 2):
             words = ["priority", f"run=1 subrun={subrun}", "9", "--why", "a test", "--home", str(site.path)]
             typed = await asyncio.to_thread(CliRunner().invoke, commands(), words, catch_exceptions=False)
             assert typed.exit_code == 0
