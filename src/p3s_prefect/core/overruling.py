@@ -18,7 +18,7 @@ class Overruling:
     def __init__(self) -> None:
         self._controls = Controls()
         self._priorities: dict[PlannedStage, int] = {}
-        """Those of stages as they were asked for, where no single unit or group has one of its own."""
+        """Those of stages as such, as far as they were asked for."""
 
     def __bool__(self) -> bool:
         return bool(self._controls)
@@ -39,10 +39,7 @@ class Overruling:
             return run.stage.priority
         if self._controls.priorities_of_data:
             return self._priority(_work(run), run.stage)
-        found = self._priorities.get(run.stage)
-        if found is None:
-            found = self._priorities[run.stage] = self.stage_priority(run.sub_job.flow.plan, run.stage)
-        return found
+        return self._of_stage(run)
 
     def standby_priority(self, run: Run) -> int:
         """That of a run on standby: how much is let in is reckoned by those of stages, so that it goes by its stage's.
@@ -50,8 +47,9 @@ class Overruling:
         Where a group or a unit has one of its own, it goes behind that, too: what is let in of data that are put back,
         or beside data that are put forward, must not wait for what was left out.
         """
-        own = self.stage_priority(run.sub_job.flow.plan, run.stage)
-        return min([own, *self._controls.priorities_of_data])
+        if OverrideKind.PRIORITY not in self._controls.kinds:
+            return run.stage.priority
+        return min([self._of_stage(run), *self._controls.priorities_of_data])
 
     def stage_priority(self, plan: Plan, stage: PlannedStage) -> int:
         """That of a stage as such: what is set for a group or a unit alone is not in it."""
@@ -88,6 +86,12 @@ class Overruling:
         """How many stages of a pipeline's class may run at once."""
         found = self.controls.limit(work_class=plan.class_name)
         return _or_infinite(plan.work_class.limit if found is None else found.value)
+
+    def _of_stage(self, run: Run) -> int:
+        found = self._priorities.get(run.stage)
+        if found is None:
+            found = self._priorities[run.stage] = self.stage_priority(run.sub_job.flow.plan, run.stage)
+        return found
 
     def _priority(self, work: Work, stage: PlannedStage) -> int:
         found = self.controls.priority(work)
