@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from p3s_prefect.core.controller import Controller
-from p3s_prefect.core.open_work import Entry, Run
+from p3s_prefect.core.open_work import Entry, Run, is_overgrown
 from p3s_prefect.core.plan import PlannedStage
 from p3s_prefect.core.queue_line import ClassLine, Line
 
@@ -172,7 +172,7 @@ class _OwedLine:
     def add(self, run: Run) -> None:
         if run.is_claimed:
             return
-        if len(self.entries) > 64 + 2 * self.queue.open:
+        if is_overgrown(len(self.entries), self.queue.open):
             self._drop_stale()
         run.is_claimed = True
         insort(self.entries, (run.deadline, run.id, run))

@@ -8,7 +8,7 @@ from bisect import insort
 from collections.abc import Callable
 
 from p3s_prefect.core.experiment import Order
-from p3s_prefect.core.open_work import Entry, Lane, Run
+from p3s_prefect.core.open_work import Entry, Lane, Run, is_overgrown
 from p3s_prefect.core.states import StageState
 
 
@@ -124,7 +124,7 @@ class Line:
 
     def _push(self, heap: list[Entry], entry: Entry, is_live: Callable[[Entry], bool]) -> None:
         # What was settled otherwise leaves its entry behind; without this the heaps would grow with the history.
-        if len(heap) > 64 + 2 * self.open:
+        if is_overgrown(len(heap), self.open):
             for stale in heap:
                 if heap is self.deadlines and not is_live(stale):
                     stale[2].is_due = False

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from p3s_prefect.core.controller import Controller
 from p3s_prefect.core.experiment import Order
-from p3s_prefect.core.open_work import Entry, Lane, Run, SubJob
+from p3s_prefect.core.open_work import Entry, Lane, Run, SubJob, is_overgrown
 from p3s_prefect.core.overruling import Overruling
 from p3s_prefect.core.owed import Owed
 from p3s_prefect.core.plan import Plan
@@ -196,7 +196,7 @@ class Queues:
 
     def _push(self, heap: list[Entry], entry: Entry, is_live: Callable[[Entry], bool]) -> None:
         # What was settled otherwise leaves its entry behind; without this the heaps would grow with the history.
-        if len(heap) > 64 + 2 * self.open:
+        if is_overgrown(len(heap), self.open):
             heap[:] = filter(is_live, heap)
             heapq.heapify(heap)
         heapq.heappush(heap, entry)
