@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scheduling import chain, pipelines, stage
 
+from p3s_prefect.core.at_pilots import IN_ADVANCE_PER_SLOT
 from p3s_prefect.core.data_id import DataId
-from p3s_prefect.core.dispatcher import IN_ADVANCE_PER_SLOT
 from p3s_prefect.core.experiment import Order, Pipeline, WorkClass
 from p3s_prefect.core.incidents import ControlChange, Faults, GroupClosing, PartFault, SlotChange, UnitArrival
 from p3s_prefect.core.outcome import Outcome

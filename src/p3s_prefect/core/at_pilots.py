@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import heapq
+import math
 
 from p3s_prefect.core.open_work import Run
 
 # A slot is idle for some 10 ms until its next stage comes: a few percent of what is shorter, for which it is worth to
 # have a short one lie ready. What is longer would lie there for long, behind whatever better comes meanwhile.
 SHORT_S = 0.5
+
+# Short ones that are handed out in advance, per slot that is busy with a short one: with 2 slots, 3 in flight gave 159
+# stages/s where 2 gave 128, as a pilot finds its next stage without a round trip; more would bind work to pilots before
+# a slot is free (P11).
+IN_ADVANCE_PER_SLOT = 0.5
 
 _Handed = tuple[int, int, Run]
 """Priority, negative, and number of what was handed out: the smallest goes first."""
@@ -26,6 +32,13 @@ class AtPilots:
         self._waiting: list[_Handed] = []
         self._last_begun: _Handed | None = None
         self._number = 0
+
+    @property
+    def capacity(self) -> int:
+        """How many may be with the pilots now: one for each slot, and in advance for slots that are free at once."""
+        if not self.short:
+            return self.slots
+        return self.slots + math.ceil(IN_ADVANCE_PER_SLOT * min(self.slots, self.short))
 
     def take(self, run: Run, priority: int, now: float) -> None:
         """A run is handed out."""

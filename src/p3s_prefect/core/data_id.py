@@ -29,7 +29,7 @@ def safe_name(name: str, *, what: str = "name") -> str:
     return name
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class DataId:
     """The ordered dimension values that name a unit, such as ``run=2008 subrun=3``.
 

@@ -8,7 +8,6 @@ left out stands by for a slot that would idle, or go to a lower priority, and is
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,11 +25,6 @@ from p3s_prefect.core.queues import Queues
 from p3s_prefect.core.records import SubJobFact, Thinning, Transition
 from p3s_prefect.core.states import StageState
 from p3s_prefect.core.thinning import thin_again
-
-# Short ones that are handed out in advance, per slot that is busy with a short one: with 2 slots, 3 in flight gave 159
-# stages/s where 2 gave 128, as a pilot finds its next stage without a round trip; more would bind work to pilots before
-# a slot is free (P11).
-IN_ADVANCE_PER_SLOT = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,9 +75,8 @@ class Dispatcher:
 
     @property
     def capacity(self) -> int:
-        """How many may be with the pilots now: one for each slot, and in advance for slots that are free at once."""
-        at_pilots = self._at_pilots
-        return at_pilots.slots + math.ceil(IN_ADVANCE_PER_SLOT * min(at_pilots.slots, at_pilots.short))
+        """How many may be with the pilots now."""
+        return self._at_pilots.capacity
 
     @property
     def open(self) -> int:
@@ -293,12 +286,14 @@ class Dispatcher:
             changes += thin_again(self._opened, self._queues, self._controller, now)
             if self._controller.is_turned:
                 self._queues.sort_by_load()
-        while self._at_pilots.in_flight < self.capacity:
-            found = self._queues.next(now, idle=self._at_pilots.in_flight < self._at_pilots.slots)
+        at_pilots = self._at_pilots
+        while at_pilots.in_flight < at_pilots.capacity:
+            is_idle = at_pilots.in_flight < at_pilots.slots
+            found = self._queues.next(now, idle=is_idle)
             if found is None:
                 break
             run, priority = found
-            if self._at_pilots.in_flight >= self._at_pilots.slots and not is_short(run):
+            if not is_idle and not is_short(run):
                 break
             if run.is_standby and now > self._controller.last_begin(run):
                 self._shed(run, now, changes)

@@ -33,7 +33,6 @@ class OpenRuns:
     def open(self, fact: SubJobFact, plan: Plan) -> SubJob:
         """Takes a sub-job, in whatever states its stage runs are."""
         sub_job = self._made(fact, plan)
-        self._queues.opened(plan.name, len(fact.stages))
         for one in sub_job.passes:
             one.add(sub_job)
         for run in sub_job:
@@ -47,11 +46,12 @@ class OpenRuns:
 
     def forget(self, sub_job: SubJob) -> None:
         """Nothing of a sub-job is open any more."""
-        if all(run.id not in self.by_id for run in sub_job):
+        if not sub_job.runs:
             return
         for run in sub_job:
             del self.by_id[run.id]
-            self._queues.opened(run.sub_job.flow.plan.name, -1)
+        # Both name each other: else it would be there until the garbage collector has looked at all that is open.
+        sub_job.runs = ()
         for one in sub_job.passes:
             one.remove(sub_job)
             if one.is_empty:
@@ -63,7 +63,7 @@ class OpenRuns:
             self.count(run, run.state, -1)
         sub_job.is_asked, sub_job.taken_at = True, now
         for run in sub_job:
-            run.deadline, run.is_due, run.is_claimed = now + run.stage.deadline_s, False, False
+            run.deadline, run.due, run.is_claimed = now + run.stage.deadline_s, None, False
             self.count(run, run.state, 1)
             if run.state is StageState.QUEUED:
                 self._queues.add(run)
@@ -77,7 +77,7 @@ class OpenRuns:
         self.count(run, run.state, -1)
         self.count(run, state, 1)
         run.state = state
-        run.entry = None
+        run.entry = run.due = None
         if state is StageState.QUEUED:
             self._queues.add(run)
 
@@ -135,14 +135,13 @@ class OpenRuns:
     @staticmethod
     def count(run: Run, state: StageState, by: int) -> None:
         """Counts a run as work that waits in `state`."""
-        load = run.load
-        if run.is_left_out and not run.sub_job.is_asked:
-            load.standby += by if state is StageState.QUEUED and run.is_standby else 0
-            return
         if state is StageState.QUEUED:
-            load.queued += by
-        elif state is StageState.WAITING:
-            load.waiting += by
+            if not run.is_left_out or run.sub_job.is_asked:
+                run.load.queued += by
+            elif run.is_standby:
+                run.load.standby += by
+        elif state is StageState.WAITING and (not run.is_left_out or run.sub_job.is_asked):
+            run.load.waiting += by
 
     def leave_out_after(self, run: Run, changes: list[Transition]) -> None:
         """With a stage that is left out, all that comes after it is."""
@@ -175,7 +174,13 @@ class OpenRuns:
             planned = plan.stages[plan.positions[stage.stage]]
             deadline = fact.taken_at + planned.deadline_s
             runs[planned.position] = Run(
-                id=stage.id, stage=planned, sub_job=sub_job, state=stage.state, q=stage.q, deadline=deadline
+                id=stage.id,
+                stage=planned,
+                load=flow.loads[planned.position],
+                sub_job=sub_job,
+                state=stage.state,
+                q=stage.q,
+                deadline=deadline,
             )
         sub_job.runs = tuple(runs)
         sub_job.is_owed = sub_job.is_unit and sub_job.u < plan.floor(fact.data_id)

@@ -13,25 +13,15 @@ from dataclasses import dataclass, field
 
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.flow import Flow, Load
+from p3s_prefect.core.heap import Heap
 from p3s_prefect.core.plan import PlannedStage
-from p3s_prefect.core.states import StageState
+from p3s_prefect.core.states import TERMINAL, StageState
 
 Entry = tuple[float, int, "Run"]
 """In a heap: smallest goes first, of equal ones the run with the smaller id."""
 Lane = tuple[int, bool, bool]
 """What goes before the order: minus the priority, whether it is on standby, and whether the unit has not started.
 Smaller goes first."""
-
-
-# What left a queue otherwise leaves its entry behind, which keeps the run alive until it comes up, or is cleared away:
-# with as many stale entries as open runs, a run in overload took 1.42 kB, with a quarter as many 1.35 kB.
-_MOST_STALE = 0.25
-_NEVER_MIND = 64
-
-
-def is_overgrown(entries: int, open_runs: int) -> bool:
-    """Whether stale entries are to be cleared away, of what holds so many and can have one for each open run."""
-    return entries > _NEVER_MIND + (1 + _MOST_STALE) * open_runs
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -48,7 +38,7 @@ class SubJob:
     earlier_passes: tuple[Pass, ...]
     """For a group's: those whose units it gathers too."""
     runs: tuple[Run | None, ...] = ()
-    """By position in the plan; None where a stage is not its own."""
+    """By position in the plan; None where a stage is not its own. Empty once it is settled, and forgotten."""
     started: bool = False
     is_asked: bool = False
     """Whether somebody asked for it by hand, so that it is queued as what was let in."""
@@ -56,12 +46,12 @@ class SubJob:
     """Whether a floor lets it in, so that it is owed a slot in time however much stands before it."""
 
     def __iter__(self) -> Iterator[Run]:
-        return (run for run in self.runs if run is not None)
+        return filter(None, self.runs)
 
     @property
     def settled(self) -> bool:
         """Whether nothing of it is open."""
-        return all(run is None or run.state.is_terminal for run in self.runs)
+        return all(run.state.is_terminal for run in self)
 
     @property
     def passes(self) -> tuple[Pass, ...]:
@@ -75,6 +65,8 @@ class Run:
 
     id: int
     stage: PlannedStage
+    load: Load
+    """That of its stage."""
     sub_job: SubJob
     state: StageState
     q: float
@@ -85,18 +77,14 @@ class Run:
     in_flight: bool = False
     is_short: bool = False
     """Whether it was taken for one that takes little time when it began (see `at_pilots`)."""
-    is_due: bool = False
-    """Whether it has its entry among the deadlines."""
     is_claimed: bool = False
     """Whether it has its entry among what floors owe a slot."""
-    lane: Lane | None = None
+    lane: Heap[Run] | None = None
+    """The part of its pipeline's queue in which it was ready last."""
     entry: Entry | None = None
     """While it is ready to start, its entry in the queue; another one that names it is stale."""
-
-    @property
-    def load(self) -> Load:
-        """That of its stage."""
-        return self.sub_job.flow.loads[self.stage.position]
+    due: Entry | None = None
+    """While it is queued, its entry among the deadlines, or among what stands by, whichever it is of."""
 
     @property
     def is_left_out(self) -> bool:
@@ -145,8 +133,8 @@ class Pass:
 
     def moved(self, run: Run, state: StageState) -> None:
         """One of its runs is about to go to `state`."""
-        if run.sub_job.is_unit:
-            self.open[run.stage.name] += run.state.is_terminal - state.is_terminal
+        if run.sub_job.is_unit and (by := (run.state in TERMINAL) - (state in TERMINAL)):
+            self.open[run.stage.name] += by
 
     def remove(self, sub_job: SubJob) -> None:
         """A sub-job is settled."""

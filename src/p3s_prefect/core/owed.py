@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from p3s_prefect.core.controller import Controller
-from p3s_prefect.core.open_work import Entry, Run, is_overgrown
+from p3s_prefect.core.heap import pushes_until_cleared
+from p3s_prefect.core.open_work import Entry, Run
 from p3s_prefect.core.plan import PlannedStage
 from p3s_prefect.core.queue_line import ClassLine, Line
 
@@ -151,6 +152,7 @@ class _OwedLine:
     def __init__(self, pipeline: str, queue: Line, controller: Controller) -> None:
         self.pipeline, self.queue, self._controller = pipeline, queue, controller
         self.entries: list[Entry] = []
+        self._pushes_left = pushes_until_cleared(0)
         self.each_s = 0.0
         """The time from the turn of one to that of the next."""
 
@@ -172,7 +174,8 @@ class _OwedLine:
     def add(self, run: Run) -> None:
         if run.is_claimed:
             return
-        if is_overgrown(len(self.entries), self.queue.open):
+        self._pushes_left -= 1
+        if not self._pushes_left:
             self._drop_stale()
         run.is_claimed = True
         insort(self.entries, (run.deadline, run.id, run))
@@ -201,6 +204,7 @@ class _OwedLine:
 
     def _drop_stale(self) -> None:
         self.entries = list(filter(_is_kept, self.entries))
+        self._pushes_left = pushes_until_cleared(len(self.entries))
 
 
 def _places(number: int) -> Iterator[int]:

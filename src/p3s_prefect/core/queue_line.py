@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from bisect import insort
-from collections.abc import Callable
 
 from p3s_prefect.core.experiment import Order
-from p3s_prefect.core.open_work import Entry, Lane, Run, is_overgrown
-from p3s_prefect.core.states import StageState
+from p3s_prefect.core.heap import Heap
+from p3s_prefect.core.open_work import Entry, Lane, Run
 
 
 class ClassLine:
@@ -25,18 +23,17 @@ class ClassLine:
 class Line:
     """The queue of one pipeline. What left it leaves stale entries behind, which are dropped on the way."""
 
-    __slots__ = ("_heaps", "_lanes", "deadlines", "limit", "of_class", "open", "order", "running")
+    __slots__ = ("_heaps", "_lanes", "deadlines", "limit", "of_class", "order", "running")
 
     def __init__(self, of_class: ClassLine) -> None:
         self.of_class = of_class
         self.limit: float = math.inf
         self.order = Order.FRESHEST_FIRST
         self.running = 0
-        self.open = 0
-        """Stage runs of the pipeline that are held, whatever their state."""
-        self._heaps: dict[Lane, list[Entry]] = {}
+        self._heaps: dict[Lane, Heap[Run]] = {}
         self._lanes: list[Lane] = []
-        self.deadlines: list[Entry] = []
+        self.deadlines: Heap[Run] = Heap(is_due)
+        """Of what is queued and does not stand by."""
 
     @property
     def is_full(self) -> bool:
@@ -46,17 +43,13 @@ class Line:
     def push(self, run: Run, priority: int) -> None:
         """Makes a run ready."""
         lane = (-priority, run.is_standby, not run.sub_job.started)
-        if lane not in self._heaps:
-            self._heaps[lane] = []
+        heap = self._heaps.get(lane)
+        if heap is None:
+            heap = self._heaps[lane] = Heap(_is_ready)
             insort(self._lanes, lane)
-        run.lane = lane
+        run.lane = heap
         run.entry = (self.key(run), run.id, run)
-        self._push(self._heaps[lane], run.entry, _is_ready)
-
-    def push_deadline(self, run: Run) -> None:
-        """Keeps a queued run's deadline in mind."""
-        run.is_due = True
-        self._push(self.deadlines, (run.deadline, run.id, run), _is_queued)
+        heap.push(run.entry)
 
     def key(self, run: Run) -> float:
         """Its place in the order; smaller goes first. On standby that is the order in which q would let it in."""
@@ -70,73 +63,44 @@ class Line:
             return run.deadline
         return run.sub_job.id
 
-    def head(self, rescued_before: float) -> tuple[Lane, Entry] | None:
-        """What goes next; where the earliest deadline of its lane is before `rescued_before`, the one that has it."""
+    def head(self) -> tuple[Lane, Entry] | None:
+        """What goes next."""
         for lane in self._lanes:
-            heap = self._heaps[lane]
-            while heap and not _is_ready(heap[0]):
-                heapq.heappop(heap)
-            if heap:
-                return lane, self._rescued(lane, rescued_before) or heap[0]
+            first = self._heaps[lane].first()
+            if first is not None:
+                return lane, first
         return None
 
-    def earliest_deadline(self) -> float:
-        """Of what is queued; infinite if there is none."""
-        entry = self._first_due()
-        return math.inf if entry is None else entry[0]
+    def rescued(self, head: Run, before: float) -> Entry | None:
+        """What goes before this head: of its lane, the one with the earliest deadline, if that is before the given."""
+        due = self.deadlines.first()
+        if due is None or due[0] >= before or due[2].lane is not head.lane:
+            return None
+        return due[2].entry
 
     def reorder(self, order: Order) -> None:
         """Sorts what is ready anew."""
         self.order = order
         for heap in self._heaps.values():
-            ready = [entry[2] for entry in heap if _is_ready(entry)]
-            for run in ready:
+            entries = []
+            for run in heap:
                 run.entry = (self.key(run), run.id, run)
-            heap[:] = [run.entry for run in ready if run.entry is not None]
-            heapq.heapify(heap)
+                entries.append(run.entry)
+            heap.fill(entries)
 
     def clear(self) -> None:
         """Empties the queue; deadlines stay."""
         for heap in self._heaps.values():
-            for entry in heap:
-                entry[2].entry = None
+            for run in heap:
+                run.entry = None
         self._heaps.clear()
         self._lanes.clear()
 
-    # --- inside -------------------------------------------------------------------------------------------------
 
-    def _rescued(self, lane: Lane, before: float) -> Entry | None:
-        due = self._first_due()
-        if due is None or due[0] >= before or due[2].lane != lane:
-            return None
-        return due[2].entry
-
-    def _first_due(self) -> Entry | None:
-        heap = self.deadlines
-        while heap and not _is_queued(heap[0]):
-            heapq.heappop(heap)[2].is_due = False
-        return heap[0] if heap else None
-
-    def first_due(self) -> Run | None:
-        """The queued run with the earliest deadline."""
-        entry = self._first_due()
-        return None if entry is None else entry[2]
-
-    def _push(self, heap: list[Entry], entry: Entry, is_live: Callable[[Entry], bool]) -> None:
-        # What was settled otherwise leaves its entry behind; without this the heaps would grow with the history.
-        if is_overgrown(len(heap), self.open):
-            for stale in heap:
-                if heap is self.deadlines and not is_live(stale):
-                    stale[2].is_due = False
-            heap[:] = filter(is_live, heap)
-            heapq.heapify(heap)
-        heapq.heappush(heap, entry)
+def is_due(entry: Entry) -> bool:
+    """Whether an entry among the deadlines, or among what stands by, is the one that its run has now."""
+    return entry[2].due is entry
 
 
 def _is_ready(entry: Entry) -> bool:
     return entry[2].entry is entry
-
-
-def _is_queued(entry: Entry) -> bool:
-    # A retry has given it another deadline, or it was left out.
-    return entry[2].state is StageState.QUEUED and entry[2].deadline == entry[0] and not entry[2].is_standby

@@ -6,17 +6,17 @@ only where a slot would idle, or go to a lower one.
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from p3s_prefect.core.controller import Controller
 from p3s_prefect.core.experiment import Order
-from p3s_prefect.core.open_work import Entry, Lane, Run, SubJob, is_overgrown
+from p3s_prefect.core.heap import Heap
+from p3s_prefect.core.open_work import Entry, Lane, Run, SubJob
 from p3s_prefect.core.overruling import Overruling
 from p3s_prefect.core.owed import Owed
 from p3s_prefect.core.plan import Plan
-from p3s_prefect.core.queue_line import ClassLine, Line
+from p3s_prefect.core.queue_line import ClassLine, Line, is_due
 from p3s_prefect.core.states import StageState
 
 
@@ -30,12 +30,10 @@ class Queues:
         self.top_priority = 0
         """The highest of all that is open. What a floor owes a slot is handed out above it."""
         self._classes: dict[str, ClassLine] = {}
-        self._later: list[Entry] = []
-        self._standby: list[Entry] = []
+        self._later: Heap[Run] = Heap(_is_later)
+        self._standby: Heap[Run] = Heap(is_due)
         self.lines: dict[str, Line] = {}
         self._owed = Owed(controller, self.lines)
-        self.open = 0
-        """Stage runs of open sub-jobs, whatever their state: what heaps are measured by."""
 
     def define(self, plans: Mapping[str, Plan]) -> None:
         """These are the plans of today, by which queues are sorted."""
@@ -68,21 +66,18 @@ class Queues:
         """The queue of a run's pipeline."""
         return self.lines[run.sub_job.flow.plan.name]
 
-    def opened(self, pipeline: str, by: int) -> None:
-        """So many stage runs of a pipeline are open now, or not any more."""
-        self.lines[pipeline].open += by
-        self.open += by
-
     # --- in ---------------------------------------------------------------------------------------------------------
 
     def add(self, run: Run) -> None:
         """A run is queued: ready, unless it is to be tried again later, or is stopped by command."""
         if run.is_standby:
-            self._push(self._standby, (self._controller.last_begin(run), run.id, run), _is_standby)
-        elif run.deadline < math.inf and not run.is_due:
-            self.line(run).push_deadline(run)
+            run.due = (self._controller.last_begin(run), run.id, run)
+            self._standby.push(run.due)
+        elif run.deadline < math.inf:
+            run.due = (run.deadline, run.id, run)
+            self.line(run).deadlines.push(run.due)
         if run.not_before > 0:
-            self._push(self._later, (run.not_before, run.id, run), _is_later)
+            self._later.push((run.not_before, run.id, run))
         else:
             self.make_ready(run)
 
@@ -96,10 +91,10 @@ class Queues:
 
     def wake(self, now: float) -> None:
         """Makes ready what was to be tried again by now."""
-        while self._first_later() <= now:
-            run = heapq.heappop(self._later)[2]
-            run.not_before = 0.0
-            self.make_ready(run)
+        while (entry := self._later.first()) is not None and entry[0] <= now:
+            self._later.pop()
+            entry[2].not_before = 0.0
+            self.make_ready(entry[2])
 
     def clear(self) -> None:
         """Empties what is ready; everything that is queued is to be made ready again."""
@@ -125,8 +120,8 @@ class Queues:
 
     def freshest_first(self, now: float) -> dict[str, float]:
         """The pipelines whose freshest go first now; what has a deadline before the moment given goes before them."""
-        fresh = {name: line for name, line in self.lines.items() if line.order is Order.FRESHEST_FIRST}
-        return {name: self._rescued_before(name, line, now) for name, line in fresh.items()}
+        fresh = [name for name, line in self.lines.items() if line.order is Order.FRESHEST_FIRST]
+        return {name: self._controller.rescued_before(self._plans[name], now) for name in fresh}
 
     def owed_until(self, now: float) -> dict[str, tuple[float, int]]:
         """What of floors goes before everything else now; see `Dispatcher.owed_until`."""
@@ -136,24 +131,26 @@ class Queues:
 
     def wake_at(self) -> float:
         """When the next retry, or deadline, is due, or something has stood by for too long."""
-        ahead = (self._first_later(), self._first_standby())
-        return min([*ahead, *(line.earliest_deadline() for line in self.lines.values())])
+        heaps = [self._later, self._standby, *(line.deadlines for line in self.lines.values())]
+        return min(heap.first_key(math.inf) for heap in heaps)
 
     def overdue(self, now: float) -> Iterator[Run]:
         """What is queued and has passed its deadline; each is to be expired before the next is asked for."""
         for line in self.lines.values():
-            while (run := line.first_due()) is not None and run.deadline <= now:
-                yield run
+            while (entry := line.deadlines.first()) is not None and entry[0] <= now:
+                yield entry[2]
 
     def hopeless(self, now: float) -> Iterator[Run]:
         """What has stood by until it would hardly end in time; each is to be shed before the next is asked for."""
-        while self._first_standby() <= now:
-            run = heapq.heappop(self._standby)[2]
+        while (entry := self._standby.first()) is not None and entry[0] <= now:
+            self._standby.pop()
+            run = entry[2]
             last_begin = self._controller.last_begin(run)
             if last_begin <= now:
                 yield run
             else:
-                heapq.heappush(self._standby, (last_begin, run.id, run))
+                run.due = (last_begin, run.id, run)
+                self._standby.push(run.due)
 
     def next(self, now: float, *, idle: bool) -> tuple[Run, int] | None:
         """What to start next, and its priority among what the pilots have not begun; `idle` is whether a slot is."""
@@ -163,13 +160,17 @@ class Queues:
         best: tuple[Lane, int, float, int] | None = None
         chosen: Run | None = None
         for name, line in self.lines.items():
-            if line.is_full or (head := line.head(self._rescued_before(name, line, now))) is None:
+            if line.is_full or (head := line.head()) is None:
                 continue
+            lane, entry = head
+            if line.order is Order.FRESHEST_FIRST:
+                before = self._controller.rescued_before(self._plans[name], now)
+                entry = line.rescued(entry[2], before) or entry
             # Freshest and oldest first cannot be compared with each other: between pipelines of the same priority,
             # the one with fewer stage runs in flight goes first, so that none starves another.
-            turn = (head[0], line.running, head[1][0], head[1][1])
+            turn = (lane, line.running, entry[0], entry[1])
             if best is None or turn < best:
-                best, chosen = turn, head[1][2]
+                best, chosen = turn, entry[2]
         if chosen is None or (chosen.is_standby and not idle):
             return None
         return chosen, self._priority(chosen)
@@ -179,32 +180,6 @@ class Queues:
     def _priority(self, run: Run) -> int:
         return self._overruling.standby_priority(run) if run.is_standby else self._overruling.priority(run)
 
-    def _rescued_before(self, name: str, line: Line, now: float) -> float:
-        if line.order is not Order.FRESHEST_FIRST:
-            return -math.inf
-        return self._controller.rescued_before(self._plans[name], now)
-
-    def _first_later(self) -> float:
-        while self._later and not _is_later(self._later[0]):
-            heapq.heappop(self._later)
-        return self._later[0][0] if self._later else math.inf
-
-    def _first_standby(self) -> float:
-        while self._standby and not _is_standby(self._standby[0]):
-            heapq.heappop(self._standby)
-        return self._standby[0][0] if self._standby else math.inf
-
-    def _push(self, heap: list[Entry], entry: Entry, is_live: Callable[[Entry], bool]) -> None:
-        # What was settled otherwise leaves its entry behind; without this the heaps would grow with the history.
-        if is_overgrown(len(heap), self.open):
-            heap[:] = filter(is_live, heap)
-            heapq.heapify(heap)
-        heapq.heappush(heap, entry)
-
 
 def _is_later(entry: Entry) -> bool:
     return entry[2].state is StageState.QUEUED and entry[2].not_before == entry[0]
-
-
-def _is_standby(entry: Entry) -> bool:
-    return entry[2].state is StageState.QUEUED and entry[2].is_standby
