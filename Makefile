@@ -23,9 +23,10 @@ help:
 demo: $(VENV)/installed
 	@exec $(BIN)/p3s demo demo
 
-# In two processes: what makes tests slow, servers that start, takes one core, or waits.
+# In three processes on two cores: most tests wait, for servers that start and for what comes back. In two of them the
+# cores were idle for half of the time.
 test: check
-	$(BIN)/python -m pytest -n 2 -m "not alone"
+	$(BIN)/python -m pytest -n 3 -m "not alone"
 	$(BIN)/python -m pytest -m alone
 
 check: $(VENV)/tools

@@ -1,4 +1,4 @@
-"""For all tests: with `pytest -n 2`, which of them stay in one process, and which begin first."""
+"""For all tests: with `pytest -n 3`, which of them stay in one process, and which begin first."""
 
 from __future__ import annotations
 
