@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 from ledger_rows import T0, Rows
 from query_plans import walked_through
-from sqlalchemy import event
+from sqlalchemy import event, update
 
-from p3s_prefect.adapters.ledger import result_views, views
+from p3s_prefect.adapters.ledger import result_views, schema, views
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.core.errors import BadName, NoSuchRecord
 from p3s_prefect.core.states import TERMINAL, SubJobState
@@ -106,6 +106,30 @@ def test_units_newest_first_by_page_and_filter(seen_ledger: Ledger, fill: Fill) 
         assert views.units(connection, pipeline="other") == ()
 
 
+def test_what_overload_left_out_and_is_open_stands_by(seen_ledger: Ledger, fill: Fill) -> None:
+    """B12: it can be listed; not what was let in, was settled, or was asked for by hand, nor a group's stages."""
+
+    def write(rows: Rows) -> None:
+        pass_id = rows.production_pass(rows.group("run=1"), "dqm")
+        for part, (state, u, q) in enumerate([("queued", 0.9, 0.5), ("queued", 0.4, 0.5), ("shed", 0.9, 0.5)]):
+            unit = rows.unit(pass_id, f"run=1 part={part}", state="shed" if state == "shed" else "arrived", u=u)
+            rows.stage(unit, "quick", state=state, q=q)
+        later = rows.unit(pass_id, "run=1 part=3", state="arrived", u=0.9)
+        rows.stage(later, "quick", state="done", q=1.0)
+        rows.stage(later, "full", state="waiting", q=0.5, position=1)
+        asked = rows.unit(pass_id, "run=1 part=4", state="arrived", u=0.9)
+        rows.connection.execute(update(schema.sub_job).where(schema.sub_job.c.id == asked).values(asked_at=T0))
+        rows.stage(asked, "quick", state="queued", q=0.5)
+        rows.stage(rows.unit(pass_id, "run=1", per="group", state="arrived", u=0.0), "total", state="waiting")
+
+    fill(write)
+    with seen_ledger.reading() as connection:
+        views.check_filters(connection, [], state="standby")
+        standing_by = [row.data_id for row in views.units(connection, state="standby")]
+        assert standing_by == ["run=1 part=3", "run=1 part=0"]
+        assert len(views.units(connection, state="open")) == 5
+
+
 def test_a_unit_tells_why_and_when(seen_ledger: Ledger, fill: Fill) -> None:
     fill(_runs)
     with seen_ledger.reading() as connection:
@@ -126,6 +150,7 @@ def test_a_page_costs_the_same_however_long_the_history(seen_ledger: Ledger, fil
         event.listen(connection, "before_cursor_execute", lambda *args: asked.append((args[2], args[3])))
         views.units(connection)
         views.units(connection, state="open")
+        views.units(connection, state="standby")
         views.units(connection, group="run=1")
         views.groups(connection)
         views.outcomes(connection, now=T0 + 250)

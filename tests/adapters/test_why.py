@@ -404,7 +404,7 @@ def test_a_stage_waits_for_its_parent(books: Books) -> None:
 
 
 def test_what_is_held(books: Books) -> None:
-    """B12: by whom, and how it is released; when the hold is gone, the station is next."""
+    """B12: by whom, how it is released, and what its deadline makes of that; without the hold, the station is next."""
     fact = books.take()
     assert fact is not None
     books.order(OverrideKind.HOLD, unit=DataId.of(run=1, subrun=0))
@@ -412,6 +412,13 @@ def test_what_is_held(books: Books) -> None:
     reason = books.reason()
     assert reason.why.startswith("it is held, as a part of run=1 subrun=0, by anna since 08:00:00 UTC")
     assert reason.release == "`p3s release run=1 subrun=0` lifts it."
+    _, deadline = books.stage().reasons
+    assert (deadline.why, deadline.rule) == ("its deadline is in 60 s", "pipelines.dqm.stages.quick.deadline_s: 60")
+    books.at += 90
+    _, deadline = books.stage().reasons
+    assert deadline.why == "its deadline passed 30 s ago"
+    assert "it expires" in deadline.release
+    assert "`which: missing`" in deadline.release
     books.do(overrides.clear, kinds=[OverrideKind.HOLD], target=Target(unit=fact.data_id), by="x", why="", now=NOW)
     assert books.reason().why == "the hold that put it aside was lifted"
 

@@ -12,8 +12,9 @@ from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import BadName
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.experiment_file import parse_experiment
-from p3s_prefect.core.overrides import Target
-from p3s_prefect.core.targets import classes_of, read_target
+from p3s_prefect.core.overrides import Controls, Override, OverrideKind, Target
+from p3s_prefect.core.targets import classes_of, explained, read_target
+from p3s_prefect.core.views import StageRow, UnitRow
 
 _FILE = Path(__file__).parent / "good_experiment.yaml"
 _READ = parse_experiment(_FILE.read_text(), file=str(_FILE), environment={})
@@ -99,3 +100,61 @@ def test_what_names_nothing_is_refused_with_what_there_is(text: str, what: str, 
 
 def test_classes_are_the_declared_ones_and_those_that_pipelines_name() -> None:
     assert classes_of(EXPERIMENT) == ("alerts", "default")
+
+
+def _unit(state: str, reason: str) -> UnitRow:
+    """Of the pipeline `quality`, with one open stage."""
+    stage = StageRow(
+        id=1,
+        stage="clean",
+        state=state,
+        reason=reason,
+        q=0.5,
+        queued_at=1.0,
+        settled_at=None,
+        failures=0,
+        losses=0,
+        attempts=(),
+    )
+    return UnitRow(
+        id=1,
+        data_id=str(PART),
+        per="unit",
+        group=str(RUN),
+        pipeline="quality",
+        pass_number=0,
+        state="arrived",
+        reason="",
+        taken_at=1.0,
+        arrived_at=1.0,
+        queued_at=1.0,
+        started_at=None,
+        ended_at=None,
+        published_at=None,
+        settled_at=None,
+        stages=(stage,),
+    )
+
+
+def _given(kind: OverrideKind, value: int | None = None) -> Override:
+    return Override(id=1, kind=kind, target=Target(pipeline="quality"), value=value, by="me", why="a try", set_at=1.0)
+
+
+LEFT_OUT = "in overload: u = 0.7000 is not below q = 0.5"
+PAUSE, FIRST = _given(OverrideKind.PAUSE), _given(OverrideKind.PRIORITY, 9)
+
+
+@pytest.mark.parametrize(
+    ("reason", "given_", "told"),
+    [
+        ("", [], ""),
+        (LEFT_OUT, [], LEFT_OUT),
+        (LEFT_OUT, [FIRST], LEFT_OUT),
+        (LEFT_OUT, [PAUSE], PAUSE.reason),
+        ("", [FIRST], FIRST.reason),
+    ],
+)
+def test_an_open_unit_tells_why_it_waits(reason: str, given_: list[Override], told: str) -> None:
+    """B12, S9: what stops it goes before why it is queued, and that before a priority, which explains no waiting."""
+    (unit,) = explained([_unit("queued", reason)], EXPERIMENT, Controls(given_))
+    assert unit.reason == told

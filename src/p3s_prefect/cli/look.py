@@ -97,7 +97,12 @@ def list_(
     what: Annotated[What, typer.Argument(help="What to list.")] = What.UNITS,
     home: HomeOption = Path(),
     in_state: Annotated[
-        str | None, typer.Option("--state", help="Units in this state; `open` for all that are not settled.")
+        str | None,
+        typer.Option(
+            "--state",
+            help="Units in this state; `open` for all that are not settled, `standby` for those of them that overload "
+            "has left out.",
+        ),
     ] = None,
     pipeline: Annotated[str | None, typer.Option(help="Units of this pipeline.")] = None,
     group: Annotated[str | None, typer.Option(help="Units of this group, such as run=2008.")] = None,

@@ -472,7 +472,8 @@ def overload(outcomes: Outcomes) -> HealthRow:
     cause = f"{100 * outcomes.shed / seen:.0f} % were left out at random, so that the others end in time"
     action = (
         "What is kept is weighted, so statistics stay honest. To keep more: add pilots, lower a prescale, or lift a "
-        "limit (`p3s limits`). `p3s report coverage` shows where, `p3s why UNIT` explains one."
+        "limit (`p3s limits`). `p3s report coverage` shows where, `p3s list units --state standby` what may still be "
+        "done, `p3s why UNIT` explains one."
     )
     return _bad(row, Status.DEGRADED, cause, action)
 

@@ -77,18 +77,25 @@ def acting_on(unit: UnitRow, experiment: Experiment, controls: Controls) -> tupl
 
 
 def explained(units: Iterable[UnitRow], experiment: Experiment, controls: Controls) -> tuple[UnitRow, ...]:
-    """The same units; those that are open and have nothing else to explain tell what acts on them."""
-    return tuple(
-        replace(unit, reason=acting[0].reason)
-        if unit.settled_at is None and not unit.reason and (acting := acting_on(unit, experiment, controls))
-        else unit
-        for unit in units
-    )
+    """The same units; those that are open tell what stops them, else why they are where they are, or what acts on them.
+
+    So one on standby tells that it is left out, and with which probability.
+    """
+    return tuple(_explained(unit, acting_on(unit, experiment, controls)) for unit in units)
 
 
 BEGUN = frozenset({StageState.RUNNING, StageState.DONE, StageState.FAILED})
 """States of a stage run that show that its unit has begun."""
 _KINDS = f"pipeline, PIPELINE/STAGE, {CLASS_PREFIX}NAME, group, unit, or {EVERYTHING!r}"
+
+
+def _explained(unit: UnitRow, acting: Sequence[Override]) -> UnitRow:
+    if unit.settled_at is not None or unit.reason:
+        return unit
+    own = next((stage.reason for stage in unit.stages if stage.state == unit.activity and stage.reason), "")
+    if acting and (acting[0].stops or not own):
+        own = acting[0].reason
+    return replace(unit, reason=own)
 
 
 def _read_name(name: str, experiment: Experiment) -> Target:

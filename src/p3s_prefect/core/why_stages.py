@@ -180,7 +180,18 @@ def _held(asked: _Asked) -> Iterator[Reason]:
         yield of_override(hold, asked.case.at)
     else:
         yield Reason(why="the hold that put it aside was lifted", release="The station puts it back at once.")
+    if asked.stage is not None and asked.stage.deadline_s is not None:
+        yield _deadline_of_held(asked, asked.unit.taken_at + asked.stage.deadline_s - asked.case.at)
     yield from station_reasons(asked.case)
+
+
+def _deadline_of_held(asked: _Asked, left_s: float) -> Reason:
+    if left_s > 0:
+        why, release = f"its deadline is in {duration(left_s)}", "Released after that, it expires."
+    else:
+        why = f"its deadline passed {duration(-left_s)} ago"
+        release = f"Released, it expires, as nobody wanted its result so late. {ASK_FOR_IT}"
+    return Reason(why=why, rule=asked.of("deadline_s"), release=release)
 
 
 # --- ended ----------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from p3s_prefect.adapters.ledger.schema import (
     sub_job,
 )
 from p3s_prefect.adapters.ledger.statements import JOB, NEWEST_PASS
-from p3s_prefect.adapters.ledger.views import select_units, with_stages
+from p3s_prefect.adapters.ledger.views import select_units, stands_by, with_stages
 from p3s_prefect.core.admission import Admission
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import NoSuchRecord
@@ -170,7 +170,6 @@ def outcome(connection: Connection, sub_job_ids: Iterable[int]) -> tuple[UnitRow
 
 # SQLite takes 32,766 parameters in a statement.
 _MOST_AT_ONCE = 10_000
-_MAY_STAND_BY = (StageState.WAITING, StageState.QUEUED, StageState.HELD)
 _IS_THERE = arrival.c.verdict.in_([Verdict.TAKEN.value, Verdict.IGNORED.value])
 
 
@@ -252,12 +251,7 @@ def _take_from_standby(
     connection: Connection, pipeline: str, group: DataId, units: Collection[DataId], now: float
 ) -> tuple[SubJobFact, ...]:
     scope = Scope(target=Target(pipeline=pipeline, group=group), units=frozenset(map(str, units)))
-    left_out = (
-        stage_run.c.sub_job_id == sub_job.c.id,
-        stage_run.c.state.in_(_MAY_STAND_BY),
-        stage_run.c.q <= sub_job.c.u,
-    )
-    query = _select(scope).where(sub_job.c.per == "unit", sub_job.c.asked_at.is_(None), exists().where(*left_out))
+    query = _select(scope).where(stands_by())
     facts = [replace(one.fact, taken_at=now, is_asked=True) for one in _found(connection, query)]
     for some in _pages(fact.id for fact in facts):
         connection.execute(update(sub_job).where(sub_job.c.id.in_(some)).values(asked_at=now))

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, case, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, exists, func, select
 
 from p3s_prefect.adapters.ledger.schema import (
     arrival,
@@ -40,6 +40,9 @@ from p3s_prefect.core.views import (
 # More than anybody reads at once; a client that wants all goes from page to page.
 MAX_PAGE = 1000
 KEPT_OUT = (Verdict.REFUSED, Verdict.CONFLICT)
+# What units may be asked by, besides the states of their account.
+_OF_OPEN = ("open", "standby")
+_MAY_STAND_BY = (StageState.WAITING, StageState.QUEUED, StageState.HELD)
 # States that say whether a unit gave a result; the others leave units out on purpose.
 _TOLD = (SubJobState.DONE, SubJobState.FAILED, SubJobState.EXPIRED, SubJobState.BLOCKED)
 
@@ -53,13 +56,18 @@ def units(
     before: int | None = None,
     limit: int = 50,
 ) -> tuple[UnitRow, ...]:
-    """Sub-jobs, newest first. `state` may be ``open``; `before` is the id of the last row of the page before."""
+    """Sub-jobs, newest first. `state` may be ``open``, or ``standby`` for those of them that overload has left out.
+
+    `before` is the id of the last row of the page before.
+    """
     query = select_units().order_by(sub_job.c.id.desc()).limit(_page(limit))
-    if state == "open":
+    if state in _OF_OPEN:
         # Sorted by an expression, so that the few that are open are found by their index and then sorted; by the plain
         # id, SQLite walks through the history instead.
         newest = (sub_job.c.id + 0).desc()
         query = query.where(sub_job.c.settled_at.is_(None)).order_by(None).order_by(newest)
+        if state == "standby":
+            query = query.where(stands_by())
     elif state is not None:
         query = query.where(sub_job.c.state == state)
     if pipeline is not None:
@@ -69,6 +77,16 @@ def units(
     if before is not None:
         query = query.where(sub_job.c.id < before)
     return with_stages(connection, connection.execute(query).all())
+
+
+def stands_by() -> ColumnElement[bool]:
+    """Whether a sub-job was left out by overload and can still be processed, as nobody has asked for it by hand."""
+    left_out = (
+        stage_run.c.sub_job_id == sub_job.c.id,
+        stage_run.c.state.in_(_MAY_STAND_BY),
+        stage_run.c.q <= sub_job.c.u,
+    )
+    return and_(sub_job.c.per == "unit", sub_job.c.asked_at.is_(None), exists().where(*left_out))
 
 
 def select_units() -> Select[Any]:
@@ -171,7 +189,7 @@ def check_filters(
     Raises:
         BadName: there is no such state of a unit, or no such pipeline in the file or in the ledger.
     """
-    states = ["open", *SubJobState]
+    states = [*_OF_OPEN, *SubJobState]
     if state is not None and state not in states:
         raise BadName(f"units have no state {state[:40]!r}", fix=f"Give one of: {', '.join(states)}.")
     if pipeline is None or pipeline in pipelines:
