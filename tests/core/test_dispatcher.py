@@ -6,6 +6,7 @@ import gc
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -18,6 +19,8 @@ from p3s_prefect.core.dispatcher import Backlog, Dispatcher
 from p3s_prefect.core.experiment import Floor, Order, Pipeline, WorkClass
 from p3s_prefect.core.open_work import Run
 from p3s_prefect.core.overrides import Controls, Override, OverrideKind, Target
+from p3s_prefect.core.records import SubJobFact
+from p3s_prefect.core.retry import retried
 from p3s_prefect.core.states import StageState
 
 DONE, FAILED, EXPIRED, QUEUED = StageState.DONE, StageState.FAILED, StageState.EXPIRED, StageState.QUEUED
@@ -768,9 +771,49 @@ def test_what_is_finished_needs_no_garbage_collector() -> None:
         for _ in range(200):
             night.take()
             night.finish()
-        assert sum(isinstance(one, Run) for one in gc.get_objects()) < 20
+        assert _runs_alive() < 20
     finally:
         gc.enable()
+
+
+def test_what_a_command_puts_aside_keeps_nothing_else_alive() -> None:
+    """P7: the queue that it stood in is sorted anew, and the old one is nobody's."""
+    night = Night({"p": chain("a")}, slots=0)
+    units = [night.take() for _ in range(200)]
+    _control(night, _set(OverrideKind.HOLD, unit=night.ledger.facts[units[0]].data_id))
+    queued = [night.run(unit, "a") for unit in units[1:]]
+    night.ledger.apply(night.dispatcher.cancel(queued, "for the test", night.now))
+    night.dispatcher.set_slots(2)
+    assert night.decide() == []
+    gc.collect()
+    assert _runs_alive() < 20
+
+
+def _fact(night: Night, unit: int) -> SubJobFact:
+    """As it stands in the ledger now."""
+    fact = night.ledger.facts[unit]
+    return replace(fact, stages=tuple(replace(run, state=night.ledger.states[run.id]) for run in fact.stages))
+
+
+def _runs_alive() -> int:
+    return sum(isinstance(one, Run) for one in gc.get_objects())
+
+
+@pytest.mark.parametrize("order", Order)
+def test_what_failed_is_taken_again_while_its_old_entry_lies_in_the_queue(order: Order) -> None:
+    """B3: with the same place in the order, and the same id, as before."""
+    night = Night({"p": chain("a", "b", order=order)}, slots=2)
+    first, second = night.take(), night.take()
+    assert len(night.decide()) == 2
+    # What has begun goes first, so that nobody looks at those that have not.
+    night.dispatcher.set_slots(1)
+    night.settle(night.run(first, "a"), DONE)
+    night.settle(night.run(second, "a"), FAILED)
+    assert night.decide() == [night.run(first, "b")]
+    night.ledger.apply(retried(night.pipelines["p"], _fact(night, second), "again"))
+    night.dispatcher.add(_fact(night, second), night.now)
+    night.dispatcher.set_slots(2)
+    assert night.decide() == [night.run(second, "a")]
 
 
 def test_what_expired_under_fresher_ones_is_forgotten() -> None:

@@ -79,12 +79,16 @@ class Run:
     """Whether it was taken for one that takes little time when it began (see `at_pilots`)."""
     is_claimed: bool = False
     """Whether it has its entry among what floors owe a slot."""
-    lane: Heap[Run] | None = None
-    """The part of its pipeline's queue in which it was ready last."""
+    ready_in: Heap[Run] | None = None
+    """The lane of its pipeline's queue in which it was ready last."""
     entry: Entry | None = None
     """While it is ready to start, its entry in the queue; another one that names it is stale."""
     due: Entry | None = None
-    """While it is queued, its entry among the deadlines, or among what stands by, whichever it is of."""
+    """While it is queued, its entry among the deadlines, or if it stands by, among what does; None without either."""
+
+    def __lt__(self, other: Run) -> bool:
+        """Entries of one key and id are those of a run that is retried: the older is stale, so either may go first."""
+        return False
 
     @property
     def is_left_out(self) -> bool:

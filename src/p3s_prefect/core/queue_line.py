@@ -32,7 +32,7 @@ class Line:
         self.running = 0
         self._heaps: dict[Lane, Heap[Run]] = {}
         self._lanes: list[Lane] = []
-        self.deadlines: Heap[Run] = Heap(is_due)
+        self.deadlines: Heap[Run] = Heap(is_current)
         """Of what is queued and does not stand by."""
 
     @property
@@ -47,7 +47,7 @@ class Line:
         if heap is None:
             heap = self._heaps[lane] = Heap(_is_ready)
             insort(self._lanes, lane)
-        run.lane = heap
+        run.ready_in = heap
         run.entry = (self.key(run), run.id, run)
         heap.push(run.entry)
 
@@ -74,7 +74,7 @@ class Line:
     def rescued(self, head: Run, before: float) -> Entry | None:
         """What goes before this head: of its lane, the one with the earliest deadline, if that is before the given."""
         due = self.deadlines.first()
-        if due is None or due[0] >= before or due[2].lane is not head.lane:
+        if due is None or due[0] >= before or due[2].ready_in is not head.ready_in:
             return None
         return due[2].entry
 
@@ -93,11 +93,13 @@ class Line:
         for heap in self._heaps.values():
             for run in heap:
                 run.entry = None
+            # What is not made ready again still names it, and would keep alive all that it held.
+            heap.fill(())
         self._heaps.clear()
         self._lanes.clear()
 
 
-def is_due(entry: Entry) -> bool:
+def is_current(entry: Entry) -> bool:
     """Whether an entry among the deadlines, or among what stands by, is the one that its run has now."""
     return entry[2].due is entry
 

@@ -16,7 +16,7 @@ from p3s_prefect.core.open_work import Entry, Lane, Run, SubJob
 from p3s_prefect.core.overruling import Overruling
 from p3s_prefect.core.owed import Owed
 from p3s_prefect.core.plan import Plan
-from p3s_prefect.core.queue_line import ClassLine, Line, is_due
+from p3s_prefect.core.queue_line import ClassLine, Line, is_current
 from p3s_prefect.core.states import StageState
 
 
@@ -31,7 +31,7 @@ class Queues:
         """The highest of all that is open. What a floor owes a slot is handed out above it."""
         self._classes: dict[str, ClassLine] = {}
         self._later: Heap[Run] = Heap(_is_later)
-        self._standby: Heap[Run] = Heap(is_due)
+        self._standby: Heap[Run] = Heap(is_current)
         self.lines: dict[str, Line] = {}
         self._owed = Owed(controller, self.lines)
 
@@ -132,7 +132,7 @@ class Queues:
     def wake_at(self) -> float:
         """When the next retry, or deadline, is due, or something has stood by for too long."""
         heaps = [self._later, self._standby, *(line.deadlines for line in self.lines.values())]
-        return min(heap.first_key(math.inf) for heap in heaps)
+        return min(heap.first_key() for heap in heaps)
 
     def overdue(self, now: float) -> Iterator[Run]:
         """What is queued and has passed its deadline; each is to be expired before the next is asked for."""
