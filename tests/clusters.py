@@ -92,8 +92,10 @@ def below(pid: int) -> list[psutil.Process]:
     """All descendants of a process.
 
     By parents alone: psutil's own answer also compares times of creation, which it reckons from the time of boot, and
-    where that is near the turn of a second, it loses children now and then.
+    where that is near the turn of a second, it loses children now and then. What it remembers of numbers that have been
+    given to other processes since would be left out, too.
     """
+    psutil.process_iter.cache_clear()
     parents = {found.pid: found.info["ppid"] for found in psutil.process_iter(["ppid"])}
     found, generation = [], {pid}
     while generation:

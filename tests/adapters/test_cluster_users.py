@@ -139,6 +139,11 @@ def test_a_station_takes_over_from_one_of_its_own_ledger_alone() -> None:
     assert station.replaces(ClusterUser.here("station", "day", first))
     assert not station.replaces(ClusterUser.here("station", "day", other))
     assert not station.replaces(ClusterUser.here("production", "day"))
+    later = ClusterUser.here("station", "day", first, token=1)
+    assert later.replaces(station)
+    assert later.is_rival_of(station)
+    assert not station.replaces(later)
+    assert not station.is_rival_of(later)
 
 
 def _check(file: Path) -> Result:

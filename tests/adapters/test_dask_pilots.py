@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from uuid import uuid4
 
 import distributed
 import pytest
@@ -368,3 +369,25 @@ async def test_what_an_earlier_station_has_begun_is_ended_and_its_slots_are_not_
         # Nobody tells a station that was replaced: its next transaction is refused.
         one.cancel()
     await asyncio.gather(*theirs, return_exceptions=True)
+
+
+async def test_a_station_that_was_replaced_does_not_take_its_pilots_back(
+    fresh_cluster: Cluster, sleeping: OrderOf, store: DirectoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """V13: it was paused, so that its connection is lost, and looks for its pilots before it looks at its lease."""
+    ledger = uuid4()
+    async with DaskPilots(fresh_cluster.address, ledger=ledger, token=1) as replaced:
+        await slots(fresh_cluster, replaced, 1)
+        async with DaskPilots(fresh_cluster.address, ledger=ledger, token=2) as successor:
+            await until(lambda: successor.slots() == 1)
+            order = sleeping(3)
+            mine = run(successor, order)
+            await begun(store, order)
+            assert replaced._client is not None
+            assert successor._client is not None
+            await replaced._client.close()
+            await until(lambda: "no pilots" in caplog.text)
+            # As it would ask if it had been paused after it had looked at who else is there.
+            assert set((await successor._client.run(worker.stop_all, 1)).values()) == {0}
+            assert (await mine).manifest is not None
+            assert replaced.slots() == 0

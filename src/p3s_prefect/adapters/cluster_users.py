@@ -38,24 +38,34 @@ class ClusterUser:
     """Host and process."""
     ledger: UUID | None = None
     """The ledger of a station: two homes may call their experiment the same."""
+    token: int = 0
+    """That of a station's lease: of two of one ledger, the greater one came later."""
 
     @classmethod
-    def here(cls, road: Road, experiment: str, ledger: UUID | None = None) -> ClusterUser:
+    def here(cls, road: Road, experiment: str, ledger: UUID | None = None, token: int = 0) -> ClusterUser:
         """This process."""
-        return cls(road=road, experiment=experiment, holder=f"{platform.node()}:{os.getpid()}", ledger=ledger)
+        holder = f"{platform.node()}:{os.getpid()}"
+        return cls(road=road, experiment=experiment, holder=holder, ledger=ledger, token=token)
 
     def replaces(self, other: ClusterUser) -> bool:
-        """Whether both are stations of one ledger, of which the later one takes over."""
-        return self.road == other.road == "station" and self.ledger == other.ledger
+        """Whether both are stations of one ledger, and the other came earlier, or is this one on another connection."""
+        return self.road == other.road == "station" and self.ledger == other.ledger and self.token >= other.token
+
+    def is_rival_of(self, other: ClusterUser) -> bool:
+        """Whether the other may not use the cluster: it is of the other road, or this one has replaced it."""
+        return self.road != other.road or (self.replaces(other) and not other.replaces(self))
 
     def __str__(self) -> str:
         return f"the {self.road} {self.experiment!r} ({self.holder})"
 
 
 def note_user(user: ClusterUser, client: str, dask_scheduler: Any) -> ClusterUser | None:
-    """Runs in the scheduler: notes a user, unless one of the other road is there, who is the answer."""
+    """Runs in the scheduler: notes a user, unless there is one that it may not be beside, who is the answer.
+
+    So a station that was paused, and looks for its pilots before it knows that it was replaced, takes nothing back.
+    """
     noted = _of_clients(dask_scheduler)
-    rivals = [found for found in noted.values() if found.road != user.road]
+    rivals = [found for found in noted.values() if found.is_rival_of(user)]
     if rivals:
         return rivals[0]
     noted[client] = user

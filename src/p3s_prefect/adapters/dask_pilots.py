@@ -45,15 +45,16 @@ class DaskPilots:
         experiment: str = "",
         waiting: WaitingPlace | None = None,
         ledger: UUID | None = None,
+        token: int = 0,
     ) -> None:
         """`waiting` is None where the store is on the pilots' machines: nothing waits for it.
 
-        `ledger` is that of the station: one with the same takes over its pilots.
+        `ledger` is that of the station, and `token` that of its lease: a later one of the same takes over its pilots.
         """
         self.address = address
         self._waiting = waiting
         self._experiment = experiment
-        self._ledger = ledger
+        self._ledger, self._token = ledger, token
         self._modules = modules
         self._client: distributed.Client | None = None
         self._slots = 0
@@ -184,7 +185,7 @@ class DaskPilots:
         # Messages wait 10 ms for company by default, which is most of a round trip: 10.6 ms, and 6.3 ms with 1 ms.
         if (batched := self._client.scheduler_comm) is not None:
             batched.interval = _MESSAGE_INTERVAL_S
-        user = ClusterUser.here("station", self._experiment, self._ledger)
+        user = ClusterUser.here("station", self._experiment, self._ledger, self._token)
         rival = await self._client.run_on_scheduler(note_user, user=user, client=self._client.id)
         if rival is not None:
             raise refused(self.address, rival)
@@ -197,7 +198,7 @@ class DaskPilots:
         await client.run_on_scheduler(release_replaced, client=client.id)
         there = await client.run_on_scheduler(_slots_by_worker)
         # Who does not answer may have something running: counted as long as it does not say otherwise.
-        self._left = dict.fromkeys(there, 1) | await _ask(client, there, worker.stop_all)
+        self._left = dict.fromkeys(there, 1) | await _ask(client, there, partial(worker.stop_all, self._token))
 
     async def _free_slots(self, client: distributed.Client) -> int:
         """All slots but those that an earlier station's attempts have not given back."""

@@ -131,7 +131,8 @@ class _Station:
             await self._recover()
             await self._retire(catalogue)
             modules, place = catalogue.payload_modules, self._waiting_place()
-            pilots = DaskPilots(scheduler, modules, self.experiment.experiment, place, self.owner.ledger)
+            name, ledger = self.experiment.experiment, self.owner.ledger
+            pilots = DaskPilots(scheduler, modules, name, place, ledger, lease.token)
             self.pilots = await stack.enter_async_context(pilots)
             self.catalogue = Generations(catalogue)
             self.breakers = Breakers(self.catalogue, self.committer, self.feed, self.clock)
