@@ -326,7 +326,7 @@ class Dispatcher:
         for run in sub_job:
             if run.state is StageState.WAITING:
                 self._advance(run, now, changes)
-        if sub_job.is_unit:
+        if sub_job.is_unit and sub_job.own_pass.groups:
             for group in list(sub_job.own_pass.groups.values()):
                 self._follow(group, now, changes)
         if sub_job.settled:
