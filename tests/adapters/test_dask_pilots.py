@@ -384,10 +384,7 @@ async def test_a_station_that_was_replaced_does_not_take_its_pilots_back(
             mine = run(successor, order)
             await begun(store, order)
             assert replaced._client is not None
-            assert successor._client is not None
             await replaced._client.close()
             await until(lambda: "no pilots" in caplog.text)
-            # As it would ask if it had been paused after it had looked at who else is there.
-            assert set((await successor._client.run(worker.stop_all, 1)).values()) == {0}
             assert (await mine).manifest is not None
             assert replaced.slots() == 0

@@ -138,7 +138,7 @@ def refused(address: str, rival: ClusterUser) -> ServiceError:
         "production": "Wait until it has ended, or give the station a cluster of its own.",
     }[rival.road]
     return ServiceError(
-        f"the Dask cluster at {address} is used by {rival}: it serves a station or productions, never both", fix=fix
+        f"the Dask cluster at {address} is used by {rival}: it serves one station, or productions", fix=fix
     )
 
 

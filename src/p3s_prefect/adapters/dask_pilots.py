@@ -198,7 +198,7 @@ class DaskPilots:
         await client.run_on_scheduler(release_replaced, client=client.id)
         there = await client.run_on_scheduler(_slots_by_worker)
         # Who does not answer may have something running: counted as long as it does not say otherwise.
-        self._left = dict.fromkeys(there, 1) | await _ask(client, there, partial(worker.stop_all, self._token))
+        self._left = dict.fromkeys(there, 1) | await _ask(client, there, worker.stop_all)
 
     async def _free_slots(self, client: distributed.Client) -> int:
         """All slots but those that an earlier station's attempts have not given back."""

@@ -23,7 +23,6 @@ from p3s_prefect.core.records import StageOrder, StageReport, WaitingTold
 
 _runner: StageRunner | None = None
 _waiting: dict[Path, WaitingOutputs] = {}
-_newest_token = 0
 _lock = Lock()
 
 
@@ -37,15 +36,8 @@ def stop_attempt(attempt_id: int) -> bool:
     return _runner is not None and _runner.stop(attempt_id)
 
 
-def stop_all(token: int) -> int:
-    """Kills whatever attempts run in this worker; returns how many have not ended yet.
-
-    Asked by a station, with the token of its lease: what runs here for a later one is not its own any more.
-    """
-    global _newest_token
-    if token < _newest_token:
-        return 0
-    _newest_token = token
+def stop_all() -> int:
+    """Kills whatever attempts run in this worker; returns how many have not ended yet."""
     running = [] if _runner is None else _runner.running()
     for attempt_id in running:
         stop_attempt(attempt_id)
