@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -251,12 +252,15 @@ def test_outcomes_count_what_settled_lately(seen_ledger: Ledger, fill: Fill) -> 
             unit = rows.unit(pass_id, f"run=1 subrun={number}", state=state, at=T0 + number)
             rows.stage(unit, "quick", state="running" if state == "arrived" else state, reason=f"reason {number}")
         rows.unit(pass_id, "run=1 subrun=9", state="failed", at=T0 - 3700)
+        for number in (6, 7):
+            rows.unit(pass_id, f"run=1 subrun={number}", state="shed", at=T0 - number)
 
     fill(write)
     with seen_ledger.reading() as connection:
         found = views.outcomes(connection, now=T0 + 10)
         later = views.outcomes(connection, now=T0 + 10_000)
     assert (found.done, found.failed, found.expired, found.blocked) == (2, 1, 1, 0)
+    assert (found.shed, found.shed_s, later.shed, later.shed_s) == (2, pytest.approx(13.0), 0, math.inf)
     assert found.latest == ("done", "failed", "expired", "done")
     assert found.reason == "reason 2"
     assert (later.done, later.lost, later.latest, later.reason) == (0, 0, (), "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -30,9 +31,9 @@ from p3s_prefect.core.records import BufferUse
 _NONE = KeptOut(refused=0, conflicts=0, window_s=3600)
 
 
-def _ended(*newest: str, reason: str = "", **counts: int) -> Outcomes:
+def _ended(*newest: str, reason: str = "", shed_s: float = math.inf, **counts: int) -> Outcomes:
     values = dict.fromkeys(("done", "failed", "expired", "blocked"), 0) | counts
-    return Outcomes(**values, latest=newest, reason=reason, window_s=3600)
+    return Outcomes(**values, shed_s=shed_s, latest=newest, reason=reason, window_s=3600)
 
 
 _WELL = _ended("done", "done", done=40, failed=2)
@@ -129,11 +130,18 @@ def test_lost_units_are_not_well(outcomes: Outcomes, status: Status, says: str) 
 
 def test_what_is_shed_is_not_well_and_says_how_much() -> None:
     """P19, P6: units that overload leaves out are told, with their share and what to do."""
-    row = health_rows(facts(), _NONE, _ended("done", done=168, shed=1659))[-1]
+    row = health_rows(facts(), _NONE, _ended("done", done=168, shed=1659, shed_s=30.0))[-1]
     assert (row.name, row.status) == ("overload", Status.DEGRADED)
-    assert "1659 of 1827 units shed" in row.actual
+    assert "1659 of 1827 units shed in 60 min, the last 30 s ago" in row.actual
     assert row.cause.startswith("91 % were left out")
     assert "p3s limits" in row.action
+
+
+def test_an_overload_that_is_over_is_told_and_is_well() -> None:
+    """P19: nobody is called for it an hour long."""
+    row = health_rows(facts(), _NONE, _ended("done", done=168, shed=1659, shed_s=900.0))[-1]
+    assert (row.status, row.cause, row.action) == (Status.OK, "", "")
+    assert "1659 of 1827 units shed in 60 min, the last 15 min ago" in row.actual
 
 
 def test_how_fast_the_books_are_is_said_after_the_first_commit() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -22,6 +23,8 @@ SLOW_COMMIT_S = 0.5
 TOLERATED_LOSS = 0.05
 FAILED_IN_A_ROW = 3
 LOST_IN_A_ROW = 5
+# Units that overload leaves out are given up about a deadline after they came; ten minutes bridge the pauses of bursts.
+OVERLOAD_S = 600.0
 # About ten minutes of results at 10 MB/s: enough to call somebody.
 LOW_SPACE_BYTES = 6 * 10**9
 
@@ -169,6 +172,8 @@ class Outcomes:
     blocked: int
     shed: int = 0
     """Left out at random in overload."""
+    shed_s: float = math.inf
+    """How long ago the last of these was given up."""
     latest: tuple[str, ...]
     """States of the last `LOST_IN_A_ROW`, newest first."""
     reason: str
@@ -458,16 +463,17 @@ def results(outcomes: Outcomes) -> HealthRow:
 
 
 def overload(outcomes: Outcomes) -> HealthRow:
-    """Whether units are left out, as more arrive than can be processed in time."""
+    """Whether units are left out, as more arrive than can be processed in time; an overload that is over is told."""
     within = f"in {duration(outcomes.window_s)}"
     seen = outcomes.done + outcomes.lost + outcomes.shed
+    last = f"{outcomes.shed} of {seen} units shed {within}, the last {duration(outcomes.shed_s)} ago"
     row = HealthRow(
         name="overload",
-        nominal=f"no unit shed {within}",
-        actual=f"{outcomes.shed} of {seen} units shed {within}" if outcomes.shed else f"none shed {within}",
+        nominal=f"no unit shed in {duration(OVERLOAD_S)}",
+        actual=last if outcomes.shed else f"none shed {within}",
         status=Status.OK,
     )
-    if not outcomes.shed:
+    if outcomes.shed_s > OVERLOAD_S:
         return row
     cause = f"{100 * outcomes.shed / seen:.0f} % were left out at random, so that the others end in time"
     action = (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from math import inf
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, exists, func, select
@@ -159,17 +160,16 @@ def kept_out(connection: Connection, *, now: float, window_s: float = 3600) -> K
 def outcomes(connection: Connection, *, now: float, window_s: float = 3600) -> Outcomes:
     """How the sub-jobs ended that settled lately."""
     lately = sub_job.c.settled_at > now - window_s
-    counts: dict[str, int] = dict.fromkeys(_TOLD, 0)
-    for row in connection.execute(
-        select(sub_job.c.state, func.count().label("units")).where(lately).group_by(sub_job.c.state)
-    ):
-        counts[row.state] = row.units
+    counted = select(sub_job.c.state, func.count().label("units"), func.max(sub_job.c.settled_at).label("last_at"))
+    found = {row.state: row for row in connection.execute(counted.where(lately).group_by(sub_job.c.state))}
+    shed = found.get(SubJobState.SHED)
     newest = select(sub_job.c.id, sub_job.c.state).order_by(sub_job.c.settled_at.desc(), sub_job.c.id.desc())
     latest = connection.execute(newest.where(lately, sub_job.c.state.in_(_TOLD)).limit(LOST_IN_A_ROW)).all()
     lost = connection.execute(newest.where(lately, sub_job.c.state.in_(_TOLD[1:])).limit(1)).first()
     return Outcomes(
-        **{state.value: counts[state] for state in _TOLD},
-        shed=counts.get(SubJobState.SHED, 0),
+        **{state.value: found[state].units if state in found else 0 for state in _TOLD},
+        shed=0 if shed is None else shed.units,
+        shed_s=inf if shed is None else max(0.0, now - shed.last_at),
         latest=tuple(row.state for row in latest),
         reason="" if lost is None else _reason(connection, lost.id, lost.state),
         window_s=window_s,
