@@ -23,8 +23,8 @@ help:
 demo: $(VENV)/installed
 	@exec $(BIN)/p3s demo demo
 
-# In three processes on two cores: most tests wait, for servers that start and for what comes back. In two of them the
-# cores were idle for half of the time.
+# In three processes on two cores: most tests wait, for servers that start and for what comes back. With two
+# processes the cores were idle for half of the time.
 test: check
 	$(BIN)/python -m pytest -n 3 -m "not alone"
 	$(BIN)/python -m pytest -m alone

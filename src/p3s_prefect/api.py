@@ -151,7 +151,8 @@ class Bookkeeping:
         group: str | None = None,
         limit: int = 200,
     ) -> pandas.DataFrame:
-        """Units, newest first, with the seconds that each spent in each phase; `state` may be ``open``.
+        """Units, newest first, with the seconds that each spent in each phase; `state` may be ``open``
+        or ``standby`` as well.
 
         Raises:
             BadName: there is no such state or pipeline.

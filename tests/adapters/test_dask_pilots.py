@@ -374,7 +374,7 @@ async def test_what_an_earlier_station_has_begun_is_ended_and_its_slots_are_not_
 async def test_a_station_that_was_replaced_does_not_take_its_pilots_back(
     fresh_cluster: Cluster, sleeping: OrderOf, store: DirectoryStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """V13: it was paused, so that its connection is lost, and looks for its pilots before it looks at its lease."""
+    """B7: it was paused, so that its connection is lost, and looks for its pilots before it looks at its lease."""
     ledger = uuid4()
     async with DaskPilots(fresh_cluster.address, ledger=ledger, token=1) as replaced:
         await slots(fresh_cluster, replaced, 1)
@@ -385,6 +385,6 @@ async def test_a_station_that_was_replaced_does_not_take_its_pilots_back(
             await begun(store, order)
             assert replaced._client is not None
             await replaced._client.close()
-            await until(lambda: "no pilots" in caplog.text)
+            await until(lambda: "has taken the Dask cluster" in caplog.text)
             assert (await mine).manifest is not None
             assert replaced.slots() == 0

@@ -10,7 +10,7 @@ import pytest
 from builders import DAY, NOW, arrival, collections, manifest
 from sqlalchemy import Connection, event, update
 
-from p3s_prefect.adapters.ledger import arrivals, asked, breakers, execution, groups, overrides
+from p3s_prefect.adapters.ledger import arrivals, asked, breakers, execution, groups, overrides, views
 from p3s_prefect.adapters.ledger.arrivals import Intake
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.adapters.ledger.schema import sub_job
@@ -419,6 +419,8 @@ def test_what_is_held(books: Books) -> None:
     assert deadline.why == "its deadline passed 30 s ago"
     assert "it expires" in deadline.release
     assert "`which: missing`" in deadline.release
+    books.do(lambda connection: connection.execute(update(sub_job).values(asked_at=books.at)))
+    assert books.stage().reasons[-1].why == "its deadline is in 60 s"
     books.do(overrides.clear, kinds=[OverrideKind.HOLD], target=Target(unit=fact.data_id), by="x", why="", now=NOW)
     assert books.reason().why == "the hold that put it aside was lifted"
 
@@ -876,10 +878,14 @@ def test_a_long_queue_is_read_in_a_few_statements(books: Books) -> None:
 def test_what_stands_by_and_is_asked_for_stands_by_no_more(books: Books) -> None:
     """B3, B12: it is the same sub-job, with its q and a deadline from then on, after a restart too; others stand by."""
     left_out = {"quick": (_S.QUEUED, 0.2), "deep": (_S.WAITING, 0.2)}
+    told = "in overload: u = 0.6000 is not below q = 0.2"
     first, other = (books.take(number, u=0.6, begins=left_out) for number in (0, 1))
     books.take(2, u=0.1, begins=left_out)
     assert first is not None
     assert other is not None
+    for fact in (first, other):
+        thinned = Transition(stage_run_id=books.run_of(fact), old=_S.QUEUED, new=_S.QUEUED, q=0.2, reason=told)
+        books.do(execution.apply, [thinned], books.at)
     pipeline = books.experiment.pipelines["dqm"]
     books.at += 30
 
@@ -905,5 +911,8 @@ def test_what_stands_by_and_is_asked_for_stands_by_no_more(books: Books) -> None
     for number, stands_by in ((0, False), (1, True)):
         reasons = books.stage("quick", f"run=1 subrun={number}").reasons
         assert any("stands by" in reason.release for reason in reasons) is stands_by
+        with books.ledger.reading() as connection:
+            (unit,) = [one for one in views.units(connection) if one.data_id == f"run=1 subrun={number}"]
+        assert unit.stages[0].reason == (told if stands_by else "")
     assert [fact.id for fact in ask(units=[]).from_standby] == [other.id]
     assert ask(units=[]).from_standby == ()

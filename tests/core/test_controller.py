@@ -533,6 +533,8 @@ def test_what_was_let_in_before_a_restart_is_not_decided_again() -> None:
     assert q is not None
     assert q < 0.05
     assert all(change.new is change.old is QUEUED for change in changes)
+    for change in changes:
+        assert change.reason.startswith("in overload: u = ") is (change.stage_run_id / 4_000 >= q)
     dispatcher.set_slots(0)
     shed = {change.stage_run_id for change in dispatcher.decide(7.5).transitions if change.new is SHED}
     assert shed == {change.stage_run_id for change in changes if change.stage_run_id / 4_000 >= q}

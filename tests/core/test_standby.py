@@ -263,6 +263,17 @@ def test_what_is_paused_does_not_start_from_standby() -> None:
     assert _started(dispatcher, 1.0) == [1]
 
 
+@pytest.mark.parametrize("u", [0.1, 0.9])
+def test_what_is_held_and_released_says_again_that_it_stands_by(u: float) -> None:
+    """B12, S9."""
+    dispatcher = _dispatcher(_fact(1, u=u, q=0.5), slots=0)
+    hold = Override(id=1, kind=OverrideKind.HOLD, target=Target(), value=None, by="anna", why="", set_at=0.0)
+    (held,) = dispatcher.control(Controls((hold,)), 0.0)
+    (released,) = dispatcher.control(Controls(), 1.0)
+    assert (held.new, released.new) == (StageState.HELD, QUEUED)
+    assert released.reason == ("in overload: u = 0.9000 is not below q = 0.5" if u > 0.5 else "")
+
+
 def test_a_later_stage_of_a_unit_on_standby_stands_by_too_unless_nothing_has_a_deadline() -> None:
     """P5: what was left out once is left out of all that follows; without a deadline nothing is."""
     for deadline_s, first in ((8.0, 4), (None, 2)):

@@ -141,20 +141,25 @@ def _given(kind: OverrideKind, value: int | None = None) -> Override:
 
 
 LEFT_OUT = "in overload: u = 0.7000 is not below q = 0.5"
-PAUSE, FIRST = _given(OverrideKind.PAUSE), _given(OverrideKind.PRIORITY, 9)
+PAUSE, HOLD = _given(OverrideKind.PAUSE), _given(OverrideKind.HOLD)
+FIRST, FEWER = _given(OverrideKind.PRIORITY, 9), _given(OverrideKind.LIMIT, 1)
 
 
 @pytest.mark.parametrize(
-    ("reason", "given_", "told"),
+    ("state", "reason", "given_", "told"),
     [
-        ("", [], ""),
-        (LEFT_OUT, [], LEFT_OUT),
-        (LEFT_OUT, [FIRST], LEFT_OUT),
-        (LEFT_OUT, [PAUSE], PAUSE.reason),
-        ("", [FIRST], FIRST.reason),
+        ("queued", "", [], ""),
+        ("queued", LEFT_OUT, [], LEFT_OUT),
+        ("queued", LEFT_OUT, [FIRST], f"{LEFT_OUT}; {FIRST.reason}"),
+        ("queued", LEFT_OUT, [FEWER], f"{LEFT_OUT}; {FEWER.reason}"),
+        ("queued", LEFT_OUT, [PAUSE], PAUSE.reason),
+        ("queued", "", [FIRST], FIRST.reason),
+        ("held", HOLD.reason, [HOLD], HOLD.reason),
+        # It was lifted, and no station has seen that.
+        ("held", HOLD.reason, [], ""),
     ],
 )
-def test_an_open_unit_tells_why_it_waits(reason: str, given_: list[Override], told: str) -> None:
-    """B12, S9: what stops it goes before why it is queued, and that before a priority, which explains no waiting."""
-    (unit,) = explained([_unit("queued", reason)], EXPERIMENT, Controls(given_))
+def test_an_open_unit_tells_why_it_waits(state: str, reason: str, given_: list[Override], told: str) -> None:
+    """B12, S9: what stops it; else why it is where it is, and what acts on it."""
+    (unit,) = explained([_unit(state, reason)], EXPERIMENT, Controls(given_))
     assert unit.reason == told

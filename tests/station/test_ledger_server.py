@@ -198,19 +198,19 @@ def test_clocks_an_hour_apart_do_not_let_two_hold_it(ledger: Ledger, monkeypatch
             upkeep.prolong(connection, lease, 60)
     with ledger.transaction(lease) as connection:
         upkeep.release(connection, lease)
-    assert upkeep.claim_lease(ledger, "test", 60).token == 2
+    assert upkeep.claim_lease(ledger, "test", 60).token > lease.token
 
 
 def test_a_clock_that_was_set_back_does_not_keep_a_lease_alive(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """B7: who watches for the length of a lease without a sign of life takes it."""
     monkeypatch.setattr(upkeep, "_is_gone", lambda _: False)
     with ledger.transaction() as connection:
-        acquire(connection, namespace="test", holder="dead:1", lease_s=3600, now=upkeep.time_of(connection))
+        dead = acquire(connection, namespace="test", holder="dead:1", lease_s=3600, now=upkeep.time_of(connection))
     watch = upkeep.LeaseWatch()
     with pytest.raises(LeaseLost):
         upkeep.claim_lease(ledger, "test", 0.2, watch)
     time.sleep(0.3)
-    assert upkeep.claim_lease(ledger, "test", 0.2, watch).token == 2
+    assert upkeep.claim_lease(ledger, "test", 0.2, watch).token > dead.token
 
 
 # --- stations -------------------------------------------------------------------------------------------------------
@@ -364,5 +364,5 @@ async def test_the_next_station_takes_over(site_on: NewBooks, proxy: TcpProxy, h
     await second_site.until_done(9)
     _check_books(second_site, 9)
     (lease,) = second_site.rows(schema.lease)
-    assert (lease.token, lease.holder.rpartition(":")[2]) == (2, str(second.pid))
+    assert lease.holder.rpartition(":")[2] == str(second.pid)
     assert second.end(signal.SIGTERM) == 0

@@ -216,7 +216,7 @@ async def test_two_stations_do_not_write_at_once(new_site: NewSite) -> None:
     site.arrive(1)
     await site.until_done(2)
     (lease,) = site.rows(schema.lease)
-    assert (lease.token, lease.holder.rpartition(":")[2]) == (2, str(second.pid))
+    assert lease.holder.rpartition(":")[2] == str(second.pid)
     assert second.end(signal.SIGTERM) == 0
 
 

@@ -131,8 +131,11 @@ def cluster_mistakes(experiment: Experiment, is_own: Callable[[UUID | None], boo
                 yield Finding(where=("pilots", "address"), what=wrong.what, fix=wrong.fix)
 
 
-def refused(address: str, rival: ClusterUser) -> ServiceError:
-    """The error for whoever comes second."""
+def refused(address: str, rival: ClusterUser, user: ClusterUser | None = None) -> ServiceError:
+    """The error for whoever comes second, or for a `user` that was replaced."""
+    if user is not None and rival.replaces(user):
+        fix = "This one ends as soon as it looks at its lease."
+        return ServiceError(f"{rival} has taken the Dask cluster at {address} over", fix=fix)
     fix = {
         "station": "Use another cluster, or stop the station (`p3s down`).",
         "production": "Wait until it has ended, or give the station a cluster of its own.",

@@ -188,7 +188,7 @@ class DaskPilots:
         user = ClusterUser.here("station", self._experiment, self._ledger, self._token)
         rival = await self._client.run_on_scheduler(note_user, user=user, client=self._client.id)
         if rival is not None:
-            raise refused(self.address, rival)
+            raise refused(self.address, rival, user)
         await self._client.run_on_scheduler(_try_nothing_again)
         await self._take_over(self._client)
         await self._client.register_plugin(_PilotPlugin(self._modules, self._waiting), name="p3s-pilot")

@@ -36,7 +36,7 @@ class AtPilots:
     @property
     def capacity(self) -> int:
         """How many may be with the pilots now: one for each slot, and in advance for slots that are free at once."""
-        if not self.short:  # Asked at least once a decision.
+        if not self.short:  # As mostly, and a decision asks for it more than once.
             return self.slots
         return self.slots + math.ceil(IN_ADVANCE_PER_SLOT * min(self.slots, self.short))
 

@@ -377,7 +377,8 @@ class Dispatcher:
 
     def _release(self, run: Run, changes: list[Transition]) -> None:
         ready = all(parent.state is StageState.DONE for parent in run.parents) and self._units_settled(run)
-        self._opened.change(run, StageState.QUEUED if ready else StageState.WAITING, "", changes)
+        why = left_out(StageState.QUEUED, run.sub_job.u, run.q) if ready and run.is_standby else ""
+        self._opened.change(run, StageState.QUEUED if ready else StageState.WAITING, why, changes)
 
 
 _BEGUN = frozenset({StageState.RUNNING, StageState.DONE, StageState.FAILED})

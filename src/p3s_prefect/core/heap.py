@@ -9,9 +9,8 @@ from typing import Generic, TypeVar
 
 _T = TypeVar("_T")
 
-# A stale entry keeps alive what it names. Looked for once in an eighth as many pushes as there are live ones, they are
-# less than a tenth of all in overload, for half a microsecond to 2 us a push; looked for half as often, a
-# unit took 80 bytes more.
+# A stale entry keeps alive what it names. With n live ones, stale ones are looked for after every n / 8 pushes: in
+# overload they are less than a tenth of all. With n / 4 a unit took 80 bytes more.
 _PART = 0.125
 _FEWEST = 64
 
@@ -75,5 +74,5 @@ class Heap(Generic[_T]):
         if len(live) < len(self._entries):
             self.fill(live)
         else:
-            # To sort them is most of the work, and nothing is stale while a queue grows.
+            # To sort them is most of the work, and while a queue grows nothing is stale.
             self._pushes_left = pushes_until_cleared(len(live))

@@ -50,7 +50,7 @@ class OpenRuns:
             return
         for run in sub_job:
             del self.by_id[run.id]
-        # Both name each other: else it would be there until the garbage collector has looked at all that is open.
+        # A sub-job and its runs name each other: else both would be there until the garbage collector has seen all.
         sub_job.runs = ()
         for one in sub_job.passes:
             one.remove(sub_job)

@@ -111,7 +111,10 @@ class SubJobFact:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Transition:
-    """A stage run's change of state, written as a compare-and-set; where `new` is `old`, only `q` changes."""
+    """A stage run's change of state, written as a compare-and-set.
+
+    Where `new` is `old`, only `q` changes, and the reason where one is given.
+    """
 
     stage_run_id: int
     old: StageState

@@ -77,9 +77,9 @@ def acting_on(unit: UnitRow, experiment: Experiment, controls: Controls) -> tupl
 
 
 def explained(units: Iterable[UnitRow], experiment: Experiment, controls: Controls) -> tuple[UnitRow, ...]:
-    """The same units; those that are open tell what stops them, else why they are where they are, or what acts on them.
+    """The same units; open ones tell what stops them, else why they are where they are, and what acts on them.
 
-    So one on standby tells that it is left out, and with which probability.
+    So one on standby tells that it is left out, and at which probability.
     """
     return tuple(_explained(unit, acting_on(unit, experiment, controls)) for unit in units)
 
@@ -92,10 +92,10 @@ _KINDS = f"pipeline, PIPELINE/STAGE, {CLASS_PREFIX}NAME, group, unit, or {EVERYT
 def _explained(unit: UnitRow, acting: Sequence[Override]) -> UnitRow:
     if unit.settled_at is not None or unit.reason:
         return unit
-    own = next((stage.reason for stage in unit.stages if stage.state == unit.activity and stage.reason), "")
-    if acting and (acting[0].stops or not own):
-        own = acting[0].reason
-    return replace(unit, reason=own)
+    told = [one.reason for one in acting[:1]]
+    if not (acting and acting[0].stops) and unit.activity != StageState.HELD:
+        told = [stage.reason for stage in unit.stages if stage.state == unit.activity and stage.reason][:1] + told
+    return replace(unit, reason="; ".join(told))
 
 
 def _read_name(name: str, experiment: Experiment) -> Target:

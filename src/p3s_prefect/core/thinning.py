@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from p3s_prefect.core.admission import left_out
 from p3s_prefect.core.controller import LEAST_Q, Controller
 from p3s_prefect.core.open_runs import OpenRuns
 from p3s_prefect.core.open_work import Run
@@ -34,7 +35,8 @@ def thin_again(opened: OpenRuns, queues: Queues, controller: Controller, now: fl
 
 def _thin(opened: OpenRuns, queues: Queues, run: Run, q: float, changes: list[Transition]) -> None:
     opened.set_q(run, q)
-    changes.append(Transition(stage_run_id=run.id, old=run.state, new=run.state, q=q))
+    why = left_out(run.state, run.sub_job.u, q)
+    changes.append(Transition(stage_run_id=run.id, old=run.state, new=run.state, q=q, reason=why))
     if run.is_left_out:
         opened.leave_out_after(run, changes)
         queues.add(run)

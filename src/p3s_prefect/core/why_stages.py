@@ -46,6 +46,11 @@ class _Asked:
         return self.experiment.pipelines.get(self.unit.pipeline)
 
     @property
+    def counts_from(self) -> float:
+        """From when on its deadlines count."""
+        return self.unit.taken_at if self.found.asked_at is None else self.found.asked_at
+
+    @property
     def stage(self) -> Stage | None:
         return None if self.pipeline is None else self.pipeline.stages.get(self.run.stage)
 
@@ -181,16 +186,18 @@ def _held(asked: _Asked) -> Iterator[Reason]:
     else:
         yield Reason(why="the hold that put it aside was lifted", release="The station puts it back at once.")
     if asked.stage is not None and asked.stage.deadline_s is not None:
-        yield _deadline_of_held(asked, asked.unit.taken_at + asked.stage.deadline_s - asked.case.at)
+        yield _deadline_of_held(asked, asked.counts_from + asked.stage.deadline_s - asked.case.at)
     yield from station_reasons(asked.case)
 
 
 def _deadline_of_held(asked: _Asked, left_s: float) -> Reason:
+    is_left_out = asked.found.u >= asked.run.q and asked.found.asked_at is None
+    ends = "is shed" if is_left_out else "expires"
     if left_s > 0:
-        why, release = f"its deadline is in {duration(left_s)}", "Released after that, it expires."
+        why, release = f"its deadline is in {duration(left_s)}", f"Released after that, it {ends}."
     else:
         why = f"its deadline passed {duration(-left_s)} ago"
-        release = f"Released, it expires, as nobody wanted its result so late. {ASK_FOR_IT}"
+        release = f"Released, it {ends}, as nobody wanted its result so late. {ASK_FOR_IT}"
     return Reason(why=why, rule=asked.of("deadline_s"), release=release)
 
 
@@ -283,7 +290,7 @@ def _expired(asked: _Asked) -> Iterator[Reason]:
     ended_at = asked.run.settled_at
     late = ""
     if deadline_s is not None and ended_at is not None:
-        left_s = asked.unit.taken_at + deadline_s - ended_at
+        left_s = asked.counts_from + deadline_s - ended_at
         told = f"{duration(-left_s)} after" if left_s < 0 else f"{duration(left_s)} before"
         late = f", and was given up {told} its deadline"
     yield Reason(

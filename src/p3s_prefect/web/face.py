@@ -101,7 +101,7 @@ class Face:
             return without(replace(self.facts(), ledger_problem=error.what))
 
     def explained(self, connection: Connection, units: Iterable[UnitRow], at: float) -> tuple[UnitRow, ...]:
-        """The same units; those on which something acts that was set by command tell it."""
+        """The same units; those that are open tell why they wait, and what acts on them by command."""
         return explained(units, self.experiment, Controls(overrides.in_force(connection, at)))
 
     def health(self, connection: Connection, facts: StationFacts) -> tuple[HealthRow, ...]:

@@ -255,6 +255,9 @@ def _take_from_standby(
     facts = [replace(one.fact, taken_at=now, is_asked=True) for one in _found(connection, query)]
     for some in _pages(fact.id for fact in facts):
         connection.execute(update(sub_job).where(sub_job.c.id.in_(some)).values(asked_at=now))
+        # It told that overload has left it out, by which it waits no more.
+        queued = (stage_run.c.sub_job_id.in_(some), stage_run.c.state == StageState.QUEUED)
+        connection.execute(update(stage_run).where(*queued).values(reason=""))
     return tuple(facts)
 
 

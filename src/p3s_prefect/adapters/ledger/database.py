@@ -185,12 +185,14 @@ def acquire(
             f"{row.holder} holds the lease on {namespace!r} for another {row.expires_at - now:.1f} s",
             fix="Stop it (`p3s down`), or wait until its lease has run out.",
         )
+    # By the clock, so that it also grows where the ledger was rebuilt, or is an older one that was put back.
+    token = max(row.token + 1, int(now))
     connection.execute(
         schema.lease.update()
         .where(schema.lease.c.namespace == namespace)
-        .values(holder=holder, token=row.token + 1, expires_at=now + lease_s, batch=0)
+        .values(holder=holder, token=token, expires_at=now + lease_s, batch=0)
     )
-    return Lease(namespace=namespace, holder=holder, token=row.token + 1)
+    return Lease(namespace=namespace, holder=holder, token=token)
 
 
 def renew(connection: Connection, lease: Lease, *, expires_at: float) -> None:

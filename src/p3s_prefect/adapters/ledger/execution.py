@@ -446,7 +446,8 @@ def _move(
 
 def _thin(connection: Connection, change: Transition) -> None:
     """A thinning that it survived has made its probability smaller."""
-    found = connection.execute(THIN, {"id_": change.stage_run_id, "old": change.old, "q_": change.q})
+    values = {"id_": change.stage_run_id, "old": change.old, "q_": change.q, "reason_": change.reason or None}
+    found = connection.execute(THIN, values)
     if not found.rowcount:
         raise _moved_by_others(change.stage_run_id, change.old)
 

@@ -46,7 +46,7 @@ lease = Table(
     metadata,
     Column("namespace", String(120), primary_key=True),
     Column("holder", String(200), nullable=False),
-    Column("token", BigInteger, nullable=False, comment="counts take-overs; every write of the holder checks it"),
+    Column("token", BigInteger, nullable=False, comment="grows with take-overs; every write of the holder checks it"),
     Column("expires_at", Double, nullable=False),
     Column(
         "batch",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import bindparam, func, select, union, update
+from sqlalchemy import String, bindparam, func, select, union, update
 
 from p3s_prefect.adapters.ledger.schema import (
     arrival,
@@ -57,7 +57,7 @@ MOVE = (
 THIN = (
     update(stage_run)
     .where(stage_run.c.id == bindparam("id_"), stage_run.c.state == bindparam("old"))
-    .values(q=bindparam("q_"))
+    .values(q=bindparam("q_"), reason=func.coalesce(bindparam("reason_", type_=String), stage_run.c.reason))
 )
 ATTEMPT = select(attempt.c.state, attempt.c.stage_run_id, attempt.c.execution).where(
     attempt.c.id == bindparam("attempt_id")

@@ -57,7 +57,7 @@ def units(
     before: int | None = None,
     limit: int = 50,
 ) -> tuple[UnitRow, ...]:
-    """Sub-jobs, newest first. `state` may be ``open``, or ``standby`` for those of them that overload has left out.
+    """Sub-jobs, newest first. `state` may be ``open``, or ``standby`` for those that `stands_by` finds.
 
     `before` is the id of the last row of the page before.
     """
@@ -81,7 +81,7 @@ def units(
 
 
 def stands_by() -> ColumnElement[bool]:
-    """Whether a sub-job was left out by overload and can still be processed, as nobody has asked for it by hand."""
+    """Whether overload has left out a stage of a sub-job that is open, and nobody has asked for it by hand."""
     left_out = (
         stage_run.c.sub_job_id == sub_job.c.id,
         stage_run.c.state.in_(_MAY_STAND_BY),

@@ -85,7 +85,10 @@ def upgrade() -> None:
         sa.Column("namespace", sa.String(length=120), nullable=False),
         sa.Column("holder", sa.String(length=200), nullable=False),
         sa.Column(
-            "token", sa.BigInteger(), nullable=False, comment="counts take-overs; every write of the holder checks it"
+            "token",
+            sa.BigInteger(),
+            nullable=False,
+            comment="grows with take-overs; every write of the holder checks it",
         ),
         sa.Column("expires_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("namespace", name=op.f("pk_lease")),
