@@ -151,8 +151,7 @@ class Bookkeeping:
         group: str | None = None,
         limit: int = 200,
     ) -> pandas.DataFrame:
-        """Units, newest first, with the seconds that each spent in each phase; `state` may be ``open``
-        or ``standby`` as well.
+        """Units, newest first, with the seconds that each spent in each phase; `state` may be ``open`` or ``standby``.
 
         Raises:
             BadName: there is no such state or pipeline.
