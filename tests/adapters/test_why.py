@@ -425,6 +425,29 @@ def test_what_is_held(books: Books) -> None:
     assert books.reason().why == "the hold that put it aside was lifted"
 
 
+def test_what_is_held_and_not_seen_by_a_station_says_so(books: Books) -> None:
+    """B12, P10: no station runs, or it has not looked yet: in the ledger it is queued."""
+    books.take()
+    books.order(OverrideKind.HOLD, unit=DataId.of(run=1, subrun=0))
+    assert books.reason().why.startswith("it is held, as a part of run=1 subrun=0, by anna")
+
+
+def test_what_expired_after_a_hold_tells_of_it(books: Books) -> None:
+    """B12: released, it was queued anew; what stopped it before that counts all the same."""
+    fact = books.take()
+    assert fact is not None
+    books.order(OverrideKind.HOLD, unit=DataId.of(run=1, subrun=0))
+    books.move(fact, "quick", _S.QUEUED, _S.HELD)
+    books.at += 90
+    target = Target(unit=fact.data_id)
+    books.do(overrides.clear, kinds=[OverrideKind.HOLD], target=target, by="x", why="", now=books.at)
+    books.move(fact, "quick", _S.HELD, _S.QUEUED)
+    books.at += 1
+    books.move(fact, "quick", _S.QUEUED, _S.EXPIRED, "its deadline passed while it waited")
+    first, _ = books.stage().reasons
+    assert first.why.startswith("it could not start for 90 s of its time, by a hold of run=1 subrun=0 by anna")
+
+
 # --- groups ---------------------------------------------------------------------------------------------------------
 
 

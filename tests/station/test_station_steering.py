@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sqlite3
 import statistics
 import time
@@ -68,6 +69,33 @@ async def test_a_priority_changes_the_order_of_what_waits_and_nothing_else(new_s
     assert sorted(order[:2]) == [0, 1]
     assert order[2:] == [6, 7, 4, 5, 3]
     assert all(row.state == "done" for row in site.rows(schema.attempt))
+
+
+async def test_what_was_held_while_the_station_was_stopped_does_not_expire(new_site: NewSite, tmp_path: Path) -> None:
+    """P10, P14: though its deadline passed before the station could see the command."""
+    gate, stages = tmp_path / "gate", {"quick": {"steps": [obey()], "deadline_s": 6.0}}
+    site = new_site(declare(station={"lease_s": 60}, pipelines={"dqm": {"stages": stages, "limit": 1}}))
+    station = site.spawn()
+    station.until_up()
+    site.arrive(0, f"until {gate}")
+    await site.until(lambda: number(site, "running") == 1)
+    for subrun in (1, 2):
+        site.arrive(subrun)
+    await site.until(lambda: number(site, "queued") == 2)
+    station.signal(signal.SIGSTOP)
+    steer(site).hold("run=1 subrun=1", why="look first")
+    await asyncio.sleep(7.0)  # Its deadline passes: there is nothing to wait for.
+    station.signal(signal.SIGCONT)
+    await site.until(lambda: number(site, "expired") == 1)
+    gate.touch()
+    await site.until_done(1)
+    assert {row.data_id: row.state for row in site.rows(schema.sub_job)} == {
+        "run=1 subrun=0": "done",
+        "run=1 subrun=1": "arrived",
+        "run=1 subrun=2": "expired",
+    }
+    assert number(site, "held") == 1
+    assert station.end(signal.SIGTERM) == 0
 
 
 @pytest.mark.alone

@@ -19,7 +19,8 @@ def queue_reasons(experiment: Experiment, case: Case, stage_run_id: int, work: W
     """Everything that keeps a queued stage run from starting; what stops it altogether comes first."""
     own = next((one for one in case.queue if one.id == stage_run_id), None)
     yield from station_reasons(case)
-    stopped = case.controls.stopped(work, begun=own is not None and own.begun)
+    # One that is held is queued until its station has seen that.
+    stopped = case.controls.held(work) or case.controls.stopped(work, begun=own is not None and own.begun)
     if stopped is not None:
         yield of_override(stopped, case.at)
     yield from _limits(experiment, case, work)

@@ -271,11 +271,14 @@ def _shed(asked: _Asked) -> Iterator[Reason]:
 
 def _stopped_meanwhile(asked: _Asked) -> Iterator[Reason]:
     """The commands that kept it from its slot for a while."""
-    queued_at, ended_at = asked.run.queued_at, asked.run.settled_at
-    if queued_at is None or ended_at is None:
+    ended_at = asked.run.settled_at
+    if ended_at is None:
         return
+    # Not since it was queued: what was held, or tried again, was queued anew.
+    before = [asked.siblings[name].settled_at for name in asked.ancestors if name in asked.siblings]
+    could_start_at = max([asked.unit.arrived_at, *(at for at in before if at is not None)])
     for one, lifted_at in asked.case.stops:
-        stopped_s = min(ended_at, lifted_at or ended_at) - max(queued_at, one.set_at)
+        stopped_s = min(ended_at, lifted_at or ended_at) - max(could_start_at, one.set_at)
         if stopped_s > 0 and one.target.covers(asked.work):
             yield Reason(
                 why=f"it could not start for {duration(stopped_s)} of its time, by a {one.reason}",

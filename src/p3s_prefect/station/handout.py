@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -82,6 +82,8 @@ class Handout:
         """What waits no more, while that is committed."""
         self.waiting: dict[int, execution.Waiting] = {}
         """Attempts whose outputs wait for the store, by stage run; `WaitingAttempts` looks after them."""
+        self.look_first: Callable[[], Awaitable[None]] | None = None
+        """What brings the overrides up to date before a decision, should they be old."""
         self._stopping = False
         self._patience_s = _patience_s(catalogue.experiment)
 
@@ -209,6 +211,8 @@ class Handout:
         async with asyncio.TaskGroup() as tasks:
             while not self._stopping:
                 self._wake.clear()
+                if self.look_first is not None:
+                    await self.look_first()
                 self.dispatcher.set_slots(self._pilots.slots())
                 decided = self.dispatcher.decide(self._clock.now())
                 await self._apply(list(decided.transitions))

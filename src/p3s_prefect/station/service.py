@@ -148,6 +148,7 @@ class _Station:
             self.steering = Steering(self.ledger, self.committer, self.handout, self.feed, self.clock)
             # Before anything may start.
             await self.steering.look()
+            self.handout.look_first = self.steering.catch_up
             await self._resume()
             self.sources = [self._maker().make(self.experiment, name) for name in self.experiment.streams]
             app = self._app(settings)

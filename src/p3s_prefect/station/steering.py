@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 # A command acts within a second (P10): three looks, should one or two be late. A look takes 0.2 ms.
 _LOOK_EVERY_S = 0.25
+# A station that was stopped for a while, or its machine, finds deadlines that have passed meanwhile: before it gives
+# anything up it looks for what was set. Later than that no look is that is only held up.
+_LATE_S = 1.0
 
 
 class Steering:
@@ -40,29 +43,42 @@ class Steering:
         self._clock = clock
         self._taken: tuple[int, ...] = ()
         self._next_end_at = math.inf
+        self._looked_at = -math.inf
 
     async def run(self) -> None:
         """Looks again and again until cancelled."""
         while True:
-            try:
-                await self.look()
-            except LedgerAway as error:
-                # Data are processed on by what was in force before.
-                log.error("not looked for overrides: %s", error.what)
+            await self._look_if_possible()
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def catch_up(self) -> None:
+        """Looks, unless that was done lately."""
+        if self._clock.now() - self._looked_at > _LATE_S:
+            await self._look_if_possible()
 
     async def look(self) -> None:
         """Takes what was set or lifted since the last look."""
-        ids = await asyncio.to_thread(self._ids)
-        if ids == self._taken and self._clock.now() < self._next_end_at:
-            return
         now = self._clock.now()
+        ids = await asyncio.to_thread(self._ids)
+        if ids != self._taken or now >= self._next_end_at:
+            await self._take(now)
+        # Now, and not when it began: who finds it late waits for a look of its own.
+        self._looked_at = now
+
+    async def _take(self, now: float) -> None:
         given = await self._committer.do(lambda connection: _current(connection, now))
         self._taken = tuple(one.id for one in given)
         self._next_end_at = min((one.expires_at for one in given if one.expires_at is not None), default=math.inf)
         log.info("in force by command: %s", "; ".join(one.reason for one in given) or "nothing")
         await self._handout.control(Controls(given))
         self._feed.tell("overrides", number=len(given))
+
+    async def _look_if_possible(self) -> None:
+        try:
+            await self.look()
+        except LedgerAway as error:
+            # Data are processed on by what was in force before.
+            log.error("not looked for overrides: %s", error.what)
 
     def _ids(self) -> tuple[int, ...]:
         with self._ledger.reading() as connection:
