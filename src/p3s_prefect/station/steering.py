@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 # A command acts within a second (P10): three looks, should one or two be late. A look takes 0.2 ms.
 _LOOK_EVERY_S = 0.25
 # A station that was stopped for a while, or its machine, finds deadlines that have passed meanwhile: before it gives
-# anything up it looks for what was set. Later than that no look is that is only held up.
+# anything up it looks for what was set. A look that is only held up is not as late as that.
 _LATE_S = 1.0
 
 
@@ -62,7 +62,7 @@ class Steering:
         ids = await asyncio.to_thread(self._ids)
         if ids != self._taken or now >= self._next_end_at:
             await self._take(now)
-        # Now, and not when it began: who finds it late waits for a look of its own.
+        # Only now: who decides while this one is under way has not seen what it finds.
         self._looked_at = now
 
     async def _take(self, now: float) -> None:
