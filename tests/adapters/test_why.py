@@ -418,7 +418,7 @@ def test_what_is_held(books: Books) -> None:
     _, deadline = books.stage().reasons
     assert deadline.why == "its deadline passed 30 s ago"
     assert "it expires" in deadline.release
-    assert "`which: missing`" in deadline.release
+    assert "`p3s request dqm run=1 subrun=0` asks for it" in deadline.release
     books.do(lambda connection: connection.execute(update(sub_job).values(asked_at=books.at)))
     assert books.stage().reasons[-1].why == "its deadline is in 60 s"
     books.do(overrides.clear, kinds=[OverrideKind.HOLD], target=Target(unit=fact.data_id), by="x", why="", now=NOW)
@@ -700,13 +700,14 @@ def test_what_was_done_on_standby_stands_for_no_others(books: Books) -> None:
 
 
 def test_cancelled_says_where_it_goes_on(books: Books) -> None:
-    """B12: in the pass that the new configuration opened."""
+    """B12: in the pass that the new configuration opened; until there is one, how to ask for it."""
     fact = books.take()
     assert fact is not None
     reason = "the configuration changed before it ran"
     books.move(fact, "quick", _S.QUEUED, _S.CANCELLED, reason)
     books.move(fact, "deep", _S.WAITING, _S.CANCELLED, reason)
-    assert books.reason() == Reason(why=reason)
+    ask = "`p3s request dqm run=1 subrun=0` asks for it whatever the load."
+    assert books.reason() == Reason(why=reason, release=ask)
     with books.ledger.transaction() as connection:
         _again_in_a_new_pass(connection, books, fact)
     (newest,) = books.why().sub_jobs

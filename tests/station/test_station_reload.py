@@ -14,8 +14,8 @@ from sites import Declared, NewSite, Site, declare, obey, total
 from typer.testing import CliRunner, Result
 
 from p3s_prefect.adapters.ledger import overrides, requests, schema
+from p3s_prefect.cli.asking import await_answer
 from p3s_prefect.cli.commands import commands
-from p3s_prefect.cli.reload import _ask
 from p3s_prefect.core.errors import BadName, ExperimentFileErrors, ServiceError
 from p3s_prefect.core.records import SubJobFact
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.sockets
 async def reload(site: Site, declared: Declared) -> requests.Request:
     """Writes the file, asks the station to read it, and returns its answer."""
     site.declare(declared)
-    return await asyncio.to_thread(_ask, site.ledger, "ana", "a test")
+    return await asyncio.to_thread(await_answer, site.ledger, "reload", by="ana", why="a test")
 
 
 async def typed(site: Site, *arguments: str) -> Result:

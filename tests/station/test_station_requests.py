@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,10 +13,13 @@ from typing import Any
 import pytest
 from sites import NewSite, Site, declare, obey, total
 from sqlalchemy import update
+from typer.testing import CliRunner, Result
 
 from p3s_prefect.adapters.ledger import requests, schema
 from p3s_prefect.adapters.ledger.weighted_rows import group_values
+from p3s_prefect.cli.commands import commands
 from p3s_prefect.core.asking import ProcessAsked
+from p3s_prefect.core.errors import NoSuchRecord
 
 pytestmark = pytest.mark.sockets
 
@@ -150,6 +155,39 @@ async def test_what_is_asked_for_by_hand_stands_for_itself(new_site: NewSite) ->
     assert weights == [2 * let_in, 2 * let_in + 1, 8, 8]
     (length,) = site.read(lambda connection: group_values(connection, "run=1"))
     assert (length.seen, length.left_out, length.estimate.error) == (8, 0, 0)
+
+
+async def test_a_request_is_typed(new_site: NewSite) -> None:
+    """P10, B3: what was left out runs, and is waited for; the exit code tells whether all is done, JSON what became."""
+    stages = {"quick": {"steps": [obey("quick")], "prescale": 1e-9, "retries": 0}}
+    site = new_site(declare(stages))
+
+    async def typed(*words: str) -> Result:
+        return await asyncio.to_thread(CliRunner().invoke, commands(), ["request", *words, "--home", str(site.path)])
+
+    async with site.running(slots=2):
+        site.arrive(0)
+        site.arrive(1, "fail")
+        await site.until_settled(2)
+        assert set(site.units().values()) == {"prescaled"}
+        done = await typed("run=1 subrun=0", "--wait", "--by", "ana", "--why", "is wanted")
+        assert (done.exit_code, done.stdout) == (0, "1 unit begins in pass 1.\nEnded: 1 done.\n")
+        failed = await typed("dqm", "run=1", "--wait")
+        assert failed.exit_code == 1
+        assert "Ended: 1 done, 1 failed." in failed.stdout
+        assert re.search(r"run=1 subrun=1 +1 +failed +\S", failed.stdout)
+        again = await typed("run=1", "--all", "--wait", "--json")
+        assert again.exit_code == 1
+        ended = json.loads(again.stdout)["ended"]
+        assert [(one["data_id"], one["pass"], one["state"]) for one in ended] == [
+            ("run=1 subrun=0", 2, "done"),
+            ("run=1 subrun=1", 2, "failed"),
+        ]
+        unknown = await typed("run=1 subrun=7")
+        assert isinstance(unknown.exception, NoSuchRecord)
+    assert site.units()["run=1 subrun=0"] == "done"
+    (asked,) = [row for row in site.rows(schema.request) if row.why == "is wanted"]
+    assert (asked.asked_by, asked.is_granted) == ("ana", True)
 
 
 async def test_all_units_are_processed_anew_and_an_open_job_is_never_doubled(new_site: NewSite, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ _PANELS = {
         "steer:drain",
         "steer:hold",
         "steer:release",
+        "request:request",
         "retry:retry",
         "reload:reload",
     ],

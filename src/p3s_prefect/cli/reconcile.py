@@ -18,15 +18,15 @@ from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.adapters.steering import user
 from p3s_prefect.adapters.store_owner import claim, owner_of
 from p3s_prefect.adapters.stores import directory_url, open_store
+from p3s_prefect.cli.asking import await_answer, require_station
 from p3s_prefect.cli.findings import findings_table
 from p3s_prefect.cli.options import HomeOption, JsonOption
 from p3s_prefect.cli.output import console, plain_text, print_json, table
 from p3s_prefect.cli.progress import shown_progress
-from p3s_prefect.cli.reload import await_answer
 from p3s_prefect.core.agreement import Done, Finding, counted
 from p3s_prefect.core.asking import PROCESS, ProcessAsked
 from p3s_prefect.core.data_id import DataId
-from p3s_prefect.core.errors import BadName, ServiceError
+from p3s_prefect.core.errors import BadName
 from p3s_prefect.core.ports import ObjectStore
 from p3s_prefect.core.retry import Which
 from p3s_prefect.station.reconciling import Reconciliation
@@ -93,8 +93,8 @@ def _store(name: str) -> ObjectStore:
 
 def _ask_again(place: Home, ledger: Ledger, marked: tuple[Damaged, ...]) -> list[str]:
     """Leaves requests for all units of which something is damaged."""
-    if marked and place.station() is None:
-        raise ServiceError("no station runs here", fix="`p3s up` starts one; then ask again with --again.")
+    if marked:
+        require_station(place, "`p3s up` starts one; then ask again with --again.")
     units: dict[tuple[str, str], list[str]] = defaultdict(list)
     for one in marked:
         if one.per == "unit":

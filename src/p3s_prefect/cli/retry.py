@@ -12,9 +12,9 @@ from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import overrides, requests
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.adapters.steering import user
+from p3s_prefect.cli.asking import await_answer, require_station
 from p3s_prefect.cli.options import HomeOption, JsonOption
 from p3s_prefect.cli.output import console, plain_text, print_json
-from p3s_prefect.cli.reload import await_answer
 from p3s_prefect.cli.steer import TARGETS, ByOption
 from p3s_prefect.core.asking import RETRY
 from p3s_prefect.core.errors import ServiceError
@@ -49,8 +49,7 @@ def retry(
 
 def _ask(place: Home, ledger: Ledger, experiment: Experiment, words: str, by: str, why: str) -> requests.Request:
     target = read_target([words], experiment)
-    if place.station() is None:
-        raise ServiceError("no station runs here", fix="`p3s up` starts one; then ask again.")
+    require_station(place, "`p3s up` starts one; then ask again.")
     with ledger.reading() as connection:
         overrides.check_data(connection, target)
     subject = target.unit or target.group

@@ -107,7 +107,7 @@ def hold(
     """Put aside what has not started, and what comes: in the state `held`. Without TARGET: what is held.
 
     It does not expire meanwhile; released, it is queued with the deadlines that it had, and what is past them expires.
-    After that a run of the flow `process`, with `which: missing`, asks for it anew.
+    After that `p3s request` asks for it anew.
 
     Example: p3s hold run=2008 subrun=3 --why "look at the file first"
     """

@@ -9,10 +9,10 @@ from enum import Enum
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.health import duration
 from p3s_prefect.core.overrides import Override, OverrideKind
-from p3s_prefect.core.why_facts import Case, Reason
+from p3s_prefect.core.views import UnitRow
+from p3s_prefect.core.why_facts import Case, Queued, Reason
 from p3s_prefect.core.yaml_document import Where, dotted
 
-ASK_FOR_IT = "A run of the flow `process`, with `which: missing`, asks for it whatever the load."
 _DOES = {
     OverrideKind.PAUSE: "it is paused",
     OverrideKind.DRAIN: "no new unit may begin: it is drained",
@@ -36,6 +36,13 @@ def stage_rule(experiment: Experiment, pipeline: str, stage: str, key: str) -> s
         return ""
     where = ("pipelines", pipeline, "stages", stage, key)
     return dotted(where) if key == "steps" else rule(*where, getattr(found, key))
+
+
+def ask_for(found: UnitRow | Queued) -> str:
+    """How a unit is asked for by hand; a group's own stages come anew with the units that they are about."""
+    if found.per == "group":
+        return f"`p3s request {found.pipeline} {found.data_id} --all` processes all of its units anew, and it."
+    return f"`p3s request {found.pipeline} {found.data_id}` asks for it whatever the load."
 
 
 def of_override(one: Override, now: float) -> Reason:

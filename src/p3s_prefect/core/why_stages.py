@@ -17,7 +17,7 @@ from p3s_prefect.core.states import StageState
 from p3s_prefect.core.views import StageRow, UnitRow
 from p3s_prefect.core.why_facts import Case, Reason, StageWhy, SubJobCase, since, units_named
 from p3s_prefect.core.why_queue import queue_reasons
-from p3s_prefect.core.why_rules import ASK_FOR_IT, of_override, rule, stage_rule, station_reasons
+from p3s_prefect.core.why_rules import ask_for, of_override, rule, stage_rule, station_reasons
 
 _S = StageState
 
@@ -197,7 +197,7 @@ def _deadline_of_held(asked: _Asked, left_s: float) -> Reason:
         why, release = f"its deadline is in {duration(left_s)}", f"Released after that, it {ends}."
     else:
         why = f"its deadline passed {duration(-left_s)} ago"
-        release = f"Released, it {ends}, as nobody wanted its result so late. {ASK_FOR_IT}"
+        release = f"Released, it {ends}, as nobody wanted its result so late. {ask_for(asked.unit)}"
     return Reason(why=why, rule=asked.of("deadline_s"), release=release)
 
 
@@ -257,15 +257,16 @@ def _shed(asked: _Asked) -> Iterator[Reason]:
             why=f"its number {asked.found.u:.4g} is not below {floor.share:g}, the share that the floor for "
             f"{floor.units} lets in whatever the overload",
             rule=rule("classes", name, "floors", work_class.floors.index(floor), "share", floor.share),
-            release=f"{ASK_FOR_IT} More pilots, a higher priority or a greater share let in more of what comes.",
+            release=f"{ask_for(asked.unit)} More pilots, a higher priority or a greater share let in more of what "
+            "comes.",
         )
         return
     yield Reason(
         why=f"its number {asked.found.u:.4g} is not below {asked.run.q:.4g}, the share that could be let in "
         "in the overload of that moment",
         rule=rule("classes", name, "shed", True),
-        release=f"{ASK_FOR_IT} More pilots, or a higher priority or a floor for class {name}, let in more of what "
-        "comes.",
+        release=f"{ask_for(asked.unit)} More pilots, or a higher priority or a floor for class {name}, let in more of "
+        "what comes.",
     )
 
 
@@ -299,8 +300,8 @@ def _expired(asked: _Asked) -> Iterator[Reason]:
     yield Reason(
         why=f"{asked.run.reason or 'its deadline had passed'}{late}",
         rule=asked.of("deadline_s") if deadline_s is not None else "",
-        release="Nothing: later than that its result was not wanted. More pilots, a lower prescale or a longer "
-        "deadline_s let more of what comes be in time.",
+        release=f"{ask_for(asked.unit)} More pilots, a lower prescale or a longer deadline_s let more of what comes be "
+        "in time.",
     )
 
 
@@ -309,6 +310,7 @@ def _failed(asked: _Asked) -> Iterator[Reason]:
     log = f"Its log is {last.log_key} in the store. " if last is not None and last.log_key else ""
     step = asked.stage.steps[0].name if asked.stage else "STEP"
     by_hand = f"`p3s try {asked.unit.pipeline}/{run.stage}/{step} '{asked.unit.data_id}'`"
+    again = f"`p3s retry {asked.unit.pipeline} {asked.unit.data_id}` tries it again."
     how, key = f"it failed {_times(run.failures)}: {run.reason}", asked.of("retries")
     if last is not None and last.state == "lost":
         how, key = f"it was lost with its pilot {_times(run.losses)}, and is not given to another: {run.reason}", ""
@@ -316,7 +318,8 @@ def _failed(asked: _Asked) -> Iterator[Reason]:
         how, key = f"it failed, and to try again would not help: {run.reason}", ""
         if says_other_input(run.reason):
             log += f"{REMEDY} "
-    yield Reason(why=how, rule=key, release=f"{log}{by_hand} runs it by hand, with the log on the terminal.")
+    told = f"{log}{by_hand} runs it by hand, with the log on the terminal. {again}"
+    yield Reason(why=how, rule=key, release=told)
 
 
 def _blocked(asked: _Asked) -> Iterator[Reason]:
@@ -362,7 +365,7 @@ def _cancelled(asked: _Asked) -> Iterator[Reason]:
     later = [number for number, _ in asked.found.others if number > asked.unit.pass_number]
     goes_on = f"It goes on in pass {min(later)}: `p3s why {asked.unit.data_id} --pass {min(later)}`." if later else ""
     gone = f"Pipeline {asked.unit.pipeline} is not in the experiment file any more." if asked.pipeline is None else ""
-    yield Reason(why=asked.run.reason or "it was cancelled", release=goes_on or gone)
+    yield Reason(why=asked.run.reason or "it was cancelled", release=goes_on or gone or ask_for(asked.unit))
 
 
 def _no_longer_declared(asked: _Asked) -> Iterator[Reason]:

@@ -213,10 +213,10 @@ def _begun(units: int, pass_number: int | None, awake: int) -> str:
 
 def _nothing_to_retry(outdated: int) -> NoSuchRecord:
     if outdated:
-        return NoSuchRecord(_OUTDATED, fix="Process it anew: a run of the flow `process` with which: all.")
+        return NoSuchRecord(_OUTDATED, fix="`p3s request TARGET --all` processes it anew.")
     return NoSuchRecord(
         "nothing of it has failed",
-        fix="`p3s list units --state failed` shows what has. A run of the flow `process` asks for what was left out.",
+        fix="`p3s list units --state failed` shows what has. `p3s request` asks for what was left out.",
     )
 
 
