@@ -6,6 +6,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 from ledger_rows import T0, Rows
@@ -15,7 +16,8 @@ from sqlalchemy import event, update
 from p3s_prefect.adapters.ledger import result_views, schema, views
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.core.errors import BadName, NoSuchRecord
-from p3s_prefect.core.states import TERMINAL, SubJobState
+from p3s_prefect.core.states import TERMINAL, StageState, SubJobState, sub_job_state
+from p3s_prefect.core.views import ACTIVITIES
 
 Fill = Callable[[Callable[[Rows], None]], None]
 # From the newest row until there are enough; the index of what is open holds just that.
@@ -131,6 +133,26 @@ def test_what_overload_left_out_and_is_open_stands_by(seen_ledger: Ledger, fill:
         assert len(views.units(connection, state="open")) == 5
 
 
+def test_open_units_are_listed_by_what_they_do(seen_ledger: Ledger, fill: Fill) -> None:
+    """By the word that the lists show, whichever states its stages are in: each open unit has one."""
+
+    def write(rows: Rows) -> None:
+        pass_id = rows.production_pass(rows.group("run=1"), "dqm")
+        for part, states in enumerate(product(StageState, repeat=2)):
+            unit = rows.unit(pass_id, f"run=1 part={part}", state=sub_job_state(states).value)
+            for position, state in enumerate(states):
+                rows.stage(unit, f"s{position}", state=state, position=position)
+
+    fill(write)
+    with seen_ledger.reading() as connection:
+        every = views.units(connection, state="open", limit=1000)
+        for activity in ACTIVITIES:
+            views.check_filters(connection, [], state=activity)
+            expected = tuple(unit for unit in every if unit.activity == activity)
+            assert views.units(connection, state=activity, limit=1000) == expected != ()
+        assert {unit.activity for unit in every} == set(ACTIVITIES)
+
+
 def test_a_unit_tells_why_and_when(seen_ledger: Ledger, fill: Fill) -> None:
     fill(_runs)
     with seen_ledger.reading() as connection:
@@ -152,6 +174,7 @@ def test_a_page_costs_the_same_however_long_the_history(seen_ledger: Ledger, fil
         views.units(connection)
         views.units(connection, state="open")
         views.units(connection, state="standby")
+        views.units(connection, state="held")
         views.units(connection, group="run=1")
         views.groups(connection)
         views.outcomes(connection, now=T0 + 250)

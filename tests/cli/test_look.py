@@ -199,7 +199,7 @@ def test_show_names_pipelines_and_passes_that_there_are(home: Home, data_id: str
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("units", "--state", "bogus"), "open, standby, expected, arrived, done"),
+        (("units", "--state", "bogus"), "open, standby, running, queued, held, waiting, expected, arrived, done"),
         (("units", "--pipeline", "nope"), "Give one of: quality"),
         (("arrivals", "--state", "done"), "Arrivals have verdicts: --kept-out"),
         (("units", "--kept-out"), "It selects arrivals"),

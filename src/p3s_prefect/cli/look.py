@@ -100,8 +100,8 @@ def list_(
         str | None,
         typer.Option(
             "--state",
-            help="Units in this state; `open` for all that are not settled, `standby` for those of them of which "
-            "overload has left a stage out.",
+            help="Units in this state, such as done, failed, running, queued or held; `open` for all that are not "
+            "settled, `standby` for those of them of which overload has left a stage out.",
         ),
     ] = None,
     pipeline: Annotated[str | None, typer.Option(help="Units of this pipeline.")] = None,

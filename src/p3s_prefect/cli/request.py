@@ -49,8 +49,8 @@ def request(
 ) -> None:
     """Have the station process what has no results: what was left out, expired, was cancelled, or never began.
 
-    Chance leaves nothing of it out, whatever the load, and deadlines count from now on. What failed is left to `p3s
-    retry`; what is under way is not begun twice.
+    Chance leaves nothing of it out, whatever the load, and deadlines count from now on. What failed is left to
+    `p3s retry`; what is under way is not begun twice.
 
     Example: p3s request waveform-dqm run=2008 subrun=3 --wait
     """

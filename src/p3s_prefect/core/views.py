@@ -7,9 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from p3s_prefect.core.records import Verdict
+from p3s_prefect.core.states import StageState
 from p3s_prefect.core.weighted_values import WeightedValue
 
 # --- a unit and its parts -----------------------------------------------------------------------------------------
+
+ACTIVITIES = (StageState.RUNNING, StageState.QUEUED, StageState.HELD, StageState.WAITING)
+"""What an open unit does: the first of these in which a stage of it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +93,7 @@ class UnitRow:
         if self.settled_at is not None:
             return self.state
         states = {stage.state for stage in self.stages}
-        return next((state for state in ("running", "queued", "held", "waiting") if state in states), self.state)
+        return next((state for state in ACTIVITIES if state in states), self.state)
 
     @property
     def path(self) -> str:

@@ -27,6 +27,7 @@ from p3s_prefect.core.health import LOST_IN_A_ROW, KeptOut, Outcomes
 from p3s_prefect.core.records import Verdict
 from p3s_prefect.core.states import TERMINAL, StageState, SubJobState
 from p3s_prefect.core.views import (
+    ACTIVITIES,
     AccountRow,
     ArrivalRow,
     AttemptRow,
@@ -42,7 +43,7 @@ from p3s_prefect.core.views import (
 MAX_PAGE = 1000
 KEPT_OUT = (Verdict.REFUSED, Verdict.CONFLICT)
 # What units may be asked by, besides the states of their account.
-_OF_OPEN = ("open", "standby")
+_OF_OPEN = ("open", "standby", *ACTIVITIES)
 _MAY_STAND_BY = (StageState.WAITING, StageState.QUEUED, StageState.HELD)
 # States that say whether a unit gave a result; the others leave units out on purpose.
 _TOLD = (SubJobState.DONE, SubJobState.FAILED, SubJobState.EXPIRED, SubJobState.BLOCKED)
@@ -57,8 +58,9 @@ def units(
     before: int | None = None,
     limit: int = 50,
 ) -> tuple[UnitRow, ...]:
-    """Sub-jobs, newest first. `state` may be ``open``, or ``standby`` for those that `stands_by` finds.
+    """Sub-jobs, newest first.
 
+    `state` may also be ``open``, ``standby`` for those that `stands_by` finds, or what open ones do (`ACTIVITIES`).
     `before` is the id of the last row of the page before.
     """
     query = select_units().order_by(sub_job.c.id.desc()).limit(_page(limit))
@@ -69,6 +71,8 @@ def units(
         query = query.where(sub_job.c.settled_at.is_(None)).order_by(None).order_by(newest)
         if state == "standby":
             query = query.where(stands_by())
+        elif state != "open":
+            query = query.where(_does(StageState(state)))
     elif state is not None:
         query = query.where(sub_job.c.state == state)
     if pipeline is not None:
@@ -88,6 +92,15 @@ def stands_by() -> ColumnElement[bool]:
         stage_run.c.q <= sub_job.c.u,
     )
     return and_(sub_job.c.per == "unit", sub_job.c.asked_at.is_(None), exists().where(*left_out))
+
+
+def _does(activity: StageState) -> ColumnElement[bool]:
+    """Whether this is the `UnitRow.activity` of a sub-job that is open."""
+    of_it = stage_run.c.sub_job_id == sub_job.c.id
+    further = ACTIVITIES[: ACTIVITIES.index(activity)]
+    return and_(
+        exists().where(of_it, stage_run.c.state == activity), ~exists().where(of_it, stage_run.c.state.in_(further))
+    )
 
 
 def select_units() -> Select[Any]:
