@@ -165,3 +165,15 @@ def test_an_unknown_pipeline_is_said(home: Path, processed: subprocess.Completed
     ended = p3s(home, "process", "incoming/r1.0.txt", "--pipeline", "dqn")
     assert ended.returncode == 1
     assert "there is no pipeline 'dqn'" in ended.stderr
+
+
+def test_beside_a_station_nothing_is_started(tmp_path: Path) -> None:
+    """S8: it is said at once, and not when Prefect and Dask run."""
+    home = _home(tmp_path, "good")
+    (home / "run").mkdir()
+    (home / "run/station.json").write_text(json.dumps({"url": "http://127.0.0.1:1", "pid": os.getpid()}))
+    ended = p3s(home, "process", "incoming/r1.0.txt")
+    assert ended.returncode == 1
+    assert f"a station works on this home (process {os.getpid()})" in ended.stderr
+    assert "p3s down" in ended.stderr
+    assert not list(home.rglob("*.db"))

@@ -54,9 +54,11 @@ def process(
     Console(stderr=True).print(f"{len(files)} files; starting Prefect takes some seconds")
     # Imported here, and Prefect later still: mistakes are told within a second.
     from p3s_prefect.station.planning import check_pipelines, select_files
+    from p3s_prefect.station.production import check_no_station
 
     at = Home(home)
     experiment = at.read()
+    check_no_station(at)
     check_pipelines(experiment, pipeline or [])
     seen = select_files(at.path, experiment, files)
     asked = _Asked(home=at, experiment=experiment, seen=seen, pipelines=pipeline or [])

@@ -103,6 +103,17 @@ class Plan:
     """Files that were not taken, and why."""
 
 
+def check_no_station(home: Home) -> None:
+    """Says at once what `opened` would find out when all else has been started.
+
+    Raises:
+        LeaseLost: a station works here.
+    """
+    station = home.station()
+    if station is not None:
+        raise LeaseLost(f"a station works on this home (process {station.pid})", fix=_INSTEAD)
+
+
 @contextmanager
 def opened(home: Path, experiment: Experiment) -> Iterator[Production]:
     """A production that holds the lease of its ledger, after it has settled what an earlier one left running.
@@ -243,14 +254,15 @@ def pass_facts(production: Production, plan: Plan) -> list[PassFacts]:
 # --- inside ---------------------------------------------------------------------------------------------------------
 
 
+_INSTEAD = "Stop it (`p3s down`), let it process the files, or use another home."
+
+
 def _claim(ledger: Ledger, experiment: Experiment) -> Lease:
     try:
         return claim_lease(ledger, experiment.experiment, experiment.station.lease_s)
     except LeaseLost as error:
-        raise LeaseLost(
-            f"a station or another production works on this home: {error.what}",
-            fix="Stop it (`p3s down`), let it process the files, or use another home.",
-        ) from error
+        what = f"a station or another production works on this home: {error.what}"
+        raise LeaseLost(what, fix=_INSTEAD) from error
 
 
 def _running(ledger: Ledger) -> bool:
