@@ -31,6 +31,13 @@ class StationAddress:
     url: str
     pid: int
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether its process is stopped, by a signal or a debugger: it goes on when it is let, and answers nobody."""
+        with contextlib.suppress(psutil.Error):
+            return psutil.Process(self.pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+        return False
+
 
 @dataclass(frozen=True, kw_only=True)
 class Complaint:

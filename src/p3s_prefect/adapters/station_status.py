@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.home import Home, StationAddress
 from p3s_prefect.adapters.ledger import views
 from p3s_prefect.adapters.ledger.damaged import count_damaged
 from p3s_prefect.adapters.ledger.database import Ledger
@@ -43,6 +43,8 @@ def station_status(home: Home) -> dict[str, Any]:
     address = home.station()
     if address is None:
         raise _absent(home)
+    if address.is_stopped:
+        raise stopped(address)
     token = Settings().token
     headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
     try:
@@ -57,6 +59,14 @@ def station_status(home: Home) -> dict[str, Any]:
             f"the station (process {address.pid}) does not answer at {address.url}: {type(error).__name__}",
             fix="Look into run/logs/station.log; `p3s down` and `p3s up` restart it.",
         ) from error
+
+
+def stopped(address: StationAddress) -> ServiceError:
+    """What is to be said where a station is stopped by a signal."""
+    return ServiceError(
+        f"the station (process {address.pid}) is stopped by a signal: it starts nothing, and answers nobody",
+        fix=f"`kill -CONT {address.pid}` lets it go on; `p3s down` and `p3s up` restart it.",
+    )
 
 
 def told_by_ledger(experiment: Experiment, ledger: Ledger, down: ServiceError) -> dict[str, Any]:

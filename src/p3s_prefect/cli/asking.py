@@ -11,6 +11,7 @@ from rich.console import Console
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import requests
 from p3s_prefect.adapters.ledger.database import Ledger
+from p3s_prefect.adapters.station_status import stopped
 from p3s_prefect.core.errors import ServiceError
 
 # The station answers when what is being let in has been; a large file may be compared with its rival meanwhile.
@@ -22,10 +23,13 @@ def require_station(place: Home, fix: str) -> None:
     """Refuses what only a running station can do.
 
     Raises:
-        ServiceError: none runs here; `fix` says what to do.
+        ServiceError: none runs here, and `fix` says what to do; or it is stopped by a signal.
     """
-    if place.station() is None:
+    address = place.station()
+    if address is None:
         raise ServiceError("no station runs here", fix=fix)
+    if address.is_stopped:
+        raise stopped(address)
 
 
 def await_answer(

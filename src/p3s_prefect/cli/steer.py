@@ -271,7 +271,11 @@ def _print_set(made: Override, home: Path, *, as_json: bool) -> None:
         print_json(made.shown())
         return
     until = f" It ends by itself in {duration(made.expires_at - made.set_at)}." if made.expires_at else ""
-    counts = "" if Home(home).station() else " No station runs: it counts from its start."
+    station, counts = Home(home).station(), ""
+    if station is None:
+        counts = " No station runs: it counts from its start."
+    elif station.is_stopped:
+        counts = f" The station is stopped by a signal: it counts when it goes on (`kill -CONT {station.pid}`)."
     console().print(plain_text(f"In force: {made.reason}.{until}{counts}\n  `{made.lift}` lifts it."))
 
 
