@@ -26,7 +26,10 @@ pytestmark = pytest.mark.sockets
 
 
 async def test_up_keeps_everything_running_and_down_leaves_nothing(prepared: Callable[..., Site]) -> None:
-    """P12, V20, V22: twice up is an error; each service killed comes back without a hand on it; down ends all."""
+    """P12, V20, V22: twice up is an error; each service killed comes back without a hand on it; down ends all.
+
+    A station that is stopped by a signal ends as gracefully.
+    """
     site = prepared(declare(pilots={"workers": 2}, station={"lease_s": 60, "grace_s": 1}))
     first = p3s("up", "--home", str(site.path))
     assert first.returncode == 0, first.stdout + first.stderr
@@ -50,6 +53,7 @@ async def test_up_keeps_everything_running_and_down_leaves_nothing(prepared: Cal
     await site.until(lambda: site.stages().get(("run=1 subrun=50", "quick")) == "running")
     before = family(site)
     assert sum("p3s_prefect.adapters.pilot.keeper" in " ".join(process.cmdline()) for process in before) >= 2
+    service_of(site, "station").suspend()
     last = p3s("down", "--home", str(site.path))
     assert (last.returncode, "Stopped." in last.stdout) == (0, True)
     assert not [process for process in before if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]

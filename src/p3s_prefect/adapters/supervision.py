@@ -106,6 +106,10 @@ class Services:
         family = self.processes()
         if not family:
             return False
+        for process in family:
+            # What is stopped by a signal could not end what it has begun, and would be killed for it.
+            with contextlib.suppress(psutil.Error):
+                process.resume()
         # The supervisor stops the others in their order; without one, as after its kill -9, each is told itself.
         pid = self.pid()
         for process in family:

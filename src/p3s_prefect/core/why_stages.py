@@ -289,7 +289,8 @@ def _stopped_meanwhile(asked: _Asked) -> Iterator[Reason]:
 
 
 def _expired(asked: _Asked) -> Iterator[Reason]:
-    yield from _stopped_meanwhile(asked)
+    stopped = [*_stopped_meanwhile(asked)]
+    yield from stopped
     deadline_s = None if asked.stage is None else asked.stage.deadline_s
     ended_at = asked.run.settled_at
     late = ""
@@ -297,11 +298,11 @@ def _expired(asked: _Asked) -> Iterator[Reason]:
         left_s = asked.counts_from + deadline_s - ended_at
         told = f"{duration(-left_s)} after" if left_s < 0 else f"{duration(left_s)} before"
         late = f", and was given up {told} its deadline"
+    more = "" if stopped else " More pilots, a lower prescale or a longer deadline_s let more of what comes be in time."
     yield Reason(
         why=f"{asked.run.reason or 'its deadline had passed'}{late}",
         rule=asked.of("deadline_s") if deadline_s is not None else "",
-        release=f"{ask_for(asked.unit)} More pilots, a lower prescale or a longer deadline_s let more of what comes be "
-        "in time.",
+        release=f"{ask_for(asked.unit)}{more}",
     )
 
 
