@@ -59,6 +59,45 @@ def _in_force(home: Home) -> list[tuple[str, str, int | None]]:
     return [(one["kind"], one["target"], one["value"]) for one in _json(home, "limits")["overrides"]]
 
 
+@pytest.mark.parametrize(
+    ("target", "said", "stages"),
+    [
+        ("all", "4 of its stages wait; 2 run, and go on.", {"waiting": 1, "queued": 2, "held": 1, "running": 2}),
+        ("quality", "4 of its stages wait; 2 run, and go on.", {"waiting": 1, "queued": 2, "held": 1, "running": 2}),
+        (
+            "class:default",
+            "4 of its stages wait; 2 run, and go on.",
+            {"waiting": 1, "queued": 2, "held": 1, "running": 2},
+        ),
+        ("class:spare", "Nothing of it is open now", {}),
+        ("quality/clean", "2 of its stages wait; 2 run, and go on.", {"queued": 2, "running": 2}),
+        ("run=1", "1 of its stages waits.", {"queued": 1}),
+        ("run=2", "3 of its stages wait; 2 run, and go on.", {"waiting": 1, "queued": 1, "held": 1, "running": 2}),
+        ("run=2 part=1", "1 of its stages waits; 1 runs, and goes on.", {"waiting": 1, "running": 1}),
+        ("quality/noise run=2 part=1", "1 of its stages waits.", {"waiting": 1}),
+        ("run=2 part=3", "Nothing of it is open now", {}),
+    ],
+)
+def test_what_is_set_tells_what_there_is_that_it_acts_on(
+    home: Home, target: str, said: str, stages: dict[str, int]
+) -> None:
+    """S9, P14: whoever mistypes a run, or is late, sees it at once."""
+    with home.experiment_file.open("a") as file:
+        file.write("classes: {spare: {}}\n")
+    ledger = home.ledger(home.read())
+    with ledger.transaction() as connection:
+        rows = Rows(connection, StoredBytes())
+        pass_id = rows.production_pass(rows.group("run=2"), "quality")
+        parts = [("queued",), ("running", "waiting"), ("running", "held"), ("done", "failed")]
+        for part, states in enumerate(parts):
+            unit = rows.unit(pass_id, f"run=2 part={part}", state="failed" if part == 3 else "arrived")
+            for position, (stage, state) in enumerate(zip(("clean", "noise"), states, strict=False)):
+                rows.stage(unit, stage, state=state, position=position)
+    ledger.close()
+    assert said in _run(home, "pause", target, "--why", "a test")
+    assert _json(home, "pause", target, "--why", "a test")["open_stages"] == stages
+
+
 def test_what_is_set_is_shown_with_who_why_and_until_when(home: Home) -> None:
     """S9, P14: by the command itself, in the list, in the status, and with the unit."""
     said = _run(home, "pause", "quality", "--why", "calibration", "--for", "2h", "--by", "ana")

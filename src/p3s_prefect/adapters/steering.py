@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import getpass
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from operator import index
 from typing import Any
 
 from p3s_prefect.adapters.clock import SystemClock
-from p3s_prefect.adapters.ledger import overrides
+from p3s_prefect.adapters.ledger import asked, overrides
+from p3s_prefect.adapters.ledger.asked import Scope
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.core.errors import BadName, NoSuchRecord
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.overrides import BREAKER, STOPPING, Controls, Override, OverrideKind, Target
 from p3s_prefect.core.ports import Clock
-from p3s_prefect.core.targets import read_target
+from p3s_prefect.core.states import StageState
+from p3s_prefect.core.targets import pipelines_of, read_target
 
 
 class Steering:
@@ -116,6 +119,12 @@ class Steering:
         with self._ledger.reading() as connection:
             overrides.check_data(connection, found)
         Override(id=0, kind=kind, target=found, value=value, by=self._by, why="", set_at=self._clock.now())
+
+    def open_stages(self, target: Target) -> Counter[StageState]:
+        """How many stage runs are open that a command on this target is about, by state."""
+        scope = Scope(target=target, pipelines=pipelines_of(target, self._experiment))
+        with self._ledger.reading() as connection:
+            return asked.open_stages(connection, scope)
 
     def _target(self, target: str) -> Target:
         if self._by == BREAKER:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.health import duration
 from p3s_prefect.core.overrides import STOPPING, Controls, Override, OverrideKind
 from p3s_prefect.core.quantities import read_duration
+from p3s_prefect.core.states import StageState
 from p3s_prefect.core.targets import classes_of
 
 TARGETS = """TARGET is one of these, a group or a unit also after a pipeline or stage:
@@ -208,7 +209,8 @@ def _carry_out(order: _Order, clear: bool) -> None:
             lifted = steer.clear([order.kind], " ".join(order.words), why=order.why)
             _print_lifted(lifted, as_json=order.json)
         else:
-            _print_set(_give(steer, order), order.home, as_json=order.json)
+            made = _give(steer, order)
+            _print_set(made, steer.open_stages(made.target), order.home, as_json=order.json)
 
 
 def _give(steer: Steering, order: _Order) -> Override:
@@ -266,9 +268,9 @@ def _most(limit: object) -> object:
     return "no limit" if limit is None else limit
 
 
-def _print_set(made: Override, home: Path, *, as_json: bool) -> None:
+def _print_set(made: Override, stages: Mapping[StageState, int], home: Path, *, as_json: bool) -> None:
     if as_json:
-        print_json(made.shown())
+        print_json(made.shown() | {"open_stages": stages})
         return
     until = f" It ends by itself in {duration(made.expires_at - made.set_at)}." if made.expires_at else ""
     station, counts = Home(home).station(), ""
@@ -276,7 +278,18 @@ def _print_set(made: Override, home: Path, *, as_json: bool) -> None:
         counts = " No station runs: it counts from its start."
     elif station.is_stopped:
         counts = f" The station is stopped by a signal: it counts when it goes on (`kill -CONT {station.pid}`)."
-    console().print(plain_text(f"In force: {made.reason}.{until}{counts}\n  `{made.lift}` lifts it."))
+    said = f"In force: {made.reason}.{until} {_about(stages)}{counts}\n  `{made.lift}` lifts it."
+    console().print(plain_text(said))
+
+
+def _about(stages: Mapping[StageState, int]) -> str:
+    """What there is now that a command acts on."""
+    running = stages.get(StageState.RUNNING, 0)
+    waiting = sum(stages.values()) - running
+    if not stages:
+        return "Nothing of it is open now: it is for what comes, or is asked for anew."
+    waits = f"{waiting} of its stages {'waits' if waiting == 1 else 'wait'}"
+    return f"{waits}; {running} {'runs, and goes' if running == 1 else 'run, and go'} on." if running else f"{waits}."
 
 
 def _print_lifted(lifted: Iterable[Override], *, as_json: bool) -> None:

@@ -54,6 +54,14 @@ def classes_of(experiment: Experiment) -> tuple[str, ...]:
     return tuple(dict.fromkeys(named))
 
 
+def pipelines_of(target: Target, experiment: Experiment) -> frozenset[str] | None:
+    """The pipelines of its class; None where it names no class."""
+    if target.work_class is None:
+        return None
+    every = experiment.pipelines.items()
+    return frozenset(name for name, pipeline in every if pipeline.work_class == target.work_class)
+
+
 def acting_on(unit: UnitRow, experiment: Experiment, controls: Controls) -> tuple[Override, ...]:
     """What acts on the stage runs of a sub-job that are still open: what stops them first, then the narrowest."""
     pipeline = experiment.pipelines.get(unit.pipeline)

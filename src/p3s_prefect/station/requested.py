@@ -23,7 +23,7 @@ from p3s_prefect.core.overrides import Target
 from p3s_prefect.core.ports import Clock
 from p3s_prefect.core.records import SubJobFact
 from p3s_prefect.core.retry import Which, retried
-from p3s_prefect.core.targets import read_target
+from p3s_prefect.core.targets import pipelines_of, read_target
 
 if TYPE_CHECKING:
     from p3s_prefect.station.committer import Committer
@@ -100,13 +100,7 @@ class Requested:
         if "pass_id" in request.detail:
             return Scope(pass_id=int(request.detail["pass_id"]))
         target = read_target([str(request.detail["target"])], self.catalogue.experiment)
-        return Scope(target=target, pipelines=self._pipelines(target))
-
-    def _pipelines(self, target: Target) -> frozenset[str]:
-        if target.work_class is None:
-            return frozenset()
-        pipelines = self.catalogue.experiment.pipelines
-        return frozenset(name for name, found in pipelines.items() if found.work_class == target.work_class)
+        return Scope(target=target, pipelines=pipelines_of(target, self.catalogue.experiment))
 
     # --- process ------------------------------------------------------------------------------------------------
 

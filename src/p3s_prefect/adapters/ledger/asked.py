@@ -6,6 +6,7 @@ pass, so that earlier ones stay as they are (B2).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -37,7 +38,7 @@ from p3s_prefect.core.errors import NoSuchRecord
 from p3s_prefect.core.overrides import Target
 from p3s_prefect.core.records import SubJobFact, Transition, Verdict
 from p3s_prefect.core.retry import Which
-from p3s_prefect.core.states import StageState, SubJobState
+from p3s_prefect.core.states import TERMINAL, StageState, SubJobState
 from p3s_prefect.core.views import UnitRow
 
 # A unit that ended so has no results, and nothing of it failed: it was given up, left out, or never begun.
@@ -59,8 +60,8 @@ class Scope:
     target: Target = field(default_factory=Target)
     units: frozenset[str] = frozenset()
     """Data ids; none are all, and the groups' own sub-jobs too."""
-    pipelines: frozenset[str] = frozenset()
-    """None are all."""
+    pipelines: frozenset[str] | None = None
+    """None are all; a class may have no pipelines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +92,21 @@ def failed(connection: Connection, scope: Scope) -> list[Found]:
 def still_open(connection: Connection, scope: Scope) -> list[Found]:
     """Sub-jobs of which something is open; units stand before groups."""
     return _found(connection, _select(scope).where(sub_job.c.settled_at.is_(None)))
+
+
+def open_stages(connection: Connection, scope: Scope) -> Counter[StageState]:
+    """How many of its stage runs are open, by state."""
+    of_stage = () if scope.target.stage is None else (stage_run.c.stage == scope.target.stage,)
+    query = (
+        select(stage_run.c.state, func.count())
+        .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
+        .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
+        .join(job, job.c.id == production_pass.c.job_id)
+        .join(data_group, data_group.c.id == job.c.group_id)
+        .where(sub_job.c.settled_at.is_(None), stage_run.c.state.not_in(TERMINAL), *_conditions(scope), *of_stage)
+        .group_by(stage_run.c.state)
+    )
+    return Counter({StageState(state): number for state, number in connection.execute(query)})
 
 
 def newest(connection: Connection, scope: Scope) -> list[int]:
@@ -194,7 +210,7 @@ def _conditions(scope: Scope) -> list[ColumnElement[bool]]:
     found: list[ColumnElement[bool]] = []
     if scope.pass_id is not None:
         found.append(sub_job.c.pass_id == scope.pass_id)
-    if scope.pipelines:
+    if scope.pipelines is not None:
         found.append(job.c.pipeline.in_(scope.pipelines))
     if target.pipeline is not None:
         found.append(job.c.pipeline == target.pipeline)
