@@ -33,7 +33,7 @@ from p3s_prefect.core.errors import LedgerAway, ServiceError
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.overrides import PREFECT
 from p3s_prefect.core.retry import Which
-from p3s_prefect.core.states import StageState
+from p3s_prefect.core.states import WITHOUT_RESULT
 from p3s_prefect.core.views import UnitRow, printable
 
 # A look at the ledger takes 0.2 ms; a change of the progress is a request to Prefect.
@@ -46,7 +46,6 @@ _SILENT_S = 10.0
 _MOST_ROWS = 1000
 _Of = TypeVar("_Of")
 _Told = TypeVar("_Told")
-_BAD = (StageState.FAILED, StageState.EXPIRED, StageState.BLOCKED, StageState.CANCELLED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +117,7 @@ async def show_request(asked_for: Asked, answer: requests.Request, units: Sequen
     if not answer.is_granted:
         return Failed(message=answer.answer)
     rows = [(unit, stage) for unit in units for stage in unit.stages]
-    rows.sort(key=lambda row: row[1].state not in _BAD)
+    rows.sort(key=lambda row: row[1].state not in WITHOUT_RESULT)
     counts = Counter(stage.state for _, stage in rows)
     told = ", ".join(f"{number} {state}" for state, number in counts.most_common()) or "no stage runs"
     table = [
@@ -133,7 +132,7 @@ async def show_request(asked_for: Asked, answer: requests.Request, units: Sequen
     ]
     with _unheard():
         await acreate_table_artifact(table, key="request", description=f"{answer.answer}. Stage runs: {told}.")
-    bad = sum(counts[state] for state in _BAD)
+    bad = sum(counts[state] for state in WITHOUT_RESULT)
     if bad:
         first = next(f"{stage.stage} of {unit.data_id} {stage.state}: {stage.reason}" for unit, stage in rows)
         return Failed(message=f"{bad} of {len(rows)} stage runs gave no results ({told}); {printable(first)}")

@@ -151,7 +151,9 @@ class Bookkeeping:
         group: str | None = None,
         limit: int = 200,
     ) -> pandas.DataFrame:
-        """Units, newest first, with the seconds that each spent in each phase; `state` may be ``open`` or ``standby``.
+        """Units, newest first, with the seconds that each spent in each phase.
+
+        `state` is one of the account, or ``open``, ``standby``, ``running``, ``queued``, ``held``, ``waiting``.
 
         Raises:
             BadName: there is no such state or pipeline.

@@ -14,8 +14,11 @@ from query_plans import walked_through
 from sqlalchemy import event, update
 
 from p3s_prefect.adapters.ledger import result_views, schema, views
+from p3s_prefect.adapters.ledger.asked import Scope, open_stages
 from p3s_prefect.adapters.ledger.database import Ledger
+from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import BadName, NoSuchRecord
+from p3s_prefect.core.overrides import Target
 from p3s_prefect.core.states import TERMINAL, StageState, SubJobState, sub_job_state
 from p3s_prefect.core.views import ACTIVITIES
 
@@ -176,6 +179,8 @@ def test_a_page_costs_the_same_however_long_the_history(seen_ledger: Ledger, fil
         views.units(connection, state="standby")
         views.units(connection, state="held")
         views.units(connection, group="run=1")
+        for target in (Target(), Target(pipeline="dqm", stage="quick"), Target(group=DataId.of(run=1))):
+            open_stages(connection, Scope(target=target))
         views.groups(connection)
         views.outcomes(connection, now=T0 + 250)
         result_views.group_or_unit(connection, "run=1")

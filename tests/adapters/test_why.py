@@ -418,7 +418,7 @@ def test_what_is_held(books: Books) -> None:
     _, deadline = books.stage().reasons
     assert deadline.why == "its deadline passed 30 s ago"
     assert "it expires" in deadline.release
-    assert "`p3s request dqm run=1 subrun=0` asks for it" in deadline.release
+    assert "after that, `p3s request dqm run=1 subrun=0 --all` asks for it" in deadline.release
     books.do(lambda connection: connection.execute(update(sub_job).values(asked_at=books.at)))
     assert books.stage().reasons[-1].why == "its deadline is in 60 s"
     books.do(overrides.clear, kinds=[OverrideKind.HOLD], target=Target(unit=fact.data_id), by="x", why="", now=NOW)
@@ -499,7 +499,8 @@ def test_totals_of_a_group_without_results_say_so_and_where_to_look(books: Books
     reason = books.reason("total", "run=1")
     assert reason.why == "there is no quick to read; of its 2 units none is done"
     assert reason.release == (
-        "`p3s report coverage run=1` says what became of them; `p3s retry` tries again what failed."
+        "`p3s report coverage run=1` says what became of them; `p3s retry dqm run=1` tries again what failed, "
+        "`p3s request dqm run=1` asks for the others."
     )
 
 
@@ -537,10 +538,12 @@ def test_prescaled_names_the_prescale(books: Books) -> None:
     reason = books.reason("deep")
     assert reason.why == "its number 0.61 is not below 0.5, the prescale of stage deep"
     assert reason.rule == "pipelines.dqm.stages.deep.prescale: 0.5"
+    assert reason.release.startswith("When all of it has ended, `p3s request dqm run=1 subrun=0 --all` asks for it")
     books.take(1, u=0.83, begins={"quick": (_S.PRESCALED, 0.8), "deep": (_S.PRESCALED, 0.5)})
     reason = books.reason("quick", "run=1 subrun=1")
     assert reason.why == "its number 0.83 is not below 0.8, the prescale of stream raw"
     assert reason.rule == "streams.raw.prescale: 0.8"
+    assert reason.release.startswith("`p3s request dqm run=1 subrun=1` asks for it whatever the load.")
     books.take(2, u=0.3, begins={"quick": (_S.PRESCALED, 0.2), "deep": (_S.PRESCALED, 0.2)})
     changed = books.reason("quick", "run=1 subrun=2")
     assert changed.why == "its number 0.3 is not below 0.2, the prescale that the experiment file gave then"
@@ -553,7 +556,47 @@ def test_shed_tells_u_and_q(books: Books) -> None:
     assert reason.why == (
         "its number 0.47 is not below 0.123, the share that could be let in in the overload of that moment"
     )
+    assert reason.release.startswith("`p3s request dqm run=1 subrun=0` asks for it whatever the load.")
     assert "floor for class prompt" in reason.release
+
+
+@pytest.mark.parametrize(
+    ("deep", "advice"),
+    [
+        (_S.FAILED, "`p3s request dqm run=1 subrun=0 --all` asks for it whatever the load."),
+        (_S.RUNNING, "When all of it has ended, `p3s request dqm run=1 subrun=0 --all` asks for it whatever the load."),
+        (_S.BLOCKED, "`p3s request dqm run=1 subrun=0` asks for it whatever the load."),
+    ],
+)
+def test_how_a_stage_is_asked_for_follows_from_what_became_of_the_others(
+    books: Books, deep: StageState, advice: str
+) -> None:
+    """B12: what the station would not take as without results needs another word, and what is open has to end."""
+    fact = books.take(0, begins={"deep": (_S.QUEUED, 0.5)})
+    assert fact is not None
+    old = _S.QUEUED
+    if deep is _S.FAILED:
+        books.move(fact, "deep", old, _S.RUNNING)
+        old = _S.RUNNING
+    books.move(fact, "deep", old, deep)
+    books.move(fact, "quick", _S.QUEUED, _S.CANCELLED, "by ana")
+    if deep is _S.FAILED:
+        # As of two branches of which the first has failed.
+        books.do(lambda connection: connection.execute(update(sub_job).values(state="failed")))
+    assert books.reason().release == advice
+
+
+def test_nothing_is_advised_about_a_pass_that_is_over(books: Books) -> None:
+    """B12: where it is processed now; and where the file has lost the pipeline, that."""
+    fact, _ = (books.take(subrun, begins={"quick": (_S.SHED, 0.1), "deep": (_S.SHED, 0.1)}) for subrun in range(2))
+    assert fact is not None
+    with books.ledger.transaction() as connection:
+        _again_in_a_new_pass(connection, books, fact)
+    assert books.reason(pass_number=0).release.startswith("It goes on in pass 1: `p3s why run=1 subrun=0 --pass 1`.")
+    stream = {"directory": "incoming", "pattern": "{run}_{subrun}", "dataset_type": "raw"}
+    other = {"alerts": {"stages": {"alert": _stage("alert")}}}
+    books.experiment = declared(pipelines=other, streams={"raw": stream | {"rules": [{"pipelines": ["alerts"]}]}})
+    assert "is not in the experiment file any more" in books.reason(words="run=1 subrun=1").release
 
 
 def test_shed_above_its_floor_tells_of_the_floor(books: Books) -> None:
@@ -596,6 +639,7 @@ def test_expired_tells_the_deadline_and_how_late(books: Books) -> None:
     reason = books.reason()
     assert reason.why == "its deadline passed while it waited, and was given up 15 s after its deadline"
     assert reason.rule == "pipelines.dqm.stages.quick.deadline_s: 60"
+    assert "More pilots" in reason.release
 
 
 @pytest.mark.parametrize(("kind", "value"), [(OverrideKind.PAUSE, None), (OverrideKind.LIMIT, 0)])
@@ -621,6 +665,24 @@ def test_expired_tells_what_had_stopped_it(books: Books, kind: OverrideKind, val
         f"it could not start for {30 if lifted else 50} s of its time, by a {what} of dqm by anna: beam studies"
     )
     assert late.why.startswith("its deadline passed while it waited")
+    # Asked for now, it would be stopped again; and it was not late for want of pilots.
+    assert ("lifts it" in stopped.release) is not lifted
+    assert late.release.startswith("Once nothing stops it: ") is not lifted
+    assert "More pilots" not in late.release
+
+
+def test_a_short_stop_does_not_hide_that_there_are_too_few_pilots(books: Books) -> None:
+    """B12."""
+    fact = books.take()
+    assert fact is not None
+    books.order(OverrideKind.PAUSE, pipeline="dqm")
+    books.at += 1
+    books.lift(OverrideKind.PAUSE, pipeline="dqm")
+    books.at += 70
+    books.move(fact, "quick", _S.QUEUED, _S.EXPIRED, "its deadline passed while it waited")
+    stopped, late = books.stage("quick").reasons
+    assert stopped.why.startswith("it could not start for 1 s of its time")
+    assert "More pilots" in late.release
 
 
 def test_failed_tells_reason_and_what_to_do(books: Books) -> None:
@@ -633,6 +695,7 @@ def test_failed_tells_reason_and_what_to_do(books: Books) -> None:
     assert reason.why == "it failed 3 times: step work exited with 3"
     assert reason.rule == "pipelines.dqm.stages.quick.retries: 2"
     assert "`p3s try dqm/quick/work 'run=1 subrun=0'`" in reason.release
+    assert reason.release.endswith("Once that is mended, `p3s retry dqm run=1 subrun=0` tries it again.")
     damaged = books.take(1)
     assert damaged is not None
     books.fail(damaged, "raw is damaged")

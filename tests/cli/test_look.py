@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import typer
+from announced import announce
 from ledger_rows import Rows, StoredBytes
 from thinned_rows import MEAN, thinned_run
 from typer.testing import CliRunner
@@ -72,8 +73,7 @@ def test_status_without_a_station_says_what_to_do_and_counts(home: Home) -> None
 
 
 def test_status_of_a_station_that_died_without_a_word(home: Home) -> None:
-    home.run.mkdir()
-    (home.run / "station.json").write_text(json.dumps({"url": "http://127.0.0.1:1", "pid": 2**22 + 1}))
+    announce(home, 2**22 + 1)
     assert "no station runs here" in _run(home, "status")
 
 
@@ -131,9 +131,8 @@ def station(home: Home) -> Iterator[str]:
     with HTTPServer(("127.0.0.1", 0), _Answers) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        home.run.mkdir()
         url = f"http://127.0.0.1:{server.server_port}"
-        (home.run / "station.json").write_text(json.dumps({"url": url, "pid": os.getpid()}))
+        announce(home, os.getpid(), url)
         yield url
         server.shutdown()
         thread.join()

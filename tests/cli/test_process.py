@@ -14,7 +14,10 @@ from typing import Any
 
 import psutil
 import pytest
+from announced import announce
 from clusters import below
+
+from p3s_prefect.adapters.home import Home
 
 pytestmark = pytest.mark.sockets
 
@@ -170,8 +173,7 @@ def test_an_unknown_pipeline_is_said(home: Path, processed: subprocess.Completed
 def test_beside_a_station_nothing_is_started(tmp_path: Path) -> None:
     """S8: it is said at once, and not when Prefect and Dask run."""
     home = _home(tmp_path, "good")
-    (home / "run").mkdir()
-    (home / "run/station.json").write_text(json.dumps({"url": "http://127.0.0.1:1", "pid": os.getpid()}))
+    announce(Home(home), os.getpid())
     ended = p3s(home, "process", "incoming/r1.0.txt")
     assert ended.returncode == 1
     assert f"a station works on this home (process {os.getpid()})" in ended.stderr

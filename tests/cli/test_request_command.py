@@ -25,8 +25,12 @@ _SECOND = "pipelines:\n  alert: {stages: {look: {steps: [{name: look, command: [
         ("qualty run=1", BadName, "Did you mean quality?"),
         ("quality", BadName, "names no group and no unit"),
         ("all", BadName, "names no group and no unit"),
-        ("quality/clean run=1", BadName, "is no pipeline"),
-        ("class:default run=1", BadName, "is no pipeline"),
+        ("quality/clean run=1", BadName, "a stage cannot be asked for"),
+        (
+            "class:default run=1",
+            BadName,
+            "a whole class cannot be asked for\n  Name a pipeline, and a group or a unit of it, such as alert run=...",
+        ),
         ("quality run=1 dog=2", BadName, "dog"),
     ],
 )

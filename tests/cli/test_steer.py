@@ -62,19 +62,32 @@ def _in_force(home: Home) -> list[tuple[str, str, int | None]]:
 @pytest.mark.parametrize(
     ("target", "said", "stages"),
     [
-        ("all", "4 of its stages wait; 2 run, and go on.", {"waiting": 1, "queued": 2, "held": 1, "running": 2}),
-        ("quality", "4 of its stages wait; 2 run, and go on.", {"waiting": 1, "queued": 2, "held": 1, "running": 2}),
+        (
+            "all",
+            "Waiting of it now: 4 stages; 2 at the pilots are not touched.",
+            {"waiting": 1, "queued": 2, "held": 1, "running": 2},
+        ),
+        (
+            "quality",
+            "Waiting of it now: 4 stages; 2 at the pilots are not touched.",
+            {"waiting": 1, "queued": 2, "held": 1, "running": 2},
+        ),
         (
             "class:default",
-            "4 of its stages wait; 2 run, and go on.",
+            "Waiting of it now: 4 stages; 2 at the pilots are not touched.",
             {"waiting": 1, "queued": 2, "held": 1, "running": 2},
         ),
         ("class:spare", "Nothing of it is open now", {}),
-        ("quality/clean", "2 of its stages wait; 2 run, and go on.", {"queued": 2, "running": 2}),
-        ("run=1", "1 of its stages waits.", {"queued": 1}),
-        ("run=2", "3 of its stages wait; 2 run, and go on.", {"waiting": 1, "queued": 1, "held": 1, "running": 2}),
-        ("run=2 part=1", "1 of its stages waits; 1 runs, and goes on.", {"waiting": 1, "running": 1}),
-        ("quality/noise run=2 part=1", "1 of its stages waits.", {"waiting": 1}),
+        ("quality/clean", "Waiting of it now: 2 stages; 2 at the pilots are not touched.", {"queued": 2, "running": 2}),
+        ("run=1", "Waiting of it now: 1 stage.", {"queued": 1}),
+        (
+            "run=2",
+            "Waiting of it now: 3 stages; 2 at the pilots are not touched.",
+            {"waiting": 1, "queued": 1, "held": 1, "running": 2},
+        ),
+        ("run=2 part=1", "Waiting of it now: 1 stage; 1 at the pilots is not touched.", {"waiting": 1, "running": 1}),
+        ("quality/noise run=2 part=1", "Waiting of it now: 1 stage.", {"waiting": 1}),
+        ("quality/clean run=2 part=2", "Nothing of it waits now; 1 at the pilots is not touched.", {"running": 1}),
         ("run=2 part=3", "Nothing of it is open now", {}),
     ],
 )
@@ -96,6 +109,8 @@ def test_what_is_set_tells_what_there_is_that_it_acts_on(
     ledger.close()
     assert said in _run(home, "pause", target, "--why", "a test")
     assert _json(home, "pause", target, "--why", "a test")["open_stages"] == stages
+    drained = _run(home, "drain", target, "--why", "a test")
+    assert ("what belongs to units that have begun goes on" in drained) is bool(stages)
 
 
 def test_what_is_set_is_shown_with_who_why_and_until_when(home: Home) -> None:

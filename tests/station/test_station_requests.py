@@ -60,7 +60,7 @@ async def test_a_retry_runs_what_failed_and_what_waited_for_it_and_nothing_else(
 ) -> None:
     """B3: 1 of 10 sub-jobs failed: that one runs again in its pass, its dependants start, and nothing else runs."""
     mended = tmp_path / "mended"
-    site = new_site(declare(STAGES, instrument={"closing": {"count": 10}}))
+    site = new_site(declare(STAGES, instrument={"closing": {"count": 10}}, classes={"spare": {}}))
     async with site.running(slots=2):
         for subrun in range(9):
             site.arrive(subrun)
@@ -70,6 +70,9 @@ async def test_a_retry_runs_what_failed_and_what_waited_for_it_and_nothing_else(
         assert site.stages()["run=1 subrun=9", "deep"] == "blocked"
         before = attempts(site)
         mended.write_text("")
+        # A class without pipelines is nothing, and not everything.
+        for kind in ("retry", "cancel"):
+            assert not (await ask(site, kind, target="class:spare")).is_granted
         answer = await ask(site, "retry", target="run=1 subrun=9")
         assert (answer.is_granted, answer.answer) == (True, "1 unit tried again")
         await site.until(lambda: site.units()["run=1 subrun=9"] == "done", "the retried unit done")
@@ -178,8 +181,10 @@ async def test_a_request_is_typed(new_site: NewSite) -> None:
         assert re.search(r"run=1 subrun=1 +1 +failed +\S", failed.stdout)
         again = await typed("run=1", "--all", "--wait", "--json")
         assert again.exit_code == 1
-        ended = json.loads(again.stdout)["ended"]
-        assert [(one["data_id"], one["pass"], one["state"]) for one in ended] == [
+        said = json.loads(again.stdout)
+        assert said["ok"] is False
+        ended = said["ended"]
+        assert sorted((one["data_id"], one["pass"], one["state"]) for one in ended) == [
             ("run=1 subrun=0", 2, "done"),
             ("run=1 subrun=1", 2, "failed"),
         ]
@@ -188,6 +193,32 @@ async def test_a_request_is_typed(new_site: NewSite) -> None:
     assert site.units()["run=1 subrun=0"] == "done"
     (asked,) = [row for row in site.rows(schema.request) if row.why == "is wanted"]
     assert (asked.asked_by, asked.is_granted) == ("ana", True)
+
+
+async def test_who_asks_for_units_waits_for_these_and_what_is_made_anew_with_them(
+    new_site: NewSite, tmp_path: Path
+) -> None:
+    """B3: not for a group's totals that others hold up; where the group has closed, for those that come anew."""
+    gate = tmp_path / "gate"
+    site = new_site(declare(STAGES, instrument={"closing": {"count": 2}}))
+    async with site.running(slots=2):
+        site.arrive(0)
+        site.arrive(1, f"deep: until {gate}")
+        await site.until(lambda: site.units().get("run=1 subrun=0") == "done" and ("run=1", "total") in site.stages())
+        one = await process(site, "run=1 subrun=0")
+        every = await process(site)
+        gate.write_text("")
+        await site.until_settled(3)
+        anew = await process(site, "run=1 subrun=0", which="all")
+        await site.until_settled(5)
+    number_of = {row.id: row.data_id for row in site.rows(schema.sub_job)}
+    asked = [{number_of[number] for number in found.detail["sub_jobs"]} for found in (one, every, anew)]
+    assert asked == [
+        {"run=1 subrun=0"},
+        {"run=1 subrun=0", "run=1 subrun=1", "run=1"},
+        {"run=1 subrun=0", "run=1"},
+    ]
+    assert min(anew.detail["sub_jobs"]) > max(every.detail["sub_jobs"])
 
 
 async def test_all_units_are_processed_anew_and_an_open_job_is_never_doubled(new_site: NewSite, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from announced import announce
 from sites import Site, declare
 from supervised import begin, family, p3s, service_of
 
@@ -155,7 +156,10 @@ def test_the_address_of_a_dead_station_is_not_believed(tmp_path: Path) -> None:
     assert found.pid == os.getpid()
     gone = subprocess.Popen(["true"])
     gone.wait()
-    (home.run / "station.json").write_text(f'{{"url": "http://127.0.0.1:1", "pid": {gone.pid}}}')
+    announce(home, gone.pid)
+    assert home.station() is None
+    # After a restart of the machine its number may be somebody else's.
+    announce(home, os.getpid(), machine="this one, before")
     assert home.station() is None
     home.withdraw_station()
     assert (home.run / "station.json").exists()

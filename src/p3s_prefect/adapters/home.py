@@ -17,6 +17,7 @@ from p3s_prefect.adapters.experiment_file import read_experiment_text
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.adapters.own_place import OwnServer
 from p3s_prefect.adapters.stores import directory_url, open_store
+from p3s_prefect.adapters.this_machine import this_machine
 from p3s_prefect.core.bucket_place import BucketPlace
 from p3s_prefect.core.errors import ExperimentFileError, ExperimentFileErrors
 from p3s_prefect.core.experiment import Experiment
@@ -32,10 +33,10 @@ class StationAddress:
     pid: int
 
     @property
-    def is_stopped(self) -> bool:
-        """Whether its process is stopped, by a signal or a debugger: it goes on when it is let, and answers nobody."""
+    def is_suspended(self) -> bool:
+        """Whether its process was stopped by a signal, such as SIGSTOP: until SIGCONT it answers nobody."""
         with contextlib.suppress(psutil.Error):
-            return psutil.Process(self.pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+            return bool(psutil.Process(self.pid).status() == psutil.STATUS_STOPPED)
         return False
 
 
@@ -138,7 +139,7 @@ class Home:
         self.keep_text(text)
         self.put_in_force()
         hidden = self.run / ".station.json"
-        hidden.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+        hidden.write_text(json.dumps({"url": url, "pid": os.getpid(), "machine": this_machine()}))
         hidden.replace(self.run / "station.json")
 
     def keep_text(self, text: str) -> None:
@@ -172,7 +173,8 @@ class Home:
         """The running station's address; None if there is none."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             found = json.loads((self.run / "station.json").read_text())
-            if psutil.pid_exists(int(found["pid"])):
+            # A file that has outlived the machine's restart names a number that may be anybody's.
+            if found["machine"] == this_machine() and psutil.pid_exists(int(found["pid"])):
                 return StationAddress(url=str(found["url"]), pid=int(found["pid"]))
         return None
 

@@ -43,8 +43,8 @@ def station_status(home: Home) -> dict[str, Any]:
     address = home.station()
     if address is None:
         raise _absent(home)
-    if address.is_stopped:
-        raise stopped(address)
+    if address.is_suspended:
+        raise suspended(address)
     token = Settings().token
     headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
     try:
@@ -61,10 +61,10 @@ def station_status(home: Home) -> dict[str, Any]:
         ) from error
 
 
-def stopped(address: StationAddress) -> ServiceError:
-    """What is to be said where a station is stopped by a signal."""
+def suspended(address: StationAddress) -> ServiceError:
+    """What is to be said where a signal has stopped the station's process."""
     return ServiceError(
-        f"the station (process {address.pid}) is stopped by a signal: it starts nothing, and answers nobody",
+        f"the station (process {address.pid}) was stopped by a signal: it starts nothing, and answers nobody",
         fix=f"`kill -CONT {address.pid}` lets it go on; `p3s down` and `p3s up` restart it.",
     )
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import getpass
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from operator import index
 from typing import Any
 
@@ -120,9 +119,10 @@ class Steering:
             overrides.check_data(connection, found)
         Override(id=0, kind=kind, target=found, value=value, by=self._by, why="", set_at=self._clock.now())
 
-    def open_stages(self, target: Target) -> Counter[StageState]:
-        """How many stage runs are open that a command on this target is about, by state."""
-        scope = Scope(target=target, pipelines=pipelines_of(target, self._experiment))
+    def open_stages(self, target: str) -> Mapping[StageState, int]:
+        """How many stage runs are open that a command on this target is about, by state; raises as `priority`."""
+        found = self._target(target)
+        scope = Scope(target=found, pipelines=pipelines_of(found, self._experiment))
         with self._ledger.reading() as connection:
             return asked.open_stages(connection, scope)
 

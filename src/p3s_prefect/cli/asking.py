@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -11,25 +12,54 @@ from rich.console import Console
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import requests
 from p3s_prefect.adapters.ledger.database import Ledger
-from p3s_prefect.adapters.station_status import stopped
-from p3s_prefect.core.errors import ServiceError
+from p3s_prefect.adapters.station_status import suspended
+from p3s_prefect.core.errors import BadName, ServiceError
+from p3s_prefect.core.experiment import Experiment
 
 # The station answers when what is being let in has been; a large file may be compared with its rival meanwhile.
 _PATIENCE_S = 60.0
 _POLL_S = 0.1
 
 
+@contextmanager
+def in_words_of_the_file(place: Home) -> Iterator[None]:
+    """Where a name is refused, says that the experiment file was edited, if it was."""
+    try:
+        yield
+    except BadName as error:
+        if not place.is_edited():
+            raise
+        fix = f"{error.fix} experiment.yaml was edited since: what is new in it is there after `p3s reload`."
+        raise BadName(error.what, fix=fix) from error
+
+
+@contextmanager
+def station_ledger(place: Home, experiment: Experiment) -> Iterator[Ledger]:
+    """The ledger of a station that runs.
+
+    Raises:
+        ServiceError: it was removed under it.
+    """
+    with closing(place.ledger(experiment)) as ledger:
+        if not ledger.exists():
+            raise ServiceError(
+                "the ledger of the station that runs here is not there",
+                fix="Restart everything: `p3s down`, then `p3s up`.",
+            )
+        yield ledger
+
+
 def require_station(place: Home, fix: str) -> None:
     """Refuses what only a running station can do.
 
     Raises:
-        ServiceError: none runs here, and `fix` says what to do; or it is stopped by a signal.
+        ServiceError: none runs here, and `fix` says what to do; or a signal has stopped it.
     """
     address = place.station()
     if address is None:
         raise ServiceError("no station runs here", fix=fix)
-    if address.is_stopped:
-        raise stopped(address)
+    if address.is_suspended:
+        raise suspended(address)
 
 
 def await_answer(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import typer
 from p3s_prefect.adapters.experiment_file import payload_mistakes, read_experiment
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.steering import user
-from p3s_prefect.cli.asking import await_answer, require_station
+from p3s_prefect.cli.asking import await_answer, require_station, station_ledger
 from p3s_prefect.cli.check import print_mistakes
 from p3s_prefect.cli.options import HomeOption, JsonOption
 from p3s_prefect.cli.output import console, plain_text, print_json
@@ -34,12 +33,7 @@ def reload(home: HomeOption = Path(), why: _WhyOption = "", by: ByOption = "", a
         print_mistakes(errors, as_json=as_json)
         raise typer.Exit(1) from errors
     require_station(place, "The file is in order; `p3s up` starts a station with it.")
-    with closing(place.ledger(place.in_force())) as ledger:
-        if not ledger.exists():
-            raise ServiceError(
-                "the ledger of the station that runs here is not there",
-                fix="Restart everything: `p3s down`, then `p3s up`.",
-            )
+    with station_ledger(place, place.in_force()) as ledger:
         answered = await_answer(ledger, "reload", by=by or user(), why=why)
     if as_json:
         print_json({"ok": answered.is_granted, "answer": answered.answer.splitlines()})

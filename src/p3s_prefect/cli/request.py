@@ -5,60 +5,64 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import asked, requests
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.adapters.steering import user
-from p3s_prefect.cli.asking import await_answer, require_station
+from p3s_prefect.cli.asking import await_answer, in_words_of_the_file, require_station, station_ledger
 from p3s_prefect.cli.options import HomeOption, JsonOption
 from p3s_prefect.cli.output import console, plain_text, print_json, state, table
 from p3s_prefect.cli.progress import shown_progress
 from p3s_prefect.cli.steer import ByOption
 from p3s_prefect.core.asking import PROCESS, ProcessAsked, check_asked
-from p3s_prefect.core.errors import BadName, ServiceError
+from p3s_prefect.core.errors import BadName, LedgerAway, ServiceError
 from p3s_prefect.core.experiment import Experiment
+from p3s_prefect.core.overrides import Target
 from p3s_prefect.core.retry import Which
-from p3s_prefect.core.states import SubJobState
+from p3s_prefect.core.states import WITHOUT_RESULT
 from p3s_prefect.core.targets import read_target
 from p3s_prefect.core.views import UnitRow
 
 _TARGET = """A group or a unit, after the name of a pipeline where there are several:
 waveform-dqm run=2008, 'waveform-dqm run=2008 subrun=3'."""
+# For people who watch it; to count the open units of a run takes milliseconds.
 _LOOK_EVERY_S = 0.5
+# What fits on a screen; `p3s list units` has all.
 _MOST_ROWS = 20
 
 
 def request(
     words: Annotated[list[str], typer.Argument(metavar="TARGET", help=_TARGET, show_default=False)],
     every: Annotated[
-        bool, typer.Option("--all", help="What has results, too: in a new pass, which replaces it.")
+        bool, typer.Option("--all", help="What has results or failed, too: all anew, in a new pass.")
     ] = False,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Until all has ended; the exit code says if all is done.")
+        bool, typer.Option("--wait", help="Wait for the end; the exit code says if all gave results.")
     ] = False,
     why: Annotated[str, typer.Option("--why", help="The reason, for the journal.")] = "",
     by: ByOption = "",
     home: HomeOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
-    """Have the station process what has no results: what was left out, expired, was cancelled, or never began.
+    """Have the station process what has no results: never begun, left out, given up, blocked, cancelled, or damaged.
 
     Chance leaves nothing of it out, whatever the load, and deadlines count from now on. What failed is left to
-    `p3s retry`; what is under way is not begun twice.
+    `p3s retry`; what is under way is not begun twice. The totals of a group that has closed are made anew with it.
 
     Example: p3s request waveform-dqm run=2008 subrun=3 --wait
     """
     place = Home(home)
     experiment = place.in_force()
-    wanted = _wanted(experiment, words, Which.ALL if every else Which.MISSING)
+    with in_words_of_the_file(place):
+        wanted = _wanted(experiment, words, Which.ALL if every else Which.MISSING)
     require_station(place, "`p3s up` starts one; then ask again.")
-    with closing(place.ledger(experiment)) as ledger:
+    with station_ledger(place, experiment) as ledger:
         with ledger.reading() as connection:
             asked.check_data(connection, wanted.group, wanted.units)
         answered = await_answer(ledger, PROCESS, by=by or user(), why=why, detail=wanted.detail())
@@ -66,14 +70,14 @@ def request(
             raise ServiceError(f"nothing is processed: {answered.answer}")
         if not as_json:
             console().print(plain_text(f"{answered.answer}."))
-        ended = _await_end(ledger, answered) if wait else ()
+        ended = _await_end(place, ledger, answered) if wait else ()
+    missing = [unit for unit in ended if unit.state in WITHOUT_RESULT]
+    is_well = bool(answered.is_granted) and not missing
     if as_json:
-        print_json(
-            {"ok": answered.is_granted, "answer": answered.answer} | ({"ended": _records(ended)} if wait else {})
-        )
+        print_json({"ok": is_well, "answer": answered.answer} | ({"ended": _records(ended)} if wait else {}))
     elif wait:
-        _print(ended)
-    if not answered.is_granted or _without_results(ended):
+        _print(ended, missing)
+    if not is_well:
         raise typer.Exit(1)
 
 
@@ -82,55 +86,70 @@ def request(
 
 def _wanted(experiment: Experiment, words: Sequence[str], which: Which) -> ProcessAsked:
     target = read_target(words, experiment)
-    example = f"Such as `p3s request {next(iter(experiment.pipelines))} run=1`."
-    if target.work_class is not None or target.stage is not None:
-        raise BadName(f"{target} is no pipeline", fix=f"Name a pipeline. {example}")
+    group = " ".join(f"{dimension}=..." for dimension in experiment.instrument.group)
+    fix = f"Name a pipeline, and a group or a unit of it, such as {next(iter(experiment.pipelines))} {group}."
+    if target.work_class is not None:
+        raise BadName("a whole class cannot be asked for", fix=fix)
+    if target.stage is not None:
+        raise BadName("a stage cannot be asked for by itself", fix=fix)
     data = target.group or target.unit
     if data is None:
-        raise BadName(f"{target} names no group and no unit", fix=example)
+        raise BadName(f"{target} names no group and no unit", fix=fix)
     pipeline = target.pipeline
     if pipeline is None:
         if len(experiment.pipelines) > 1:
-            raise BadName(
-                f"which pipeline is to process {data}?",
-                fix=" or ".join(f"`p3s request {name} {data}`" for name in experiment.pipelines),
-            )
+            each = (Target(pipeline=name, group=target.group, unit=target.unit) for name in experiment.pipelines)
+            commands = " or ".join(f"`p3s request {one}`" for one in each)
+            raise BadName(f"which pipeline is to process {data}?", fix=f"{commands}.")
         (pipeline,) = experiment.pipelines
     units = () if target.unit is None else (target.unit,)
-    group = data.subset(experiment.instrument.group)
-    return check_asked(ProcessAsked(pipeline=pipeline, group=group, units=units, which=which), experiment)
+    own_group = data.subset(experiment.instrument.group)
+    return check_asked(ProcessAsked(pipeline=pipeline, group=own_group, units=units, which=which), experiment)
 
 
-def _await_end(ledger: Ledger, answered: requests.Request) -> tuple[UnitRow, ...]:
-    """What became of the units and groups that were asked for, once all have ended."""
+def _await_end(place: Home, ledger: Ledger, answered: requests.Request) -> tuple[UnitRow, ...]:
+    """What became of the units and groups that were asked for, once all have ended.
+
+    Whatever is away meanwhile is told once, and waited for.
+    """
     numbers = [int(number) for number in answered.detail.get("sub_jobs", ())]
+    told = ""
     with shown_progress() as tell:
         while True:
-            with ledger.reading() as connection:
-                still_open = asked.count_open(connection, numbers)
-            tell("processing", len(numbers) - still_open, len(numbers))
-            if not still_open:
-                break
+            try:
+                with ledger.reading() as connection:
+                    still_open = asked.count_open(connection, numbers)
+                    if not still_open:
+                        return asked.outcome(connection, numbers)
+                tell("processing", len(numbers) - still_open, len(numbers))
+                trouble = _trouble(place)
+            except LedgerAway as error:
+                trouble = f"{error.what}; it is waited for"
+            if trouble and trouble != told:
+                Console(stderr=True, soft_wrap=True).print(plain_text(trouble))
+            told = trouble
             time.sleep(_LOOK_EVERY_S)
-    with ledger.reading() as connection:
-        return asked.outcome(connection, numbers)
 
 
-def _without_results(ended: Sequence[UnitRow]) -> list[UnitRow]:
-    return [unit for unit in ended if unit.state not in (SubJobState.DONE, SubJobState.PRESCALED)]
+def _trouble(place: Home) -> str:
+    """Why nothing goes on at the moment, if the station is not there to go on."""
+    try:
+        require_station(place, "`p3s up` starts it again; what was asked for goes on then.")
+    except ServiceError as error:
+        return str(error)
+    return ""
 
 
-def _print(ended: Sequence[UnitRow]) -> None:
+def _print(ended: Sequence[UnitRow], missing: Sequence[UnitRow]) -> None:
     counts = Counter(unit.state for unit in ended)
     told = ", ".join(f"{number} {name}" for name, number in counts.most_common())
     out = console()
-    out.print(f"Ended: {told or 'nothing was asked for'}.")
-    bad = _without_results(ended)
-    if bad:
-        rows = [(unit.data_id, unit.pass_number, state(unit.state), unit.reason) for unit in bad[:_MOST_ROWS]]
+    out.print(f"Ended: {told}." if told else "There is nothing of it to wait for.")
+    if missing:
+        rows = [(unit.data_id, unit.pass_number, state(unit.state), unit.reason) for unit in missing[:_MOST_ROWS]]
         out.print(table(["unit", "pass>", "state", "why"], rows))
-        if len(bad) > _MOST_ROWS:
-            out.print(f"... and {len(bad) - _MOST_ROWS} more")
+    if len(missing) > _MOST_ROWS:
+        out.print(f"... and {len(missing) - _MOST_ROWS} more.")
 
 
 def _records(ended: Sequence[UnitRow]) -> list[dict[str, Any]]:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from p3s_prefect.adapters.home import Home
-from p3s_prefect.adapters.ledger import overrides, requests
-from p3s_prefect.adapters.ledger.database import Ledger
+from p3s_prefect.adapters.ledger import overrides
 from p3s_prefect.adapters.steering import user
-from p3s_prefect.cli.asking import await_answer, require_station
+from p3s_prefect.cli.asking import await_answer, in_words_of_the_file, require_station, station_ledger
 from p3s_prefect.cli.options import HomeOption, JsonOption
 from p3s_prefect.cli.output import console, plain_text, print_json
 from p3s_prefect.cli.steer import TARGETS, ByOption
 from p3s_prefect.core.asking import RETRY
 from p3s_prefect.core.errors import ServiceError
-from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.targets import read_target
 
 
@@ -35,8 +32,15 @@ def retry(
     """
     place = Home(home)
     experiment = place.in_force()
-    with closing(place.ledger(experiment)) as ledger:
-        answered = _ask(place, ledger, experiment, " ".join(words), by or user(), why)
+    with in_words_of_the_file(place):
+        target = read_target(words, experiment)
+    require_station(place, "`p3s up` starts one; then ask again.")
+    with station_ledger(place, experiment) as ledger:
+        with ledger.reading() as connection:
+            overrides.check_data(connection, target)
+        subject = target.unit or target.group
+        detail = {"target": str(target)} | ({} if subject is None else {"group": str(subject)})
+        answered = await_answer(ledger, RETRY, by=by or user(), why=why, detail=detail)
     if as_json:
         print_json({"ok": answered.is_granted, "answer": answered.answer})
     elif answered.is_granted:
@@ -45,13 +49,3 @@ def retry(
         if not as_json:
             raise ServiceError(f"nothing is tried again: {answered.answer}")
         raise typer.Exit(1)
-
-
-def _ask(place: Home, ledger: Ledger, experiment: Experiment, words: str, by: str, why: str) -> requests.Request:
-    target = read_target([words], experiment)
-    require_station(place, "`p3s up` starts one; then ask again.")
-    with ledger.reading() as connection:
-        overrides.check_data(connection, target)
-    subject = target.unit or target.group
-    detail = {"target": str(target)} | ({} if subject is None else {"group": str(subject)})
-    return await_answer(ledger, RETRY, by=by, why=why, detail=detail)

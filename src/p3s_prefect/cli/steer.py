@@ -13,7 +13,9 @@ from typing import Annotated
 import typer
 
 from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.station_status import suspended
 from p3s_prefect.adapters.steering import Steering
+from p3s_prefect.cli.asking import in_words_of_the_file
 from p3s_prefect.cli.options import HomeOption, JsonOption
 from p3s_prefect.cli.output import console, in_force_table, plain_text, print_json, table
 from p3s_prefect.core.errors import BadName
@@ -179,13 +181,8 @@ def _steering(home: Path, by: str) -> Iterator[tuple[Steering, Experiment]]:
     with closing(place.ledger(experiment)) as ledger:
         # It may be the first who needs it: what is set before the first start counts from there.
         ledger.migrate()
-        try:
+        with in_words_of_the_file(place):
             yield Steering(experiment, ledger, by=by), experiment
-        except BadName as error:
-            if not place.is_edited():
-                raise
-            fix = f"{error.fix} experiment.yaml was edited since: what is new in it is there after `p3s reload`."
-            raise BadName(error.what, fix=fix) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,18 +206,19 @@ def _carry_out(order: _Order, clear: bool) -> None:
             lifted = steer.clear([order.kind], " ".join(order.words), why=order.why)
             _print_lifted(lifted, as_json=order.json)
         else:
-            made = _give(steer, order)
-            _print_set(made, steer.open_stages(made.target), order.home, as_json=order.json)
+            _print_set(*_give(steer, order), order.home, as_json=order.json)
 
 
-def _give(steer: Steering, order: _Order) -> Override:
+def _give(steer: Steering, order: _Order) -> tuple[Override, Mapping[StageState, int]]:
+    """Gives the order; beside it, how many stages are open that it is about, by state."""
     words, value = order.words, None
     if order.kind in (OverrideKind.PRIORITY, OverrideKind.LIMIT):
         words, value = words[:-1], _number(order)
     target, for_s = " ".join(words), _for_s(order.for_)
     # Before a reason is asked for: nobody should have to think of one for what cannot be done.
     steer.check(order.kind, target, value)
-    return steer.give(order.kind, target, _asked(order.why), for_s, value)
+    stages = steer.open_stages(target)
+    return steer.give(order.kind, target, _asked(order.why), for_s, value), stages
 
 
 def _number(order: _Order) -> int:
@@ -276,20 +274,26 @@ def _print_set(made: Override, stages: Mapping[StageState, int], home: Path, *, 
     station, counts = Home(home).station(), ""
     if station is None:
         counts = " No station runs: it counts from its start."
-    elif station.is_stopped:
-        counts = f" The station is stopped by a signal: it counts when it goes on (`kill -CONT {station.pid}`)."
-    said = f"In force: {made.reason}.{until} {_about(stages)}{counts}\n  `{made.lift}` lifts it."
+    elif station.is_suspended:
+        counts = f" It counts when the station goes on: {suspended(station)}"
+    said = f"In force: {made.reason}.{until} {_about(made.kind, stages)}{counts}\n  `{made.lift}` lifts it."
     console().print(plain_text(said))
 
 
-def _about(stages: Mapping[StageState, int]) -> str:
+def _about(kind: OverrideKind, stages: Mapping[StageState, int]) -> str:
     """What there is now that a command acts on."""
     running = stages.get(StageState.RUNNING, 0)
     waiting = sum(stages.values()) - running
     if not stages:
         return "Nothing of it is open now: it is for what comes, or is asked for anew."
-    waits = f"{waiting} of its stages {'waits' if waiting == 1 else 'wait'}"
-    return f"{waits}; {running} {'runs, and goes' if running == 1 else 'run, and go'} on." if running else f"{waits}."
+    if kind is OverrideKind.DRAIN:
+        return f"Open of it now: {_stages(waiting + running)}; what belongs to units that have begun goes on."
+    told = f"Waiting of it now: {_stages(waiting)}" if waiting else "Nothing of it waits now"
+    return f"{told}; {running} at the pilots {'is' if running == 1 else 'are'} not touched." if running else f"{told}."
+
+
+def _stages(number: int) -> str:
+    return "1 stage" if number == 1 else f"{number} stages"
 
 
 def _print_lifted(lifted: Iterable[Override], *, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from p3s_prefect.core import dag
 from p3s_prefect.core.experiment import Pipeline, Stage
 from p3s_prefect.core.records import Failure, SubJobFact, Transition
-from p3s_prefect.core.states import StageState
+from p3s_prefect.core.states import StageState, SubJobState
 
 # A unit that takes its pilot down with it must not take all of them: the third loss counts as the unit's own failure.
 MOST_LOSSES = 3
@@ -32,6 +32,19 @@ class Which(StrEnum):
     """Those that failed: a new attempt of what failed, in the same pass (B3)."""
     ALL = "all"
     """All of them: what has ended is processed again in a new pass (B2)."""
+
+
+MISSING = frozenset(
+    {
+        SubJobState.PRESCALED,
+        SubJobState.SHED,
+        SubJobState.EXPIRED,
+        SubJobState.BLOCKED,
+        SubJobState.SUPERSEDED,
+        SubJobState.CANCELLED,
+    }
+)
+"""A unit that ended so has no results, and nothing of it failed: it was given up, left out, or never begun."""
 
 
 @dataclass(frozen=True, kw_only=True)

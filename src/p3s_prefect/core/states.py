@@ -80,6 +80,9 @@ MOVES: dict[StageState, frozenset[StageState]] = {
 LEFT_OUT = frozenset({_S.PRESCALED, _S.SHED})
 """Left out by chance, with a known probability of being kept: what was kept stands for it."""
 
+WITHOUT_RESULT = frozenset({_S.FAILED, _S.EXPIRED, _S.BLOCKED, _S.CANCELLED})
+"""Ended without a result for which somebody waits; what chance left out is not missed, and a fallback takes over."""
+
 TERMINAL = frozenset(_GIVEN_UP | {_S.DONE, _S.PRESCALED, _S.FAILED, _S.BLOCKED})
 
 

@@ -12,7 +12,7 @@ from p3s_prefect.core.experiment import Experiment, Floor, Order
 from p3s_prefect.core.overrides import Override, Work
 from p3s_prefect.core.plan import floor_of, needed_in_s
 from p3s_prefect.core.why_facts import Case, Queued, Reason
-from p3s_prefect.core.why_rules import ask_for, of_override, rule, station_reasons
+from p3s_prefect.core.why_rules import asked_for, of_override, rule, station_reasons
 
 
 def queue_reasons(experiment: Experiment, case: Case, stage_run_id: int, work: Work) -> Iterator[Reason]:
@@ -49,7 +49,7 @@ def queue_reasons(experiment: Experiment, case: Case, stage_run_id: int, work: W
             yield Reason(
                 why=f"{own_data.reason}, sorts what was let in, and it was left out",
                 rule=own_data.command,
-                release=f"That of a class, pipeline or stage lets more in. {ask_for(own)}",
+                release=f"That of a class, pipeline or stage lets more in. {asked_for(own)}",
             )
 
 
@@ -328,7 +328,7 @@ def _place_in_words(experiment: Experiment, case: Case, own: Queued, work: Work)
     rules = [_priority_rule(experiment, case, own)] if found.by_priority or found.turns or not found.before else []
     rules += [_order_rule(experiment, case, own.pipeline)] if found.by_order and not standby else []
     if standby:
-        release = f"It starts when a slot is left to it. {ask_for(own)}"
+        release = f"It starts when a slot is left to it. {asked_for(own)}"
     elif found.before or found.turns:
         release = "It starts when these have started and a slot is free. `p3s priority` puts it forward."
     else:

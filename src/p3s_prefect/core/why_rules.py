@@ -8,7 +8,7 @@ from enum import Enum
 
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.health import duration
-from p3s_prefect.core.overrides import Override, OverrideKind
+from p3s_prefect.core.overrides import Override, OverrideKind, Target
 from p3s_prefect.core.views import UnitRow
 from p3s_prefect.core.why_facts import Case, Queued, Reason
 from p3s_prefect.core.yaml_document import Where, dotted
@@ -38,11 +38,19 @@ def stage_rule(experiment: Experiment, pipeline: str, stage: str, key: str) -> s
     return dotted(where) if key == "steps" else rule(*where, getattr(found, key))
 
 
-def ask_for(found: UnitRow | Queued) -> str:
-    """How a unit is asked for by hand; a group's own stages come anew with the units that they are about."""
-    if found.per == "group":
-        return f"`p3s request {found.pipeline} {found.data_id} --all` processes all of its units anew, and it."
-    return f"`p3s request {found.pipeline} {found.data_id}` asks for it whatever the load."
+def in_pipeline(found: UnitRow | Queued) -> str:
+    """A unit or group in its pipeline, as commands name it."""
+    return f"{Target(pipeline=found.pipeline)} {found.data_id}"
+
+
+def asked_for(found: UnitRow | Queued, *, every: bool = False) -> str:
+    """How a unit is asked for by hand; with `every` also where it failed, or has other results."""
+    return f"`p3s request {in_pipeline(found)}{' --all' if every else ''}` asks for it whatever the load."
+
+
+def times(number: int) -> str:
+    """How often, in words."""
+    return "once" if number == 1 else f"{number} times"
 
 
 def of_override(one: Override, now: float) -> Reason:

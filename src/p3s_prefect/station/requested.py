@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +93,10 @@ class Requested:
             return await self._process(request)
         scope = await asyncio.to_thread(self._scope, request)
         reason = f"{request.kind} by {request.by}" + (f": {request.why}" if request.why else "")
-        return (await (self._retry if request.kind == RETRY else self._cancel)(scope, reason)), {}
+        if request.kind == RETRY:
+            told, _ = await self._retry(scope, reason)
+            return told, {}
+        return await self._cancel(scope, reason), {}
 
     def _scope(self, request: requests.Request) -> Scope:
         """Raises `BadName` or `NoSuchRecord` where it names nothing that exists."""
@@ -110,14 +113,16 @@ class Requested:
         scope = Scope(
             target=Target(pipeline=wanted.pipeline, group=wanted.group), units=frozenset(map(str, wanted.units))
         )
+        opened: Sequence[SubJobFact] = ()
         if wanted.which is Which.FAILED:
             try:
-                told = await self._retry(scope, f"asked for by {request.by}")
+                told, opened = await self._retry(scope, f"asked for by {request.by}")
             except NoSuchRecord as nothing:
                 told = nothing.what
         else:
-            told = await self._let_in(wanted)
-        return told, {"sub_jobs": await asyncio.to_thread(self._newest, scope)}
+            told, opened = await self._let_in(wanted)
+        newest = await asyncio.to_thread(self._newest, scope)
+        return told, {"sub_jobs": sorted({*newest, *(fact.id for fact in opened)})}
 
     def _check_data(self, wanted: ProcessAsked) -> None:
         with self.ledger.reading() as connection:
@@ -127,7 +132,7 @@ class Requested:
         with self.ledger.reading() as connection:
             return asked.newest(connection, scope)
 
-    async def _let_in(self, wanted: ProcessAsked) -> str:
+    async def _let_in(self, wanted: ProcessAsked) -> tuple[str, Sequence[SubJobFact]]:
         now, current = self.clock.now(), self.catalogue.now
         pipeline = current.experiment.pipelines[wanted.pipeline]
         found: LetIn = await self.committer.do(
@@ -147,11 +152,11 @@ class Requested:
         # What was shed while the ledger was told is not held any more.
         awake = sum(self.handout.dispatcher.ask(fact, now) for fact in found.from_standby)
         self.handout.wake()
-        return _begun(sum(fact.per == "unit" for fact in found.facts), found.pass_number, awake)
+        return _begun(sum(fact.per == "unit" for fact in found.facts), found.pass_number, awake), found.facts
 
     # --- retry and cancel ---------------------------------------------------------------------------------------
 
-    async def _retry(self, scope: Scope, reason: str) -> str:
+    async def _retry(self, scope: Scope, reason: str) -> tuple[str, Sequence[SubJobFact]]:
         """Raises `NoSuchRecord` if there is nothing to try again."""
         found = await asyncio.to_thread(self._failed, scope)
         current = [one.fact for one in found if self._is_current(one)]
@@ -159,7 +164,7 @@ class Requested:
         if not taken:
             raise _nothing_to_retry(len(found) - len(current))
         outdated = f"; {_OUTDATED}" if len(current) < len(found) else ""
-        return f"{_counted(taken)} tried again{outdated}"
+        return f"{_counted(taken)} tried again{outdated}", taken
 
     def _failed(self, scope: Scope) -> list[Found]:
         with self.ledger.reading() as connection:

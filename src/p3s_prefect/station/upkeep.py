@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import platform
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from hashlib import sha256
-from pathlib import Path
 from typing import TypeVar
 
 import psutil
@@ -21,6 +18,7 @@ from sqlalchemy import Connection
 from p3s_prefect.adapters.journal_segments import export
 from p3s_prefect.adapters.ledger.database import Lease, Ledger, acquire, renew, sign_of_life, time_of
 from p3s_prefect.adapters.store_owner import Owner, claim
+from p3s_prefect.adapters.this_machine import this_machine
 from p3s_prefect.core.errors import LeaseLost, LedgerAway, P3sError, StoreError, StoreTaken
 from p3s_prefect.core.ports import Clock, ObjectStore
 from p3s_prefect.station.committer import Committer
@@ -79,7 +77,7 @@ def claim_lease(ledger: Ledger, namespace: str, lease_s: float, watch: LeaseWatc
         return acquire(
             connection,
             namespace=namespace,
-            holder=f"{_here()}:{os.getpid()}",
+            holder=f"{this_machine()}:{os.getpid()}",
             lease_s=lease_s,
             now=time_of(connection),
             is_gone=lambda holder: silent_s > lease_s or _is_gone(holder),
@@ -193,15 +191,6 @@ async def keep_exported(ledger: Ledger, store: ObjectStore, clock: Clock, every_
         await asyncio.sleep(every_s)
 
 
-def _here() -> str:
-    """This machine, and where its processes have numbers of their own: a container may bear the machine's name."""
-    parts = [Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")]
-    with suppress(OSError):
-        number = sha256((parts[0].read_text() + str(parts[1].readlink())).encode()).hexdigest()[:8]
-        return f"{platform.node()}-{number}"
-    return platform.node()
-
-
 def _is_gone(holder: str) -> bool:
     host, _, pid = holder.rpartition(":")
-    return host == _here() and pid.isdigit() and not psutil.pid_exists(int(pid))
+    return host == this_machine() and pid.isdigit() and not psutil.pid_exists(int(pid))

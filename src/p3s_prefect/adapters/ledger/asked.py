@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, sel
 from p3s_prefect.adapters.ledger import execution
 from p3s_prefect.adapters.ledger.arrivals import Collection as Named
 from p3s_prefect.adapters.ledger.arrivals import add_sub_job, open_pass
+from p3s_prefect.adapters.ledger.open_stages import open_stage_runs
 from p3s_prefect.adapters.ledger.rows import add
 from p3s_prefect.adapters.ledger.schema import (
     arrival,
@@ -37,19 +38,9 @@ from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import NoSuchRecord
 from p3s_prefect.core.overrides import Target
 from p3s_prefect.core.records import SubJobFact, Transition, Verdict
-from p3s_prefect.core.retry import Which
+from p3s_prefect.core.retry import MISSING, Which
 from p3s_prefect.core.states import TERMINAL, StageState, SubJobState
 from p3s_prefect.core.views import UnitRow
-
-# A unit that ended so has no results, and nothing of it failed: it was given up, left out, or never begun.
-_WITHOUT_RESULTS = (
-    SubJobState.PRESCALED,
-    SubJobState.SHED,
-    SubJobState.EXPIRED,
-    SubJobState.BLOCKED,
-    SubJobState.SUPERSEDED,
-    SubJobState.CANCELLED,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,20 +89,20 @@ def open_stages(connection: Connection, scope: Scope) -> Counter[StageState]:
     """How many of its stage runs are open, by state."""
     of_stage = () if scope.target.stage is None else (stage_run.c.stage == scope.target.stage,)
     query = (
-        select(stage_run.c.state, func.count())
-        .join(sub_job, sub_job.c.id == stage_run.c.sub_job_id)
-        .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
-        .join(job, job.c.id == production_pass.c.job_id)
+        open_stage_runs(stage_run.c.state, func.count())
         .join(data_group, data_group.c.id == job.c.group_id)
-        .where(sub_job.c.settled_at.is_(None), stage_run.c.state.not_in(TERMINAL), *_conditions(scope), *of_stage)
+        .where(stage_run.c.state.not_in(TERMINAL), *_conditions(scope), *of_stage)
         .group_by(stage_run.c.state)
     )
     return Counter({StageState(state): number for state, number in connection.execute(query)})
 
 
 def newest(connection: Connection, scope: Scope) -> list[int]:
-    """The numbers of the sub-jobs that stand for their units and groups now."""
-    return [row.id for row in connection.execute(_select(scope).where(~_is_outdated()))]
+    """The numbers of the sub-jobs that stand for their units and groups now; where units are named, of these alone."""
+    query = _select(scope).where(~_is_outdated())
+    if scope.units:
+        query = query.where(sub_job.c.per == "unit")
+    return [row.id for row in connection.execute(query)]
 
 
 def take_back(connection: Connection, fact: SubJobFact, changes: Sequence[Transition], now: float) -> SubJobFact:
@@ -291,7 +282,7 @@ def _is_wanted(connection: Connection, job_id: int | None, row: Row[Any], which:
         return False
     if which is Which.ALL:
         return True
-    return which is Which.MISSING and (found.state in _WITHOUT_RESULTS or _is_damaged(connection, found.id))
+    return which is Which.MISSING and (found.state in MISSING or _is_damaged(connection, found.id))
 
 
 def _is_damaged(connection: Connection, sub_job_id: int) -> bool:

@@ -7,9 +7,10 @@ from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, or_, select
+from sqlalchemy import Connection, Row, func, or_, select
 
 from p3s_prefect.adapters.ledger.archiving import archives_of
+from p3s_prefect.adapters.ledger.open_stages import open_stage_runs
 from p3s_prefect.adapters.ledger.overrides import stops_since
 from p3s_prefect.adapters.ledger.schema import arrival, data_group, job, production_pass, stage_run, sub_job
 from p3s_prefect.adapters.ledger.views import as_arrival, select_units, with_coverage, with_stages
@@ -130,7 +131,7 @@ def _awaited(connection: Connection, row: Row[Any]) -> tuple[Awaited, ...]:
         .where(own.c.id == row.pass_id, production_pass.c.number <= own.c.number)
     )
     found = connection.execute(
-        _open_stages(sub_job.c.data_id, stage_run.c.stage, stage_run.c.state)
+        open_stage_runs(sub_job.c.data_id, stage_run.c.stage, stage_run.c.state)
         .where(sub_job.c.per == "unit", sub_job.c.pass_id.in_(passes), stage_run.c.state.not_in(TERMINAL))
         .order_by(sub_job.c.id, stage_run.c.position)
     )
@@ -167,24 +168,12 @@ def _near(connection: Connection, data_id: DataId) -> tuple[str, ...]:
 # --- everything that is open ----------------------------------------------------------------------------------------
 
 
-def _open_stages(*columns: Any) -> Select[Any]:
-    """Stage runs of open sub-jobs, which an index finds however long the history is."""
-    return (
-        select(*columns)
-        .select_from(sub_job)
-        .join(stage_run, stage_run.c.sub_job_id == sub_job.c.id)
-        .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
-        .join(job, job.c.id == production_pass.c.job_id)
-        .where(sub_job.c.settled_at.is_(None))
-    )
-
-
 def _queue(connection: Connection) -> tuple[Queued, ...]:
     other = stage_run.alias()
     tried = or_(other.c.state.in_(_BEGUN), other.c.failures > 0, other.c.losses > 0)
     begun = select(other.c.id).where(other.c.sub_job_id == sub_job.c.id, tried).exists()
     rows = connection.execute(
-        _open_stages(
+        open_stage_runs(
             stage_run.c.id,
             stage_run.c.sub_job_id,
             stage_run.c.stage,
@@ -205,7 +194,7 @@ def _queue(connection: Connection) -> tuple[Queued, ...]:
 
 
 def _running(connection: Connection) -> dict[str, int]:
-    query = _open_stages(job.c.pipeline, func.count().label("number")).where(stage_run.c.state == StageState.RUNNING)
+    query = open_stage_runs(job.c.pipeline, func.count().label("number")).where(stage_run.c.state == StageState.RUNNING)
     found: defaultdict[str, int] = defaultdict(int)
     for row in connection.execute(query.group_by(job.c.pipeline)):
         found[row.pipeline] = row.number
