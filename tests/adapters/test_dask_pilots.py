@@ -132,9 +132,12 @@ async def handed_over(pilots: DaskPilots, wanted: StageOrder) -> None:
 
 
 async def test_slots_come_and_go(cluster: Cluster, pilots: DaskPilots) -> None:
-    """P12: each worker that appears or vanishes is noticed, and told."""
+    """P12: each worker that appears or vanishes is noticed, and told; none spends time on profiles of itself."""
     await slots(cluster, pilots, 2)
     assert pilots.changed.is_set()
+    assert pilots._client is not None
+    told = await pilots._client.run(lambda dask_worker: "profile" in dask_worker.periodic_callbacks)
+    assert list(told.values()) == [False, False]
     pilots.changed.clear()
     cluster.kill_worker()
     await until(lambda: pilots.slots() == 1)
