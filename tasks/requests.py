@@ -98,7 +98,7 @@ async def await_answer(asked_for: Asked) -> requests.Request:
 async def await_end(asked_for: Asked, answer: requests.Request) -> tuple[UnitRow, ...]:
     """What became of the units and groups that were asked for, once all have ended; shows progress meanwhile.
 
-    A ledger that is away is waited for: the units go on.
+    A ledger that is away is waited for: the units go on. Where the configuration changes they do so in another pass.
     """
     numbers = [int(number) for number in answer.detail.get("sub_jobs", ())]
     progress = _Progress()
@@ -106,6 +106,10 @@ async def await_end(asked_for: Asked, answer: requests.Request) -> tuple[UnitRow
         while True:
             still_open = await _patiently(_still_open, ledger, numbers)
             if not still_open:
+                successors = await _patiently(_followed, ledger, numbers)
+                if successors != numbers:
+                    numbers = successors
+                    continue
                 await progress.end()
                 return await _patiently(_outcome, ledger, numbers)
             await progress.tell(100.0 * (1 - still_open / len(numbers)))
@@ -230,6 +234,11 @@ def _look_up(ledger: Ledger, number: int) -> requests.Request:
 def _still_open(ledger: Ledger, numbers: Iterable[int]) -> int:
     with ledger.reading() as connection:
         return asked.count_open(connection, numbers)
+
+
+def _followed(ledger: Ledger, numbers: Iterable[int]) -> list[int]:
+    with ledger.reading() as connection:
+        return asked.followed(connection, numbers)
 
 
 def _outcome(ledger: Ledger, numbers: Iterable[int]) -> tuple[UnitRow, ...]:

@@ -157,8 +157,9 @@ class Bookkeeping:
 
         Raises:
             BadName: there is no such state or pipeline.
+            NoSuchRecord: there is no such group.
         """
-        self.read(views.check_filters, self.experiment.pipelines, state=state, pipeline=pipeline)
+        self.read(views.check_filters, self.experiment.pipelines, state=state, pipeline=pipeline, group=group)
         rows = self.read(views.units, state=state, pipeline=pipeline, group=group, limit=limit)
         now = time.time()
         return _frame({**_flat(row), **_seconds(row, now)} for row in rows)

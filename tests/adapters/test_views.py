@@ -274,6 +274,8 @@ def test_files_that_were_kept_out(seen_ledger: Ledger, fill: Fill) -> None:
 def test_outcomes_count_what_settled_lately(seen_ledger: Ledger, fill: Fill) -> None:
     """P19: what was left out on purpose, what is open and what is long ago do not count."""
 
+    by_hand = "run=1 subrun=3"
+
     def write(rows: Rows) -> None:
         pass_id = rows.production_pass(rows.group("run=1"), "dqm")
         for number, state in enumerate(("done", "expired", "failed", "done", "prescaled", "arrived")):
@@ -282,6 +284,7 @@ def test_outcomes_count_what_settled_lately(seen_ledger: Ledger, fill: Fill) -> 
         rows.unit(pass_id, "run=1 subrun=9", state="failed", at=T0 - 3700)
         for number in (6, 7):
             rows.unit(pass_id, f"run=1 subrun={number}", state="shed", at=T0 - number)
+        rows.connection.execute(update(schema.sub_job).where(schema.sub_job.c.data_id == by_hand).values(asked_at=T0))
 
     fill(write)
     with seen_ledger.reading() as connection:
@@ -289,6 +292,7 @@ def test_outcomes_count_what_settled_lately(seen_ledger: Ledger, fill: Fill) -> 
         later = views.outcomes(connection, now=T0 + 10_000)
     assert (found.done, found.failed, found.expired, found.blocked) == (2, 1, 1, 0)
     assert (found.shed, found.shed_s, later.shed, later.shed_s) == (2, pytest.approx(13.0), 0, math.inf)
+    assert (found.asked, later.asked) == (1, 0)
     assert found.latest == ("done", "failed", "expired", "done")
     assert found.reason == "reason 2"
     assert (later.done, later.lost, later.latest, later.reason) == (0, 0, (), "")
@@ -297,7 +301,9 @@ def test_outcomes_count_what_settled_lately(seen_ledger: Ledger, fill: Fill) -> 
 def test_what_selects_nothing_is_refused_with_what_there_is(seen_ledger: Ledger, fill: Fill) -> None:
     fill(_runs)
     with seen_ledger.reading() as connection:
-        views.check_filters(connection, ["quality"], state="expected", pipeline="dqm")
+        views.check_filters(connection, ["quality"], state="expected", pipeline="dqm", group="run=1")
+        with pytest.raises(NoSuchRecord, match="no group run=77\n  `p3s list groups`"):
+            views.check_filters(connection, ["quality"], group="run=77")
         with pytest.raises(BadName, match="prescaled"):
             views.check_filters(connection, [], state="bogus")
         with pytest.raises(BadName, match="Give one of: dqm, quality"):

@@ -317,7 +317,8 @@ def test_what_is_stopped_says_by_whom_why_and_until_when(
     books.take()
     books.order(kind, expires_at=NOW + 3600, **target)
     books.at += 120
-    (reason,) = books.stage().reasons
+    reason, deadline = books.stage().reasons
+    assert deadline.why == "its deadline passed 60 s ago"
     assert reason.why == f'{does} since 08:00:00 UTC (2 min ago): "beam studies"'
     command = f"p3s release {Target(**target)}"
     assert reason.release == f"`{command}` lifts it. At 09:00:00 UTC it ends by itself."
@@ -327,10 +328,12 @@ def test_what_a_breaker_has_paused(books: Books) -> None:
     """B12, V17: that it was the breaker, and why."""
     books.take()
     books.do(breakers.write, "dqm", BreakerState.OPEN, "5 of 6 stages failed", NOW)
-    (reason,) = books.stage().reasons
+    reason, deadline = books.stage().reasons
     assert (
         'it is paused, as a part of dqm, by breaker since 08:00:00 UTC (0 ms ago): "5 of 6 stages failed"' in reason.why
     )
+    assert reason.rule == "pipelines.dqm.breaker"
+    assert (deadline.why, deadline.release) == ("its deadline is in 60 s", "If it has not started then, it expires.")
     assert "`p3s release dqm`" in reason.release
     books.do(breakers.write, "dqm", BreakerState.HALF_OPEN, "one at a time", NOW)
     fact = books.take(1)
@@ -412,6 +415,16 @@ def test_what_is_held(books: Books) -> None:
     reason = books.reason()
     assert reason.why.startswith("it is held, as a part of run=1 subrun=0, by anna since 08:00:00 UTC")
     assert reason.release == "`p3s release run=1 subrun=0` lifts it."
+    # Whoever releases it shall know what it waits for then.
+    books.order(OverrideKind.PAUSE, pipeline="dqm")
+    books.order(OverrideKind.HOLD)
+    assert [one.rule for one in books.stage().reasons[:3]] == [
+        "p3s hold run=1 subrun=0",
+        "p3s hold all",
+        "p3s pause dqm",
+    ]
+    books.lift(OverrideKind.PAUSE, pipeline="dqm")
+    books.lift(OverrideKind.HOLD)
     _, deadline = books.stage().reasons
     assert (deadline.why, deadline.rule) == ("its deadline is in 60 s", "pipelines.dqm.stages.quick.deadline_s: 60")
     books.at += 90
@@ -592,7 +605,7 @@ def test_nothing_is_advised_about_a_pass_that_is_over(books: Books) -> None:
     assert fact is not None
     with books.ledger.transaction() as connection:
         _again_in_a_new_pass(connection, books, fact)
-    assert books.reason(pass_number=0).release.startswith("It goes on in pass 1: `p3s why run=1 subrun=0 --pass 1`.")
+    assert books.reason(pass_number=0).release.startswith("It is in pass 1 now: `p3s why run=1 subrun=0 --pass 1`.")
     stream = {"directory": "incoming", "pattern": "{run}_{subrun}", "dataset_type": "raw"}
     other = {"alerts": {"stages": {"alert": _stage("alert")}}}
     books.experiment = declared(pipelines=other, streams={"raw": stream | {"rules": [{"pipelines": ["alerts"]}]}})
@@ -637,7 +650,7 @@ def test_expired_tells_the_deadline_and_how_late(books: Books) -> None:
     books.at += 75
     books.move(fact, "quick", _S.QUEUED, _S.EXPIRED, "its deadline passed while it waited")
     reason = books.reason()
-    assert reason.why == "its deadline passed while it waited, and was given up 15 s after its deadline"
+    assert reason.why == "its deadline passed while it waited; it was given up 15 s after its deadline"
     assert reason.rule == "pipelines.dqm.stages.quick.deadline_s: 60"
     assert "More pilots" in reason.release
 
@@ -742,7 +755,8 @@ def test_superseded_and_done(books: Books) -> None:
     fact = books.take()
     assert fact is not None
     books.finish(fact)
-    assert books.reason().why == "its results are published"
+    show = "`p3s show run=1 subrun=0 --pipeline dqm --pass 0` lists them."
+    assert books.reason() == Reason(why="its results are published", release=show)
     books.move(fact, "deep", _S.WAITING, _S.SUPERSEDED, "deep-lite took over")
     assert books.reason("deep").why == "deep-lite took over"
 
@@ -777,7 +791,7 @@ def test_cancelled_says_where_it_goes_on(books: Books) -> None:
     assert (newest.pass_number, newest.others) == (1, ((0, "cancelled"),))
     old = books.reason(pass_number=0)
     assert old.why == reason
-    assert "goes on in pass 1" in old.release
+    assert "It is in pass 1 now" in old.release
 
 
 def _again_in_a_new_pass(connection: Connection, books: Books, fact: SubJobFact) -> None:

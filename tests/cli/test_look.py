@@ -188,6 +188,13 @@ def test_show_takes_dimensions_in_any_order_and_knows_their_names(home: Home) ->
         _run(home, "show", "subrun=0", "run=1")
 
 
+def test_show_takes_a_pipeline_as_other_commands_do(home: Home) -> None:
+    """Before the data, or as an option."""
+    assert _run(home, "show", "quality", "run=1 part=0") == _run(home, "show", "run=1 part=0", "--pipeline", "quality")
+    with pytest.raises(BadName):
+        _run(home, "show", "nope", "run=1 part=0")
+
+
 @pytest.mark.parametrize("data_id", ["run=1", "run=1 part=0"])
 @pytest.mark.parametrize("chosen", [("--pipeline", "nope"), ("--pass", "7")])
 def test_show_names_pipelines_and_passes_that_there_are(home: Home, data_id: str, chosen: tuple[str, str]) -> None:

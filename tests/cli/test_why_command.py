@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import typer
 from ledger_rows import Rows, StoredBytes
+from rich.console import Console
 from typer.testing import CliRunner
 
 from p3s_prefect.adapters.home import Home
-from p3s_prefect.cli.why import why
+from p3s_prefect.cli.why import _print_line, why
 from p3s_prefect.core.errors import BadName, LedgerError, NoSuchRecord
 
 _EXPERIMENT = Path(__file__).parent.parent / "core" / "good_experiment.yaml"
@@ -19,6 +21,14 @@ _HOSTILE = "\x1b]0;owned\x07[bold red]name[/]"
 
 commands = typer.Typer()
 commands.command("why")(why)
+
+
+def test_a_command_to_be_copied_stays_on_its_line() -> None:
+    """B12: as narrow as the terminal may be, it wraps by itself."""
+    command = "`p3s request waveform-dqm run=2008 subrun=3` asks for it whatever the load."
+    out = StringIO()
+    _print_line(Console(file=out, width=30), command, 6)
+    assert out.getvalue() == f"      {command}\n"
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_it_opens_when_enough_have_failed_and_says_why() -> None:
     assert not any(circuit.ended(end(run, run)) for run in range(4))
     assert circuit.ended(end(4, 4))
     assert (circuit.state, circuit.since) == (OPEN, T0 + 4)
-    assert circuit.why == "5 of 6 stages failed in the last 10 min; the newest, quick: it failed in 4"
+    assert circuit.why == "5 of the last 6 stages failed, within 10 min; the newest, quick: it failed in 4"
 
 
 def test_few_failures_among_many_good_ends_do_not_open_it() -> None:

@@ -92,6 +92,15 @@ def test_phases_cover_the_time_once(unit: UnitRow, now: float) -> None:
     assert all(phase.ended_at >= phase.started_at for phase in found)
 
 
+def test_what_is_asked_for_by_hand_has_not_waited_for_its_data() -> None:
+    """They came long before; its time counts from then on, as its deadlines do."""
+    unit = replace(_unit(0.0, 500.0, None, []), asked_at=500.0)
+    assert [(one.kind, one.seconds) for one in phases(unit, now=600.0)] == [
+        (PhaseKind.ARRIVAL, 0.0),
+        (PhaseKind.WAITING, 100.0),
+    ]
+
+
 def test_phases_of_a_unit_with_a_second_try() -> None:
     steps = (StepSpan(step="work", started_at=6.0, ended_at=8.0),)
     first = _attempt(0, 2.0, 3.0, 4.0, None)

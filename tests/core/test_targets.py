@@ -155,6 +155,9 @@ FIRST, FEWER = _given(OverrideKind.PRIORITY, 9), _given(OverrideKind.LIMIT, 1)
         ("queued", LEFT_OUT, [PAUSE], PAUSE.reason),
         ("queued", "", [FIRST], FIRST.reason),
         ("held", HOLD.reason, [HOLD], HOLD.reason),
+        ("held", HOLD.reason, [PAUSE, HOLD], HOLD.reason),
+        ("held", HOLD.reason, [HOLD, PAUSE], HOLD.reason),
+        ("running", "", [FIRST], ""),
         # It was lifted, and no station has seen that.
         ("held", HOLD.reason, [], ""),
     ],

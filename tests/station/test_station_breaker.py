@@ -62,7 +62,7 @@ async def test_it_pauses_itself_others_go_on_and_a_canary_closes_it(new_site: Ne
         await fail(site, running, range(4))
         (given,) = site.read(overrides.in_force)
         assert (given.effect, given.by) == ("pause of dqm", BREAKER)
-        assert "stages failed in the last 10 min; the newest, quick: " in given.why
+        assert "stages failed, within 10 min; the newest, quick: " in given.why
         site.arrive(7, run=2)
         await site.until(lambda: site.units().get("run=2 subrun=7") == "done", "the other pipeline goes on")
         site.arrive(8)

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 from sites import NewSite, Site, declare, obey, total
 from sqlalchemy import update
+from supervised import begin
 from typer.testing import CliRunner, Result
 
 from p3s_prefect.adapters.ledger import requests, schema
 from p3s_prefect.adapters.ledger.weighted_rows import group_values
+from p3s_prefect.adapters.steering import Steering
 from p3s_prefect.cli.commands import commands
 from p3s_prefect.core.asking import ProcessAsked
 from p3s_prefect.core.errors import NoSuchRecord
@@ -127,7 +129,7 @@ async def test_missing_units_are_processed_though_the_prescale_left_them_out(new
         left_out = [unit for unit, state in site.units().items() if state == "prescaled"]
         assert 0 < len(left_out) < 8
         answer = await process(site)
-        assert answer.answer == f"{len(left_out)} units begin in pass 1"
+        assert answer.answer == f"{len(left_out)} units begin in pass 1; left as they are: {8 - len(left_out)} done"
         await site.until_settled(9 + len(left_out) + 1)
         assert len(answer.detail["sub_jobs"]) == 9
         assert set(site.units().values()) == {"done"}
@@ -193,6 +195,40 @@ async def test_a_request_is_typed(new_site: NewSite) -> None:
     assert site.units()["run=1 subrun=0"] == "done"
     (asked,) = [row for row in site.rows(schema.request) if row.why == "is wanted"]
     assert (asked.asked_by, asked.is_granted) == ("ana", True)
+
+
+async def test_what_was_asked_for_stays_asked_for_when_the_configuration_changes(new_site: NewSite) -> None:
+    """P10, V23: its deadlines count from the beginning of the new pass, and who waits for it waits for that one."""
+    stages = {"quick": {"steps": [obey("quick")], "deadline_s": 600}}
+    site = new_site(declare(stages))
+    async with site.running(slots=2) as running:
+        site.arrive(0, age_s=3600)
+        await site.until_settled(1)
+        assert site.units()["run=1 subrun=0"] == "expired"
+        steering = Steering(site.experiment, site.ledger, by="ana")
+        steering.pause("dqm", why="so that it waits")
+        await running.until_steered()
+        waiting = begin("request", "run=1", "--wait", "--home", str(site.path))
+        await site.until(lambda: len(site.rows(schema.sub_job)) == 2, "the request let in")
+        again = await process(site)
+        assert again.answer == "nothing to begin: 1 under way or waiting"
+    complaints = waiting.stderr
+    assert complaints is not None
+    assert await asyncio.to_thread(lambda: any("no station runs here" in line for line in complaints))
+    site.declare(declare({"quick": stages["quick"] | {"priority": 1}}))
+    steering.release("dqm")
+    async with site.running(slots=2):
+        await site.until_done(1)
+        said, complained = await asyncio.to_thread(waiting.communicate)
+    assert waiting.returncode == 0, complained
+    assert said.splitlines()[0] == "1 unit begins in pass 1."
+    assert said.splitlines()[1].startswith("It waits, as a part of dqm: pause of dqm by ")
+    assert said.splitlines()[2:] == ["Ended: 1 done."]
+    assert "It goes on." in complained
+    assert [row.state for row in site.rows(schema.sub_job)] == ["expired", "cancelled", "done"]
+    first, *later = (row.asked_at for row in site.rows(schema.sub_job))
+    assert first is None
+    assert None not in later
 
 
 async def test_who_asks_for_units_waits_for_these_and_what_is_made_anew_with_them(

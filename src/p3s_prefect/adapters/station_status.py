@@ -42,7 +42,7 @@ def station_status(home: Home) -> dict[str, Any]:
     """
     address = home.station()
     if address is None:
-        raise _absent(home)
+        raise absent(home)
     if address.is_suspended:
         raise suspended(address)
     token = Settings().token
@@ -106,7 +106,7 @@ def _told(experiment: Experiment, rows: Sequence[HealthRow]) -> dict[str, Any]:
     }
 
 
-def _absent(home: Home) -> ServiceError:
+def absent(home: Home) -> ServiceError:
     """Why there is no station, and what to do about it."""
     services = Services(home)
     if services.pid() is not None:

@@ -71,7 +71,7 @@ def status(home: HomeOption = Path(), as_json: JsonOption = False) -> None:
     )
     for row in rows:
         if row["status"] != "ok":
-            out.print(plain_text(f"\n{row['name']}: {row['cause']}.\n  {row['action']}"))
+            out.print(plain_text(f"\n{row['name']}: {row['cause']}.\n  {row['action']}"), soft_wrap=True)
     out.print()
     if found.get("overrides"):  # a station of an earlier version tells none
         out.print(in_force_table(found["overrides"], time.time()), "", sep="\n")
@@ -119,7 +119,7 @@ def list_(
     given = {"--state": in_state, "--pipeline": pipeline, "--group": group, "--subject": subject}
     _refuse_others(what, {name for name, value in (given | {"--kept-out": kept_out or None}).items() if value})
     with open_experiment(home) as books:
-        books.read(views.check_filters, books.experiment.pipelines, state=in_state, pipeline=pipeline)
+        books.read(views.check_filters, books.experiment.pipelines, state=in_state, pipeline=pipeline, group=group)
         rows: tuple[Any, ...]
         match what:
             case What.UNITS:
@@ -143,7 +143,7 @@ def list_(
 
 
 def show(
-    data_id: Annotated[list[str], typer.Argument(help="Such as: run=2008 subrun=3")],
+    data_id: Annotated[list[str], typer.Argument(help="Such as: run=2008 subrun=3, or waveform-dqm run=2008 subrun=3")],
     home: HomeOption = Path(),
     pipeline: Annotated[str | None, typer.Option(help="In this pipeline.")] = None,
     pass_number: Annotated[int | None, typer.Option("--pass", help="In this pass; default: the newest.")] = None,
@@ -151,7 +151,11 @@ def show(
 ) -> None:
     """Show all about one unit or group: states, attempts and their reasons, times, results, journal."""
     with open_experiment(home) as books:
-        name = books.named(" ".join(data_id))
+        pieces = " ".join(data_id).split()
+        if pieces[0] in books.experiment.pipelines and pipeline is None:
+            # As the other commands name it.
+            pipeline = pieces.pop(0)
+        name = books.named(" ".join(pieces))
         group, unit = books.read_about(
             name, result_views.group_or_unit, name, pipeline=pipeline, pass_number=pass_number
         )
@@ -222,7 +226,7 @@ def _units(rows: tuple[UnitRow, ...], now: float) -> Table:
                 row.data_id,
                 f"{row.pipeline}/{row.pass_number}" if row.pass_number else row.pipeline,
                 state(row.activity),
-                duration((now if row.settled_at is None else row.settled_at) - row.taken_at),
+                duration((now if row.settled_at is None else row.settled_at) - row.counts_from),
                 ago(row.arrived_at, now),
                 row.reason,
             )

@@ -51,7 +51,6 @@ def process(
     as_json: JsonOption = False,
 ) -> None:
     """Process files here, without a station: Prefect runs and shows it, Dask computes."""
-    Console(stderr=True).print(f"{len(files)} files; starting Prefect takes some seconds")
     # Imported here, and Prefect later still: mistakes are told within a second.
     from p3s_prefect.station.planning import check_pipelines, select_files
     from p3s_prefect.station.production import check_no_station
@@ -61,6 +60,7 @@ def process(
     check_no_station(at)
     check_pipelines(experiment, pipeline or [])
     seen = select_files(at.path, experiment, files)
+    Console(stderr=True).print(f"{_number(len(seen))}; starting Prefect takes some seconds")
     asked = _Asked(home=at, experiment=experiment, seen=seen, pipelines=pipeline or [])
     before = {row.stage_run_id for row in asked.stages() if row.state == StageState.DONE}
     signal.signal(signal.SIGTERM, _interrupt)
@@ -95,6 +95,10 @@ class _Asked:
                 return selected.of_units(connection, [arrival.data_id for arrival in self.seen], self.pipelines)
         finally:
             ledger.close()
+
+
+def _number(files: int) -> str:
+    return "1 file" if files == 1 else f"{files} files"
 
 
 def _interrupt(*_: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from rich.console import Console
 from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import asked, requests
 from p3s_prefect.adapters.ledger.database import Ledger
-from p3s_prefect.adapters.steering import user
+from p3s_prefect.adapters.station_status import absent, suspended
+from p3s_prefect.adapters.steering import Steering, user
 from p3s_prefect.cli.asking import await_answer, in_words_of_the_file, require_station, station_ledger
 from p3s_prefect.cli.options import HomeOption, JsonOption
 from p3s_prefect.cli.output import console, plain_text, print_json, state, table
@@ -23,7 +25,7 @@ from p3s_prefect.cli.steer import ByOption
 from p3s_prefect.core.asking import PROCESS, ProcessAsked, check_asked
 from p3s_prefect.core.errors import BadName, LedgerAway, ServiceError
 from p3s_prefect.core.experiment import Experiment
-from p3s_prefect.core.overrides import Target
+from p3s_prefect.core.overrides import Controls, Target, Work
 from p3s_prefect.core.retry import Which
 from p3s_prefect.core.states import WITHOUT_RESULT
 from p3s_prefect.core.targets import read_target
@@ -35,6 +37,8 @@ waveform-dqm run=2008, 'waveform-dqm run=2008 subrun=3'."""
 _LOOK_EVERY_S = 0.5
 # What fits on a screen; `p3s list units` has all.
 _MOST_ROWS = 20
+# As shells have it.
+_INTERRUPTED = 128 + signal.SIGINT
 
 
 def request(
@@ -68,9 +72,14 @@ def request(
         answered = await_answer(ledger, PROCESS, by=by or user(), why=why, detail=wanted.detail())
         if not answered.is_granted and not as_json:
             raise ServiceError(f"nothing is processed: {answered.answer}")
+        stops = _stops(experiment, wanted, Steering(experiment, ledger).controls())
         if not as_json:
-            console().print(plain_text(f"{answered.answer}."))
-        ended = _await_end(place, ledger, answered) if wait else ()
+            console().print(plain_text("\n".join([f"{answered.answer}.", *stops])), soft_wrap=True)
+        try:
+            ended = _await_end(place, ledger, answered) if wait else ()
+        except KeyboardInterrupt:
+            Console(stderr=True).print("Not waited for any more; what was asked for goes on.")
+            raise typer.Exit(_INTERRUPTED) from None
     missing = [unit for unit in ended if unit.state in WITHOUT_RESULT]
     is_well = bool(answered.is_granted) and not missing
     if as_json:
@@ -85,7 +94,7 @@ def request(
 
 
 def _wanted(experiment: Experiment, words: Sequence[str], which: Which) -> ProcessAsked:
-    target = read_target(words, experiment)
+    target = read_target(words, experiment, "pipeline, and a group or a unit of it")
     group = " ".join(f"{dimension}=..." for dimension in experiment.instrument.group)
     fix = f"Name a pipeline, and a group or a unit of it, such as {next(iter(experiment.pipelines))} {group}."
     if target.work_class is not None:
@@ -107,6 +116,24 @@ def _wanted(experiment: Experiment, words: Sequence[str], which: Which) -> Proce
     return check_asked(ProcessAsked(pipeline=pipeline, group=own_group, units=units, which=which), experiment)
 
 
+def _stops(experiment: Experiment, wanted: ProcessAsked, controls: Controls) -> list[str]:
+    """What keeps all of it from starting, by command."""
+    pipeline = experiment.pipelines[wanted.pipeline]
+    unit = wanted.units[0] if len(wanted.units) == 1 else None
+    works = [
+        Work(
+            work_class=pipeline.work_class,
+            pipeline=wanted.pipeline,
+            stage=stage,
+            group=wanted.group,
+            unit=unit if declared.per == "unit" else None,
+        )
+        for stage, declared in pipeline.stages.items()
+    ]
+    found = dict.fromkeys(one for work in works for one in controls.acting_on(work) if one.stops)
+    return [f"It waits, as a part of {one.target}: {one.reason}. `{one.lift}` lifts it." for one in found]
+
+
 def _await_end(place: Home, ledger: Ledger, answered: requests.Request) -> tuple[UnitRow, ...]:
     """What became of the units and groups that were asked for, once all have ended.
 
@@ -119,25 +146,26 @@ def _await_end(place: Home, ledger: Ledger, answered: requests.Request) -> tuple
             try:
                 with ledger.reading() as connection:
                     still_open = asked.count_open(connection, numbers)
-                    if not still_open:
+                    successors = numbers if still_open else asked.followed(connection, numbers)
+                    if not still_open and successors == numbers:
                         return asked.outcome(connection, numbers)
+                numbers = successors
                 tell("processing", len(numbers) - still_open, len(numbers))
                 trouble = _trouble(place)
             except LedgerAway as error:
                 trouble = f"{error.what}; it is waited for"
-            if trouble and trouble != told:
-                Console(stderr=True, soft_wrap=True).print(plain_text(trouble))
+            if trouble != told:
+                Console(stderr=True, soft_wrap=True).print(plain_text(trouble or "It goes on."))
             told = trouble
             time.sleep(_LOOK_EVERY_S)
 
 
 def _trouble(place: Home) -> str:
-    """Why nothing goes on at the moment, if the station is not there to go on."""
-    try:
-        require_station(place, "`p3s up` starts it again; what was asked for goes on then.")
-    except ServiceError as error:
-        return str(error)
-    return ""
+    """Why nothing goes on at the moment, if the station is not there to go on; what was asked for stays asked for."""
+    address = place.station()
+    if address is None:
+        return str(absent(place))
+    return str(suspended(address)) if address.is_suspended else ""
 
 
 def _print(ended: Sequence[UnitRow], missing: Sequence[UnitRow]) -> None:

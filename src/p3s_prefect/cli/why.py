@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
 from p3s_prefect.api import open_experiment
@@ -80,7 +79,8 @@ def _print_reasons(out: Console, reasons: Iterable[Reason], *, indent: int) -> N
 
 
 def _print_line(out: Console, text: str, indent: int, style: str = "") -> None:
-    out.print(Padding(plain_text(text), (0, 0, 0, indent), expand=False), style=style)
+    # Not wrapped here: a command that is broken over two lines cannot be copied.
+    out.print(plain_text(" " * indent + text), style=style, soft_wrap=True)
 
 
 def _sentence(text: str) -> str:

@@ -133,7 +133,7 @@ class Circuit:
         self._enter(
             BreakerState.OPEN,
             end.at,
-            f"{failed} of {ends} stages failed in the last {lately}; the newest, {end.stage}: {end.trouble}",
+            f"{failed} of the last {ends} stages failed, within {lately}; the newest, {end.stage}: {end.trouble}",
         )
         return True
 

@@ -51,7 +51,7 @@ def phases(unit: UnitRow, now: float) -> tuple[Phase, ...]:
     arrival = Phase(
         kind=PhaseKind.ARRIVAL,
         label="waited for arrival",
-        started_at=min(unit.taken_at, unit.arrived_at),
+        started_at=min(unit.counts_from, unit.arrived_at),
         ended_at=unit.arrived_at,
     )
     found = [arrival, *_timeline(unit.arrived_at, end, spans)]

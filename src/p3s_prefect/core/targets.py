@@ -26,16 +26,20 @@ from p3s_prefect.core.overrides import (
 from p3s_prefect.core.states import StageState
 from p3s_prefect.core.views import UnitRow
 
+_KINDS = f"pipeline, PIPELINE/STAGE, {CLASS_PREFIX}NAME, group, unit, or {EVERYTHING!r}"
 
-def read_target(words: Iterable[str], experiment: Experiment) -> Target:
+
+def read_target(words: Iterable[str], experiment: Experiment, kinds: str = _KINDS) -> Target:
     """What the words of a command name; whether a group or unit exists, only the ledger knows.
+
+    `kinds` is what a command can be about, for whoever has named something else.
 
     Raises:
         BadName: they name nothing that the experiment has, or contradict each other.
     """
     pieces = [piece for word in words for piece in word.split()]
     if not pieces:
-        raise BadName("nothing is named", fix=f"Name a {_KINDS}.")
+        raise BadName("nothing is named", fix=f"Name a {kinds}.")
     data = [piece for piece in pieces if "=" in piece]
     names = [piece for piece in pieces if "=" not in piece]
     if len(names) > 1:
@@ -44,7 +48,7 @@ def read_target(words: Iterable[str], experiment: Experiment) -> Target:
         if data:
             raise BadName(f"{EVERYTHING!r} together with {' '.join(data)}", fix=f"Leave {EVERYTHING!r} out.")
         return Target()
-    target = _read_name(names[0], experiment) if names else Target()
+    target = _read_name(names[0], experiment, kinds) if names else Target()
     return _with_data(target, data, experiment) if data else target
 
 
@@ -94,19 +98,23 @@ def explained(units: Iterable[UnitRow], experiment: Experiment, controls: Contro
 
 BEGUN = frozenset({StageState.RUNNING, StageState.DONE, StageState.FAILED})
 """States of a stage run that show that its unit has begun."""
-_KINDS = f"pipeline, PIPELINE/STAGE, {CLASS_PREFIX}NAME, group, unit, or {EVERYTHING!r}"
 
 
 def _explained(unit: UnitRow, acting: Sequence[Override]) -> UnitRow:
     if unit.settled_at is not None or unit.reason:
         return unit
+    if unit.activity == StageState.RUNNING:
+        # What acts on its later stages keeps it from nothing now.
+        return unit
+    if unit.activity == StageState.HELD:
+        acting = [one for one in acting if one.kind is OverrideKind.HOLD]
     told = [one.reason for one in acting[:1]]
     if not (acting and acting[0].stops) and unit.activity != StageState.HELD:
         told = [stage.reason for stage in unit.stages if stage.state == unit.activity and stage.reason][:1] + told
     return replace(unit, reason="; ".join(told))
 
 
-def _read_name(name: str, experiment: Experiment) -> Target:
+def _read_name(name: str, experiment: Experiment, kinds: str) -> Target:
     if name.startswith(CLASS_PREFIX):
         work_class = name.removeprefix(CLASS_PREFIX)
         _require(work_class, classes_of(experiment), "class")
@@ -116,7 +124,7 @@ def _read_name(name: str, experiment: Experiment) -> Target:
         fix = did_you_mean(pipeline, experiment.pipelines)
         if pipeline in classes_of(experiment):
             fix = f"A class is named as {CLASS_PREFIX}{pipeline}. {fix}"
-        raise BadName(f"there is no pipeline {pipeline[:120]!r}", fix=f"{fix} Name a {_KINDS}.")
+        raise BadName(f"there is no pipeline {pipeline[:120]!r}", fix=f"{fix} Name a {kinds}.")
     if slash:
         _require(stage, tuple(experiment.pipelines[pipeline].stages), f"stage of {pipeline}:")
     return Target(pipeline=pipeline, stage=stage if slash else None)

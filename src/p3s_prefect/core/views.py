@@ -76,6 +76,8 @@ class UnitRow:
     """Why it is in this state; empty where there is nothing to explain."""
     taken_at: float
     arrived_at: float
+    asked_at: float | None = None
+    """When somebody asked for it by hand; None of what came by itself."""
     queued_at: float | None
     """When its first stage was queued."""
     started_at: float | None
@@ -86,6 +88,11 @@ class UnitRow:
     """When its last results became visible."""
     settled_at: float | None
     stages: tuple[StageRow, ...]
+
+    @property
+    def counts_from(self) -> float:
+        """From when on its time counts, and its deadlines: from the data being taken, or from being asked for."""
+        return self.taken_at if self.asked_at is None else self.asked_at
 
     @property
     def activity(self) -> str:

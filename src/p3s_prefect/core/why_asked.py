@@ -27,7 +27,7 @@ def asked_why(experiment: Experiment, words: str) -> Asked:
     Raises:
         BadName: they name no unit and no group, or what the experiment does not have.
     """
-    target = read_target([words], experiment)
+    target = read_target([words], experiment, "unit or a group, alone or after a pipeline or PIPELINE/STAGE")
     data_id = target.unit or target.group
     if data_id is None or target.work_class is not None:
         raise BadName(

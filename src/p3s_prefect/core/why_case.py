@@ -34,7 +34,7 @@ class StageCase:
     @property
     def counts_from(self) -> float:
         """From when on its deadlines count."""
-        return self.unit.taken_at if self.found.asked_at is None else self.found.asked_at
+        return self.unit.counts_from
 
     @property
     def stage(self) -> Stage | None:

@@ -21,11 +21,13 @@ _MOST_OF_IT = 0.5
 
 
 def _done(asked: StageCase) -> Iterator[Reason]:
-    yield Reason(why="its results are published", release=f"`p3s show {asked.unit.data_id}` lists them.")
-    u, q = asked.found.u, asked.run.q
+    unit, u, q = asked.unit, asked.found.u, asked.run.q
+    show = f"p3s show {unit.data_id} --pipeline {unit.pipeline} --pass {unit.pass_number}"
+    yield Reason(why="its results are published", release=f"`{show}` lists them.")
     if u >= q:
+        how = "ran as a slot was left" if unit.asked_at is None else "was asked for by hand"
         yield Reason(
-            why=f"overload had left it out, as its number {u:.4g} is not below {q:.4g}, and it ran as a slot was left",
+            why=f"overload had left it out, as its number {u:.4g} is not below {q:.4g}, and it {how}",
             rule=rule("classes", asked.work_class, "shed", True),
             release="Nothing: chance decides once. It has the weight 0 in trends and totals, and stands for no others.",
         )
@@ -114,7 +116,7 @@ def _expired(asked: StageCase) -> Iterator[Reason]:
     if deadline_s is not None and ended_at is not None:
         left_s = asked.counts_from + deadline_s - ended_at
         told = f"{duration(-left_s)} after" if left_s < 0 else f"{duration(left_s)} before"
-        late = f", and was given up {told} its deadline"
+        late = f"; it was given up {told} its deadline"
     # Asked for while something stops it, it would wait and expire again.
     release = ("Once nothing stops it: " if any(found[2] for found in stops) else "") + _anew(asked)
     if deadline_s is None or sum(found[1] for found in stops) < _MOST_OF_IT * deadline_s:
@@ -217,7 +219,7 @@ def _elsewhere(asked: StageCase) -> str:
     unit = asked.unit
     newest = max((number for number, _ in asked.found.others), default=unit.pass_number)
     if newest > unit.pass_number:
-        return f"It goes on in pass {newest}: `p3s why {unit.data_id} --pass {newest}`."
+        return f"It is in pass {newest} now: `p3s why {unit.data_id} --pass {newest}`."
     if asked.pipeline is None:
         return f"Pipeline {unit.pipeline} is not in the experiment file any more."
     return ""

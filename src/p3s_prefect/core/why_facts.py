@@ -75,8 +75,6 @@ class SubJobCase:
     u: float
     stream: str | None
     """Where its file arrived; None for a group."""
-    asked_at: float | None = None
-    """When it was asked for by hand; its deadlines count from then."""
     others: tuple[tuple[int, str], ...] = ()
     """Number and state of its other passes, newest first."""
     awaited: tuple[Awaited, ...] = ()

@@ -12,7 +12,7 @@ from p3s_prefect.core.experiment import Experiment, Floor, Order
 from p3s_prefect.core.overrides import Override, Work
 from p3s_prefect.core.plan import floor_of, needed_in_s
 from p3s_prefect.core.why_facts import Case, Queued, Reason
-from p3s_prefect.core.why_rules import asked_for, of_override, rule, station_reasons
+from p3s_prefect.core.why_rules import asked_for, in_pipeline, of_override, rule, station_reasons, stops_of
 
 
 def queue_reasons(experiment: Experiment, case: Case, stage_run_id: int, work: Work) -> Iterator[Reason]:
@@ -20,9 +20,8 @@ def queue_reasons(experiment: Experiment, case: Case, stage_run_id: int, work: W
     own = next((one for one in case.queue if one.id == stage_run_id), None)
     yield from station_reasons(case)
     # One that is held is queued until its station has seen that.
-    stopped = case.controls.held(work) or case.controls.stopped(work, begun=own is not None and own.begun)
-    if stopped is not None:
-        yield of_override(stopped, case.at)
+    stops = stops_of(case, work, begun=own is not None and own.begun)
+    yield from (of_override(one, case.at) for one in stops)
     yield from _limits(experiment, case, work)
     if own is not None and _is_standby(experiment, own):
         yield Reason(
@@ -40,7 +39,7 @@ def queue_reasons(experiment: Experiment, case: Case, stage_run_id: int, work: W
             rule=rule("classes", work.work_class, "floors", index, "share", floor.share),
             release="It goes before everything else that its limits let start, as soon as it would be late otherwise.",
         )
-    if own is not None and stopped is None:
+    if own is not None and not stops:
         yield _place_in_words(experiment, case, own, work)
         if (given := _priority_override(experiment, case, own)) is not None:
             yield of_override(given, case.at)
@@ -330,7 +329,8 @@ def _place_in_words(experiment: Experiment, case: Case, own: Queued, work: Work)
     if standby:
         release = f"It starts when a slot is left to it. {asked_for(own)}"
     elif found.before or found.turns:
-        release = "It starts when these have started and a slot is free. `p3s priority` puts it forward."
+        forward = f"`p3s priority {in_pipeline(own)} {priority + 1} --why ...` puts it forward."
+        release = f"It starts when these have started and a slot is free. {forward}"
     else:
         release = "It starts when a slot is free."
     return Reason(why=f"{before}{turns}; {_slots(case)}", rule=", ".join(rules), release=release)

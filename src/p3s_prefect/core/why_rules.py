@@ -8,7 +8,7 @@ from enum import Enum
 
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.health import duration
-from p3s_prefect.core.overrides import Override, OverrideKind, Target
+from p3s_prefect.core.overrides import BREAKER, STOPPING, Override, OverrideKind, Target, Work
 from p3s_prefect.core.views import UnitRow
 from p3s_prefect.core.why_facts import Case, Queued, Reason
 from p3s_prefect.core.yaml_document import Where, dotted
@@ -60,9 +60,16 @@ def of_override(one: Override, now: float) -> Reason:
     return Reason(
         why=f"{_DOES[one.kind]}, as a part of {one.target}, by {one.by} since {clock(one.set_at, now)} "
         f"({duration(max(0.0, now - one.set_at))} ago){because}",
-        rule=one.command,
+        rule=one.command if one.by != BREAKER else f"pipelines.{one.target.pipeline}.breaker",
         release=f"`{one.lift}` lifts it.{until}",
     )
+
+
+def stops_of(case: Case, work: Work, *, begun: bool) -> list[Override]:
+    """The holds, pauses and drains for which a stage run may not start: what puts it aside first, then the narrower."""
+    acting = (one for one in case.controls.acting_on(work) if one.kind in STOPPING)
+    found = [one for one in acting if not (begun and one.kind is OverrideKind.DRAIN)]
+    return sorted(found, key=lambda one: one.kind is not OverrideKind.HOLD)
 
 
 def station_reasons(case: Case) -> Iterator[Reason]:

@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator
 
 from p3s_prefect.core.experiment import Experiment, Stage
 from p3s_prefect.core.health import duration
+from p3s_prefect.core.overrides import Override, OverrideKind
 from p3s_prefect.core.retry import away_s, backoff_s
 from p3s_prefect.core.states import StageState
+from p3s_prefect.core.targets import BEGUN
 from p3s_prefect.core.views import StageRow
 from p3s_prefect.core.why_case import StageCase
 from p3s_prefect.core.why_ended import ENDED
 from p3s_prefect.core.why_facts import Case, Reason, StageWhy, SubJobCase, since, units_named
 from p3s_prefect.core.why_queue import queue_reasons
-from p3s_prefect.core.why_rules import in_pipeline, of_override, rule, station_reasons, times
+from p3s_prefect.core.why_rules import in_pipeline, of_override, rule, station_reasons, stops_of, times
 
 _S = StageState
 
@@ -65,6 +67,8 @@ def _queued(asked: StageCase) -> Iterator[Reason]:
         return
     yield from _back_off(asked, asked.stage)
     yield from queue_reasons(asked.experiment, asked.case, asked.run.id, asked.work)
+    if _stops(asked):
+        yield from _deadline_while_stopped(asked)
 
 
 def _back_off(asked: StageCase, stage: Stage) -> Iterator[Reason]:
@@ -128,26 +132,35 @@ def _waits_for_store(asked: StageCase, pilot: str | None, since_at: float) -> Re
 
 
 def _held(asked: StageCase) -> Iterator[Reason]:
-    hold = asked.case.controls.held(asked.work)
-    if hold is not None:
-        yield of_override(hold, asked.case.at)
-    else:
+    stops = _stops(asked)
+    if not any(one.kind is OverrideKind.HOLD for one in stops):
         yield Reason(why="the hold that put it aside was lifted", release="The station puts it back at once.")
-    if asked.stage is not None and asked.stage.deadline_s is not None:
-        yield _deadline_of_held(asked, asked.counts_from + asked.stage.deadline_s - asked.case.at)
+    for one in stops:
+        yield of_override(one, asked.case.at)
+    yield from _deadline_while_stopped(asked)
     yield from station_reasons(asked.case)
 
 
-def _deadline_of_held(asked: StageCase, left_s: float) -> Reason:
-    is_left_out = asked.found.u >= asked.run.q and asked.found.asked_at is None
+def _stops(asked: StageCase) -> list[Override]:
+    begun = any(StageState(stage.state) in BEGUN for stage in asked.unit.stages)
+    return stops_of(asked.case, asked.work, begun=begun)
+
+
+def _deadline_while_stopped(asked: StageCase) -> Iterator[Reason]:
+    """It counts on: what is paused is given up at it, and what is held when it is released after it."""
+    if asked.stage is None or asked.stage.deadline_s is None:
+        return
+    left_s = asked.counts_from + asked.stage.deadline_s - asked.case.at
+    is_left_out = asked.found.u >= asked.run.q and asked.unit.asked_at is None
     ends = "is shed" if is_left_out else "expires"
     if left_s > 0:
-        why, release = f"its deadline is in {duration(left_s)}", f"Released after that, it {ends}."
+        when = "Released after that, it" if asked.run.state == _S.HELD else "If it has not started then, it"
+        why, release = f"its deadline is in {duration(left_s)}", f"{when} {ends}."
     else:
         why = f"its deadline passed {duration(-left_s)} ago"
         anew = f"after that, `p3s request {in_pipeline(asked.unit)} --all` asks for it anew"
         release = f"Released, it {ends}, as nobody wanted its result so late; {anew}."
-    return Reason(why=why, rule=asked.of("deadline_s"), release=release)
+    yield Reason(why=why, rule=asked.of("deadline_s"), release=release)
 
 
 def _no_longer_declared(asked: StageCase) -> Iterator[Reason]:

@@ -15,7 +15,7 @@ from p3s_prefect.adapters.ledger import execution, inputs
 from p3s_prefect.adapters.ledger.arrivals import Collection, Intake
 from p3s_prefect.adapters.software import resolve_command, software
 from p3s_prefect.core import dag, naming
-from p3s_prefect.core.admission import Admission, admit_group, admit_unit, choose_pipelines
+from p3s_prefect.core.admission import Admission, admit_by_hand, admit_group, admit_unit, choose_pipelines
 from p3s_prefect.core.data_id import DataId
 from p3s_prefect.core.errors import InputMissing
 from p3s_prefect.core.experiment import Experiment, Format, Stage
@@ -80,6 +80,10 @@ class Catalogue:
         u = sample_number(data_id, self.experiment.seed)
         first_q = self.experiment.streams[stream].prescale if stream in self.experiment.streams else 1.0
         return admit_unit(pipeline, self.experiment.pipelines[pipeline], u=u, first_q=first_q)
+
+    def by_hand(self, pipeline: str) -> Admission:
+        """How a unit begins that somebody asks for."""
+        return admit_by_hand(pipeline, self.experiment.pipelines[pipeline])
 
     def group(self, data_id: DataId) -> DataId:
         """The group that a unit belongs to."""

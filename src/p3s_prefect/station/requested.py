@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from p3s_prefect.adapters.ledger import asked, requests
 from p3s_prefect.adapters.ledger.asked import Found, LetIn, Scope
 from p3s_prefect.adapters.ledger.database import Ledger
-from p3s_prefect.core.admission import admit_by_hand
 from p3s_prefect.core.asking import CANCEL, PROCESS, RETRY, ProcessAsked, check_asked
 from p3s_prefect.core.errors import LedgerAway, NoSuchRecord, P3sError
 from p3s_prefect.core.overrides import Target
 from p3s_prefect.core.ports import Clock
 from p3s_prefect.core.records import SubJobFact
 from p3s_prefect.core.retry import Which, retried
+from p3s_prefect.core.states import SubJobState
 from p3s_prefect.core.targets import pipelines_of, read_target
 
 if TYPE_CHECKING:
@@ -134,7 +134,6 @@ class Requested:
 
     async def _let_in(self, wanted: ProcessAsked) -> tuple[str, Sequence[SubJobFact]]:
         now, current = self.clock.now(), self.catalogue.now
-        pipeline = current.experiment.pipelines[wanted.pipeline]
         found: LetIn = await self.committer.do(
             lambda connection: asked.let_in(
                 connection,
@@ -142,7 +141,7 @@ class Requested:
                 units=wanted.units,
                 which=wanted.which,
                 collection=current.collections[wanted.pipeline],
-                admission=admit_by_hand(wanted.pipeline, pipeline),
+                admission=current.by_hand(wanted.pipeline),
                 of_group=current.group_admissions[wanted.pipeline],
                 now=now,
             )
@@ -152,7 +151,8 @@ class Requested:
         # What was shed while the ledger was told is not held any more.
         awake = sum(self.handout.dispatcher.ask(fact, now) for fact in found.from_standby)
         self.handout.wake()
-        return _begun(sum(fact.per == "unit" for fact in found.facts), found.pass_number, awake), found.facts
+        begun = sum(fact.per == "unit" for fact in found.facts)
+        return _told(begun, found.pass_number, awake, found.left), found.facts
 
     # --- retry and cancel ---------------------------------------------------------------------------------------
 
@@ -199,15 +199,21 @@ class Requested:
 _OUTDATED = "what ran under an earlier configuration stays as it is"
 
 
-def _begun(units: int, pass_number: int | None, awake: int) -> str:
+def _told(begun: int, pass_number: int | None, awake: int, left: Mapping[SubJobState, int]) -> str:
     told = []
     if pass_number is not None:
-        told.append(f"{_number(units, 'unit')} {'begins' if units == 1 else 'begin'} in pass {pass_number}")
+        told.append(f"{_number(begun, 'unit')} {'begins' if begun == 1 else 'begin'} in pass {pass_number}")
     if awake:
         told.append(
             f"{_number(awake, 'unit')} that stood by {'waits' if awake == 1 else 'wait'} no longer for what is left"
         )
-    return "; ".join(told) or "nothing to begin: what was asked for is under way, or has ended"
+    stay = ", ".join(_LEFT.get(state, "{} " + state).format(number) for state, number in left.items())
+    if told:
+        return "; ".join([*told, f"left as they are: {stay}"] if stay else told)
+    return f"nothing to begin: {stay or 'no unit of it has arrived'}"
+
+
+_LEFT = {SubJobState.ARRIVED: "{} under way or waiting", SubJobState.FAILED: "{} failed, which `p3s retry` tries again"}
 
 
 def _nothing_to_retry(outdated: int) -> NoSuchRecord:
@@ -215,7 +221,8 @@ def _nothing_to_retry(outdated: int) -> NoSuchRecord:
         return NoSuchRecord(_OUTDATED, fix="`p3s request TARGET --all` processes it anew.")
     return NoSuchRecord(
         "nothing of it has failed",
-        fix="`p3s list units --state failed` shows what has. `p3s request` asks for what was left out.",
+        fix="Of each unit its newest pass counts, which `p3s list units` shows first. What was left out or given up is "
+        "for `p3s request`.",
     )
 
 

@@ -184,7 +184,9 @@ class _Station:
     async def _retire(self, catalogue: Catalogue) -> None:
         now = self.clock.now()
         retired = await self.committer.do(
-            lambda connection: reconfigured.retire(connection, catalogue.collections, catalogue.admission, now)
+            lambda connection: reconfigured.retire(
+                connection, catalogue.collections, catalogue.admission, catalogue.by_hand, now
+            )
         )
         if retired:
             log.warning("the configuration changed: %d open sub-jobs go on in new passes", retired)

@@ -13,7 +13,7 @@ from datetime import date
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, case, exists, func, select, update
 
 from p3s_prefect.adapters.ledger import execution
 from p3s_prefect.adapters.ledger.arrivals import Collection as Named
@@ -72,6 +72,8 @@ class LetIn:
     """None if there was nothing to let in."""
     from_standby: tuple[SubJobFact, ...]
     """What is under way, but stood by; from now on it is queued as what was let in."""
+    left: Counter[SubJobState]
+    """States of the units that were not let in, but for those."""
 
 
 def failed(connection: Connection, scope: Scope) -> list[Found]:
@@ -137,7 +139,7 @@ def let_in(
     of_group: Admission | None,
     now: float,
 ) -> LetIn:
-    """Lets units in by hand; their deadlines count from now on.
+    """Lets units in by hand, those that are missing or all; their deadlines count from now on.
 
     They join the pass that is open for further units, or open one. Each unit begins as `admission` says. Where the
     group has closed, its own stages come into being too, as `of_group` says. What stands by does so no more.
@@ -145,9 +147,17 @@ def let_in(
     awake = _take_from_standby(connection, admission.pipeline, group, units, now)
     home = connection.execute(select(data_group).where(data_group.c.data_id == str(group))).one()
     job_id = connection.scalar(JOB, {"group": home.id, "pipeline_": admission.pipeline})
-    wanted = [row for row in _arrived(connection, home.id, units) if _is_wanted(connection, job_id, row, which)]
+    wanted, left = [], Counter[SubJobState]()
+    for row in _arrived(connection, home.id, units):
+        state = _state_if_left(connection, job_id, row, which)
+        if state is None:
+            wanted.append(row)
+        else:
+            left[state] += 1
+    left[SubJobState.ARRIVED] -= sum(fact.per == "unit" for fact in awake)
+    left = +left
     if not wanted:
-        return LetIn(facts=(), pass_number=None, from_standby=awake)
+        return LetIn(facts=(), pass_number=None, from_standby=awake, left=left)
     if job_id is None:
         job_id = add(connection, job, group_id=home.id, pipeline=admission.pipeline)
     _end_pass_with(connection, job_id, wanted)
@@ -155,13 +165,30 @@ def let_in(
     facts = [_let_in_unit(connection, pass_id, admission, row, group, now) for row in wanted]
     facts += _let_in_group(connection, pass_id, of_group, home, group, now)
     number = connection.scalar(select(production_pass.c.number).where(production_pass.c.id == pass_id))
-    return LetIn(facts=tuple(facts), pass_number=number, from_standby=awake)
+    return LetIn(facts=tuple(facts), pass_number=number, from_standby=awake, left=left)
 
 
 def count_open(connection: Connection, sub_job_ids: Iterable[int]) -> int:
     """How many of these sub-jobs have not ended."""
     of_them = select(func.count()).select_from(sub_job).where(sub_job.c.settled_at.is_(None))
     return sum(connection.scalar(of_them.where(sub_job.c.id.in_(some))) or 0 for some in _pages(sub_job_ids))
+
+
+def followed(connection: Connection, sub_job_ids: Iterable[int]) -> list[int]:
+    """The same sub-jobs; for what was cancelled as the configuration has changed, that in whose pass it goes on."""
+    later, its_pass, own_pass = sub_job.alias(), production_pass.alias(), production_pass
+    newest = (
+        select(func.max(later.c.id))
+        .join(its_pass, its_pass.c.id == later.c.pass_id)
+        .where(later.c.data_id == sub_job.c.data_id, later.c.per == sub_job.c.per)
+        .where(its_pass.c.job_id == own_pass.c.job_id)
+        .scalar_subquery()
+    )
+    goes_on = case((sub_job.c.state == SubJobState.CANCELLED, newest), else_=sub_job.c.id)
+    query = select(goes_on).join(own_pass, own_pass.c.id == sub_job.c.pass_id).order_by(sub_job.c.id)
+    return [
+        int(row[0]) for some in _pages(sub_job_ids) for row in connection.execute(query.where(sub_job.c.id.in_(some)))
+    ]
 
 
 def outcome(connection: Connection, sub_job_ids: Iterable[int]) -> tuple[UnitRow, ...]:
@@ -268,7 +295,8 @@ def _take_from_standby(
     return tuple(facts)
 
 
-def _is_wanted(connection: Connection, job_id: int | None, row: Row[Any], which: Which) -> bool:
+def _state_if_left(connection: Connection, job_id: int | None, row: Row[Any], which: Which) -> SubJobState | None:
+    """The state of a unit that is left as it is; None of one that is let in."""
     found = connection.execute(
         select(sub_job.c.id, sub_job.c.state)
         .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
@@ -277,12 +305,11 @@ def _is_wanted(connection: Connection, job_id: int | None, row: Row[Any], which:
         .limit(1)
     ).one_or_none()
     if found is None:
-        return which is not Which.FAILED
+        return None
     if found.state in (SubJobState.EXPECTED, SubJobState.ARRIVED):
-        return False
-    if which is Which.ALL:
-        return True
-    return which is Which.MISSING and (found.state in MISSING or _is_damaged(connection, found.id))
+        return SubJobState.ARRIVED
+    is_let_in = which is Which.ALL or found.state in MISSING or _is_damaged(connection, found.id)
+    return None if is_let_in else SubJobState(found.state)
 
 
 def _is_damaged(connection: Connection, sub_job_id: int) -> bool:

@@ -34,19 +34,28 @@ def retire(
     connection: Connection,
     collections: Mapping[str, Collection],
     admission: Callable[[str, str, DataId], Admission],
+    by_hand: Callable[[str], Admission],
     now: float,
 ) -> int:
     """Cancels what is open under another configuration than today's, and lets its units in again, in a new pass.
 
     A unit of a pipeline that is no longer there is only cancelled. `admission` tells how a unit begins, from pipeline,
-    stream and data id. Nothing may be with a pilot; what waits for the store is processed again too. Returns the number
-    of sub-jobs that were cancelled.
+    stream and data id; `by_hand` how one does that somebody has asked for, whose deadlines count from now on. Nothing
+    may be with a pilot; what waits for the store is processed again too. Returns the number of sub-jobs that were
+    cancelled.
     """
+
+    def begins(row: Row[Any]) -> Admission:
+        # What chance had left out before it was asked for stays left out, with its number.
+        if row.asked_at is not None and row.u == 0:
+            return by_hand(row.pipeline)
+        return admission(row.pipeline, row.stream, DataId.parse(row.data_id))
+
     outdated = [row for row in connection.execute(_open()) if not _is_current(row, collections)]
     for row in outdated:
         _cancel(connection, row.id, now)
         if row.pipeline in collections:
-            _let_in_again(connection, row, collections[row.pipeline], admission, now)
+            _let_in_again(connection, row, collections[row.pipeline], begins, now)
     move_on(connection, collections, now)
     return len(outdated)
 
@@ -141,7 +150,7 @@ def _let_in_again(
     connection: Connection,
     row: Row[Any],
     collection: Collection,
-    admission: Callable[[str, str, DataId], Admission],
+    begins: Callable[[Row[Any]], Admission],
     now: float,
 ) -> None:
     """Opens a pass for the unit, or for the group that closed; the group closes again by its rule, and then counts."""
@@ -153,14 +162,13 @@ def _let_in_again(
         add_sub_job(
             connection,
             pass_id,
-            _no_more_than(
-                admission(row.pipeline, row.stream, DataId.parse(row.data_id)), _let_in_with(connection, row.id)
-            ),
+            _no_more_than(begins(row), _let_in_with(connection, row.id)),
             data_id=DataId.parse(row.data_id),
             group=DataId.parse(row.group_name),
             arrival_id=row.arrival_id,
             taken_at=row.taken_at,
             arrived_at=now,
+            asked_at=None if row.asked_at is None else now,
         )
 
 

@@ -22,7 +22,7 @@ from p3s_prefect.adapters.ledger.schema import (
     stage_run,
     sub_job,
 )
-from p3s_prefect.core.errors import BadName
+from p3s_prefect.core.errors import BadName, NoSuchRecord
 from p3s_prefect.core.health import LOST_IN_A_ROW, KeptOut, Outcomes
 from p3s_prefect.core.records import Verdict
 from p3s_prefect.core.states import TERMINAL, StageState, SubJobState
@@ -173,7 +173,12 @@ def kept_out(connection: Connection, *, now: float, window_s: float = 3600) -> K
 def outcomes(connection: Connection, *, now: float, window_s: float = 3600) -> Outcomes:
     """How the sub-jobs ended that settled lately."""
     lately = sub_job.c.settled_at > now - window_s
-    counted = select(sub_job.c.state, func.count().label("units"), func.max(sub_job.c.settled_at).label("last_at"))
+    counted = select(
+        sub_job.c.state,
+        func.count().label("units"),
+        func.count(sub_job.c.asked_at).label("asked"),
+        func.max(sub_job.c.settled_at).label("last_at"),
+    )
     found = {row.state: row for row in connection.execute(counted.where(lately).group_by(sub_job.c.state))}
     shed = found.get(SubJobState.SHED)
     newest = select(sub_job.c.id, sub_job.c.state).order_by(sub_job.c.settled_at.desc(), sub_job.c.id.desc())
@@ -182,6 +187,7 @@ def outcomes(connection: Connection, *, now: float, window_s: float = 3600) -> O
     return Outcomes(
         **{state.value: found[state].units if state in found else 0 for state in _TOLD},
         shed=0 if shed is None else shed.units,
+        asked=sum(row.asked for state, row in found.items() if state in _TOLD),
         shed_s=inf if shed is None else max(0.0, now - shed.last_at),
         latest=tuple(row.state for row in latest),
         reason="" if lost is None else _reason(connection, lost.id, lost.state),
@@ -195,16 +201,25 @@ def _reason(connection: Connection, sub_job_id: int, state: str) -> str:
 
 
 def check_filters(
-    connection: Connection, pipelines: Collection[str], *, state: str | None = None, pipeline: str | None = None
+    connection: Connection,
+    pipelines: Collection[str],
+    *,
+    state: str | None = None,
+    pipeline: str | None = None,
+    group: str | None = None,
 ) -> None:
     """Refuses what can select nothing; `pipelines` are those of the experiment file.
 
     Raises:
         BadName: there is no such state of a unit, or no such pipeline in the file or in the ledger.
+        NoSuchRecord: the ledger has no such group.
     """
     states = [*_OF_OPEN, *SubJobState]
     if state is not None and state not in states:
         raise BadName(f"units have no state {state[:40]!r}", fix=f"Give one of: {', '.join(states)}.")
+    named = select(data_group.c.id).where(data_group.c.data_id == group)
+    if group is not None and connection.scalar(named) is None:
+        raise NoSuchRecord(f"this ledger has no group {group[:120]}", fix="`p3s list groups` shows what there is.")
     if pipeline is None or pipeline in pipelines:
         return
     known = sorted({*pipelines, *connection.scalars(select(job.c.pipeline).distinct())})
@@ -391,6 +406,7 @@ def _unit(row: Row[Any], stages: Sequence[StageRow]) -> UnitRow:
         reason=next((stage.reason for stage in stages if stage.state == row.state and stage.reason), ""),
         taken_at=row.taken_at,
         arrived_at=row.arrived_at,
+        asked_at=row.asked_at,
         queued_at=min((stage.queued_at for stage in stages if stage.queued_at is not None), default=None),
         started_at=min((one.started_at for one in attempts if one.started_at is not None), default=None),
         ended_at=max((one.ended_at for one in attempts if one.ended_at is not None), default=None),

@@ -101,7 +101,6 @@ def _sub_jobs(connection: Connection, rows: Sequence[Row[Any]], chosen: Sequence
             unit=unit,
             u=row.u,
             stream=streams.get(row.arrival_id),
-            asked_at=row.asked_at,
             others=tuple(
                 (other.pass_number, other.state)
                 for other in rows
