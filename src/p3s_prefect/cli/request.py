@@ -25,7 +25,7 @@ from p3s_prefect.cli.steer import ByOption
 from p3s_prefect.core.asking import PROCESS, ProcessAsked, check_asked
 from p3s_prefect.core.errors import BadName, LedgerAway, ServiceError
 from p3s_prefect.core.experiment import Experiment
-from p3s_prefect.core.overrides import Controls, Target, Work
+from p3s_prefect.core.overrides import Target, Work
 from p3s_prefect.core.retry import Which
 from p3s_prefect.core.states import WITHOUT_RESULT
 from p3s_prefect.core.targets import read_target
@@ -72,8 +72,8 @@ def request(
         answered = await_answer(ledger, PROCESS, by=by or user(), why=why, detail=wanted.detail())
         if not answered.is_granted and not as_json:
             raise ServiceError(f"nothing is processed: {answered.answer}")
-        stops = _stops(experiment, wanted, Steering(experiment, ledger).controls())
         if not as_json:
+            stops = _stops(ledger, experiment, wanted, answered)
             console().print(plain_text("\n".join([f"{answered.answer}.", *stops])), soft_wrap=True)
         try:
             ended = _await_end(place, ledger, answered) if wait else ()
@@ -116,8 +116,12 @@ def _wanted(experiment: Experiment, words: Sequence[str], which: Which) -> Proce
     return check_asked(ProcessAsked(pipeline=pipeline, group=own_group, units=units, which=which), experiment)
 
 
-def _stops(experiment: Experiment, wanted: ProcessAsked, controls: Controls) -> list[str]:
-    """What keeps all of it from starting, by command."""
+def _stops(ledger: Ledger, experiment: Experiment, wanted: ProcessAsked, answered: requests.Request) -> list[str]:
+    """What keeps all that is open of it from starting, by command."""
+    with ledger.reading() as connection:
+        if not asked.count_open(connection, _numbers(answered)):
+            return []
+    controls = Steering(experiment, ledger).controls()
     pipeline = experiment.pipelines[wanted.pipeline]
     unit = wanted.units[0] if len(wanted.units) == 1 else None
     works = [
@@ -139,7 +143,7 @@ def _await_end(place: Home, ledger: Ledger, answered: requests.Request) -> tuple
 
     Whatever is away meanwhile is told once, and waited for.
     """
-    numbers = [int(number) for number in answered.detail.get("sub_jobs", ())]
+    numbers = _numbers(answered)
     told = ""
     with shown_progress() as tell:
         while True:
@@ -158,6 +162,11 @@ def _await_end(place: Home, ledger: Ledger, answered: requests.Request) -> tuple
                 Console(stderr=True, soft_wrap=True).print(plain_text(trouble or "It goes on."))
             told = trouble
             time.sleep(_LOOK_EVERY_S)
+
+
+def _numbers(answered: requests.Request) -> list[int]:
+    """The sub-jobs that were asked for."""
+    return [int(number) for number in answered.detail.get("sub_jobs", ())]
 
 
 def _trouble(place: Home) -> str:
