@@ -104,12 +104,8 @@ async def await_end(asked_for: Asked, answer: requests.Request) -> tuple[UnitRow
     progress = _Progress()
     with asked_for.books() as ledger:
         while True:
-            still_open = await _patiently(_still_open, ledger, numbers)
+            numbers, still_open = await _patiently(_follow, ledger, numbers)
             if not still_open:
-                successors = await _patiently(_followed, ledger, numbers)
-                if successors != numbers:
-                    numbers = successors
-                    continue
                 await progress.end()
                 return await _patiently(_outcome, ledger, numbers)
             await progress.tell(100.0 * (1 - still_open / len(numbers)))
@@ -231,14 +227,9 @@ def _look_up(ledger: Ledger, number: int) -> requests.Request:
         return requests.look_up(connection, number)
 
 
-def _still_open(ledger: Ledger, numbers: Iterable[int]) -> int:
+def _follow(ledger: Ledger, numbers: Iterable[int]) -> tuple[list[int], int]:
     with ledger.reading() as connection:
-        return asked.count_open(connection, numbers)
-
-
-def _followed(ledger: Ledger, numbers: Iterable[int]) -> list[int]:
-    with ledger.reading() as connection:
-        return asked.followed(connection, numbers)
+        return asked.follow(connection, numbers)
 
 
 def _outcome(ledger: Ledger, numbers: Iterable[int]) -> tuple[UnitRow, ...]:

@@ -159,6 +159,7 @@ class Bookkeeping:
             BadName: there is no such state or pipeline.
             NoSuchRecord: there is no such group.
         """
+        group = None if group is None else self.named(group)
         self.read(views.check_filters, self.experiment.pipelines, state=state, pipeline=pipeline, group=group)
         rows = self.read(views.units, state=state, pipeline=pipeline, group=group, limit=limit)
         now = time.time()

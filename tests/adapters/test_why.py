@@ -551,7 +551,7 @@ def test_prescaled_names_the_prescale(books: Books) -> None:
     reason = books.reason("deep")
     assert reason.why == "its number 0.61 is not below 0.5, the prescale of stage deep"
     assert reason.rule == "pipelines.dqm.stages.deep.prescale: 0.5"
-    assert reason.release.startswith("When all of it has ended, `p3s request dqm run=1 subrun=0 --all` asks for it")
+    assert reason.release.startswith("Once all of it has ended, `p3s request dqm run=1 subrun=0 --all` asks for it")
     books.take(1, u=0.83, begins={"quick": (_S.PRESCALED, 0.8), "deep": (_S.PRESCALED, 0.5)})
     reason = books.reason("quick", "run=1 subrun=1")
     assert reason.why == "its number 0.83 is not below 0.8, the prescale of stream raw"
@@ -577,7 +577,7 @@ def test_shed_tells_u_and_q(books: Books) -> None:
     ("deep", "advice"),
     [
         (_S.FAILED, "`p3s request dqm run=1 subrun=0 --all` asks for it whatever the load."),
-        (_S.RUNNING, "When all of it has ended, `p3s request dqm run=1 subrun=0 --all` asks for it whatever the load."),
+        (_S.RUNNING, "Once all of it has ended, `p3s request dqm run=1 subrun=0 --all` asks for it whatever the load."),
         (_S.BLOCKED, "`p3s request dqm run=1 subrun=0` asks for it whatever the load."),
     ],
 )
@@ -656,8 +656,10 @@ def test_expired_tells_the_deadline_and_how_late(books: Books) -> None:
 
 
 @pytest.mark.parametrize(("kind", "value"), [(OverrideKind.PAUSE, None), (OverrideKind.LIMIT, 0)])
-@pytest.mark.parametrize("lifted", [True, False])
-def test_expired_tells_what_had_stopped_it(books: Books, kind: OverrideKind, value: int | None, lifted: bool) -> None:
+@pytest.mark.parametrize(("lifted", "expires_at"), [(True, None), (False, None), (False, NOW + 3600)])
+def test_expired_tells_what_had_stopped_it(
+    books: Books, kind: OverrideKind, value: int | None, lifted: bool, expires_at: float | None
+) -> None:
     """B12, S9: and for how long; what stopped others, or was lifted before it came, is not told."""
     books.order(OverrideKind.PAUSE, pipeline="dqm", stage="quick")
     books.at += 1
@@ -665,7 +667,7 @@ def test_expired_tells_what_had_stopped_it(books: Books, kind: OverrideKind, val
     fact = books.take(at=books.at)
     assert fact is not None
     books.at += 10
-    books.order(kind, value, pipeline="dqm")
+    books.order(kind, value, expires_at, pipeline="dqm")
     books.order(OverrideKind.PAUSE, pipeline="alerts")
     books.at += 30
     if lifted:
@@ -680,7 +682,7 @@ def test_expired_tells_what_had_stopped_it(books: Books, kind: OverrideKind, val
     assert late.why.startswith("its deadline passed while it waited")
     # Asked for now, it would be stopped again; and it was not late for want of pilots.
     assert ("lifts it" in stopped.release) is not lifted
-    assert late.release.startswith("Once nothing stops it: ") is not lifted
+    assert late.release.startswith("Once nothing stops it and all of it has ended, ") is not lifted
     assert "More pilots" not in late.release
 
 
@@ -708,7 +710,8 @@ def test_failed_tells_reason_and_what_to_do(books: Books) -> None:
     assert reason.why == "it failed 3 times: step work exited with 3"
     assert reason.rule == "pipelines.dqm.stages.quick.retries: 2"
     assert "`p3s try dqm/quick/work 'run=1 subrun=0'`" in reason.release
-    assert reason.release.endswith("Once that is mended, `p3s retry dqm run=1 subrun=0` tries it again.")
+    assert reason.release.endswith("`p3s request dqm run=1 subrun=0 --all` processes it anew.")
+    assert "Once that is mended, `p3s retry dqm run=1 subrun=0` tries it again" in reason.release
     damaged = books.take(1)
     assert damaged is not None
     books.fail(damaged, "raw is damaged")

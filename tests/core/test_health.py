@@ -130,8 +130,8 @@ def test_lost_units_are_not_well(outcomes: Outcomes, status: Status, says: str) 
 
 def test_what_is_shed_is_not_well_and_says_how_much() -> None:
     """P19, P6: units that overload leaves out are told, with their share and what to do."""
-    # What somebody has asked for is none of those of which so many were left out.
-    row = health_rows(facts(), _NONE, _ended("done", done=268, asked=100, shed=1659, shed_s=30.0))[-1]
+    # What somebody has let in is none of those of which so many were left out.
+    row = health_rows(facts(), _NONE, _ended("done", done=268, by_hand=100, shed=1659, shed_s=30.0))[-1]
     assert (row.name, row.status) == ("overload", Status.DEGRADED)
     assert "1659 of 1827 units shed in 60 min, the last 30 s ago" in row.actual
     assert row.cause.startswith("91 % were left out")

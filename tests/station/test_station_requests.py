@@ -199,36 +199,35 @@ async def test_a_request_is_typed(new_site: NewSite) -> None:
 
 async def test_what_was_asked_for_stays_asked_for_when_the_configuration_changes(new_site: NewSite) -> None:
     """P10, V23: its deadlines count from the beginning of the new pass, and who waits for it waits for that one."""
-    stages = {"quick": {"steps": [obey("quick")], "deadline_s": 600}}
-    site = new_site(declare(stages))
+    stages = {"quick": {"steps": [obey("quick")], "deadline_s": 600}, "total": total()}
+    closing = {"closing": {"count": 1}}
+    site = new_site(declare(stages, instrument=closing))
     async with site.running(slots=2) as running:
         site.arrive(0, age_s=3600)
-        await site.until_settled(1)
+        await site.until_settled(2)
         assert site.units()["run=1 subrun=0"] == "expired"
         steering = Steering(site.experiment, site.ledger, by="ana")
         steering.pause("dqm", why="so that it waits")
         await running.until_steered()
         waiting = begin("request", "run=1", "--wait", "--home", str(site.path))
-        await site.until(lambda: len(site.rows(schema.sub_job)) == 2, "the request let in")
+        await site.until(lambda: len(site.rows(schema.sub_job)) == 4, "the request let in")
         again = await process(site)
         assert again.answer == "nothing to begin: 1 under way or waiting"
     complaints = waiting.stderr
     assert complaints is not None
     assert await asyncio.to_thread(lambda: any("no station runs here" in line for line in complaints))
-    site.declare(declare({"quick": stages["quick"] | {"priority": 1}}))
+    site.declare(declare(stages | {"quick": stages["quick"] | {"priority": 1}}, instrument=closing))
     steering.release("dqm")
     async with site.running(slots=2):
         await site.until_done(1)
         said, complained = await asyncio.to_thread(waiting.communicate)
     assert waiting.returncode == 0, complained
     assert said.splitlines()[0] == "1 unit begins in pass 1."
-    assert said.splitlines()[1].startswith("It waits, as a part of dqm: pause of dqm by ")
-    assert said.splitlines()[2:] == ["Ended: 1 done."]
-    assert "It goes on." in complained
-    assert [row.state for row in site.rows(schema.sub_job)] == ["expired", "cancelled", "done"]
-    first, *later = (row.asked_at for row in site.rows(schema.sub_job))
-    assert first is None
-    assert None not in later
+    assert said.splitlines()[1].startswith("2 of it wait: pause of dqm by ")
+    assert said.splitlines()[2:] == ["Ended: 2 done."]
+    units = [row for row in site.rows(schema.sub_job) if row.per == "unit"]
+    assert [row.state for row in units] == ["expired", "cancelled", "done"]
+    assert [row.asked_at is None for row in units] == [True, False, False]
 
 
 async def test_who_asks_for_units_waits_for_these_and_what_is_made_anew_with_them(

@@ -17,7 +17,7 @@ from p3s_prefect.adapters.experiment_file import read_experiment_text
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.adapters.own_place import OwnServer
 from p3s_prefect.adapters.stores import directory_url, open_store
-from p3s_prefect.adapters.this_machine import this_machine
+from p3s_prefect.adapters.this_machine import is_this_machine, this_machine
 from p3s_prefect.core.bucket_place import BucketPlace
 from p3s_prefect.core.errors import ExperimentFileError, ExperimentFileErrors
 from p3s_prefect.core.experiment import Experiment
@@ -174,7 +174,7 @@ class Home:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             found = json.loads((self.run / "station.json").read_text())
             # A file that has outlived the machine's restart names a number that may be anybody's.
-            if found["machine"] == this_machine() and psutil.pid_exists(int(found["pid"])):
+            if is_this_machine(found["machine"]) and psutil.pid_exists(int(found["pid"])):
                 return StationAddress(url=str(found["url"]), pid=int(found["pid"]))
         return None
 

@@ -18,3 +18,8 @@ def this_machine() -> str:
         number = sha256((parts[0].read_text() + str(parts[1].readlink())).encode()).hexdigest()[:8]
         return f"{platform.node()}-{number}"
     return platform.node()
+
+
+def is_this_machine(named: str) -> bool:
+    """Whether this machine has called itself so since it runs; its name may have changed meanwhile."""
+    return named.rpartition("-")[2] == this_machine().rpartition("-")[2]

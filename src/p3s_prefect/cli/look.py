@@ -24,6 +24,7 @@ from p3s_prefect.cli.options import HomeOption, JsonOption
 from p3s_prefect.cli.output import ago, console, in_force_table, plain_text, print_json, state, table
 from p3s_prefect.core.errors import BadName, ExperimentFileErrors, ServiceError
 from p3s_prefect.core.health import Status, duration, overall, size
+from p3s_prefect.core.overrides import PIPELINE_PREFIX
 from p3s_prefect.core.phases import phases
 from p3s_prefect.core.pool_health import pool, untold
 from p3s_prefect.core.targets import acting_on, explained
@@ -119,6 +120,7 @@ def list_(
     given = {"--state": in_state, "--pipeline": pipeline, "--group": group, "--subject": subject}
     _refuse_others(what, {name for name, value in (given | {"--kept-out": kept_out or None}).items() if value})
     with open_experiment(home) as books:
+        group = None if group is None else books.named(group)
         books.read(views.check_filters, books.experiment.pipelines, state=in_state, pipeline=pipeline, group=group)
         rows: tuple[Any, ...]
         match what:
@@ -152,9 +154,9 @@ def show(
     """Show all about one unit or group: states, attempts and their reasons, times, results, journal."""
     with open_experiment(home) as books:
         pieces = " ".join(data_id).split()
-        if pieces[0] in books.experiment.pipelines and pipeline is None:
+        if pieces and pipeline is None and pieces[0].removeprefix(PIPELINE_PREFIX) in books.experiment.pipelines:
             # As the other commands name it.
-            pipeline = pieces.pop(0)
+            pipeline = pieces.pop(0).removeprefix(PIPELINE_PREFIX)
         name = books.named(" ".join(pieces))
         group, unit = books.read_about(
             name, result_views.group_or_unit, name, pipeline=pipeline, pass_number=pass_number
@@ -226,7 +228,7 @@ def _units(rows: tuple[UnitRow, ...], now: float) -> Table:
                 row.data_id,
                 f"{row.pipeline}/{row.pass_number}" if row.pass_number else row.pipeline,
                 state(row.activity),
-                duration((now if row.settled_at is None else row.settled_at) - row.counts_from),
+                duration((now if row.settled_at is None else row.settled_at) - row.began_at),
                 ago(row.arrived_at, now),
                 row.reason,
             )

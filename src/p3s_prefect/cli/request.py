@@ -25,10 +25,10 @@ from p3s_prefect.cli.steer import ByOption
 from p3s_prefect.core.asking import PROCESS, ProcessAsked, check_asked
 from p3s_prefect.core.errors import BadName, LedgerAway, ServiceError
 from p3s_prefect.core.experiment import Experiment
-from p3s_prefect.core.overrides import Target, Work
+from p3s_prefect.core.overrides import Override, Target
 from p3s_prefect.core.retry import Which
-from p3s_prefect.core.states import WITHOUT_RESULT
-from p3s_prefect.core.targets import read_target
+from p3s_prefect.core.states import WITHOUT_RESULT, StageState
+from p3s_prefect.core.targets import acting_on, read_target
 from p3s_prefect.core.views import UnitRow
 
 _TARGET = """A group or a unit, after the name of a pipeline where there are several:
@@ -69,21 +69,23 @@ def request(
     with station_ledger(place, experiment) as ledger:
         with ledger.reading() as connection:
             asked.check_data(connection, wanted.group, wanted.units)
-        answered = await_answer(ledger, PROCESS, by=by or user(), why=why, detail=wanted.detail())
-        if not answered.is_granted and not as_json:
-            raise ServiceError(f"nothing is processed: {answered.answer}")
-        if not as_json:
-            stops = _stops(ledger, experiment, wanted, answered)
-            console().print(plain_text("\n".join([f"{answered.answer}.", *stops])), soft_wrap=True)
         try:
+            answered = await_answer(ledger, PROCESS, by=by or user(), why=why, detail=wanted.detail())
+            if not answered.is_granted and not as_json:
+                raise ServiceError(f"nothing is processed: {answered.answer}")
+            stops = _stops(ledger, experiment, answered)
+            if not as_json:
+                lines = [f"{answered.answer}.", *(f"{said}. `{one.lift}` lifts it." for one, said in stops.items())]
+                console().print(plain_text("\n".join(lines)), soft_wrap=True)
             ended = _await_end(place, ledger, answered) if wait else ()
         except KeyboardInterrupt:
             Console(stderr=True).print("Not waited for any more; what was asked for goes on.")
             raise typer.Exit(_INTERRUPTED) from None
-    missing = [unit for unit in ended if unit.state in WITHOUT_RESULT]
+    missing = [unit for unit in ended if any(stage.state in WITHOUT_RESULT for stage in unit.stages)]
     is_well = bool(answered.is_granted) and not missing
     if as_json:
-        print_json({"ok": is_well, "answer": answered.answer} | ({"ended": _records(ended)} if wait else {}))
+        told = {"ok": is_well, "answer": answered.answer, "waits_for": [one.shown() for one in stops]}
+        print_json(told | ({"ended": _records(ended)} if wait else {}))
     elif wait:
         _print(ended, missing)
     if not is_well:
@@ -116,26 +118,14 @@ def _wanted(experiment: Experiment, words: Sequence[str], which: Which) -> Proce
     return check_asked(ProcessAsked(pipeline=pipeline, group=own_group, units=units, which=which), experiment)
 
 
-def _stops(ledger: Ledger, experiment: Experiment, wanted: ProcessAsked, answered: requests.Request) -> list[str]:
-    """What keeps all that is open of it from starting, by command."""
-    with ledger.reading() as connection:
-        if not asked.count_open(connection, _numbers(answered)):
-            return []
+def _stops(ledger: Ledger, experiment: Experiment, answered: requests.Request) -> dict[Override, str]:
+    """The commands that keep some of it from starting, and how many each keeps."""
     controls = Steering(experiment, ledger).controls()
-    pipeline = experiment.pipelines[wanted.pipeline]
-    unit = wanted.units[0] if len(wanted.units) == 1 else None
-    works = [
-        Work(
-            work_class=pipeline.work_class,
-            pipeline=wanted.pipeline,
-            stage=stage,
-            group=wanted.group,
-            unit=unit if declared.per == "unit" else None,
-        )
-        for stage, declared in pipeline.stages.items()
-    ]
-    found = dict.fromkeys(one for work in works for one in controls.acting_on(work) if one.stops)
-    return [f"It waits, as a part of {one.target}: {one.reason}. `{one.lift}` lifts it." for one in found]
+    with ledger.reading() as connection:
+        units = asked.outcome(connection, _numbers(answered)) if controls else ()
+    waiting = (unit for unit in units if unit.settled_at is None and unit.activity != StageState.RUNNING)
+    found = Counter(one for unit in waiting for one in acting_on(unit, experiment, controls) if one.stops)
+    return {one: f"{number} of it {'waits' if number == 1 else 'wait'}: {one.reason}" for one, number in found.items()}
 
 
 def _await_end(place: Home, ledger: Ledger, answered: requests.Request) -> tuple[UnitRow, ...]:
@@ -144,23 +134,23 @@ def _await_end(place: Home, ledger: Ledger, answered: requests.Request) -> tuple
     Whatever is away meanwhile is told once, and waited for.
     """
     numbers = _numbers(answered)
-    told = ""
+    was_away = False
     with shown_progress() as tell:
         while True:
             try:
                 with ledger.reading() as connection:
-                    still_open = asked.count_open(connection, numbers)
-                    successors = numbers if still_open else asked.followed(connection, numbers)
-                    if not still_open and successors == numbers:
+                    numbers, still_open = asked.follow(connection, numbers)
+                    if not still_open:
                         return asked.outcome(connection, numbers)
-                numbers = successors
                 tell("processing", len(numbers) - still_open, len(numbers))
-                trouble = _trouble(place)
+                address = place.station()
+                is_away, trouble = address is None or address.is_suspended, ""
             except LedgerAway as error:
-                trouble = f"{error.what}; it is waited for"
-            if trouble != told:
-                Console(stderr=True, soft_wrap=True).print(plain_text(trouble or "It goes on."))
-            told = trouble
+                is_away, trouble = True, f"{error.what}; it is waited for"
+            if is_away != was_away:
+                told = (trouble or _trouble(place)) if is_away else "It goes on."
+                Console(stderr=True, soft_wrap=True).print(plain_text(told))
+            was_away = is_away
             time.sleep(_LOOK_EVERY_S)
 
 
@@ -170,11 +160,9 @@ def _numbers(answered: requests.Request) -> list[int]:
 
 
 def _trouble(place: Home) -> str:
-    """Why nothing goes on at the moment, if the station is not there to go on; what was asked for stays asked for."""
+    """Why the station does nothing; what was asked for stays asked for."""
     address = place.station()
-    if address is None:
-        return str(absent(place))
-    return str(suspended(address)) if address.is_suspended else ""
+    return str(absent(place) if address is None else suspended(address))
 
 
 def _print(ended: Sequence[UnitRow], missing: Sequence[UnitRow]) -> None:

@@ -277,7 +277,7 @@ def _print_set(made: Override, stages: Mapping[StageState, int], home: Path, *, 
     elif station.is_suspended:
         counts = f" It counts when the station goes on: {suspended(station)}"
     said = f"In force: {made.reason}.{until} {_about(made.kind, stages)}{counts}\n  `{made.lift}` lifts it."
-    console().print(plain_text(said))
+    console().print(plain_text(said), soft_wrap=True)
 
 
 def _about(kind: OverrideKind, stages: Mapping[StageState, int]) -> str:

@@ -172,8 +172,8 @@ class Outcomes:
     blocked: int
     shed: int = 0
     """Left out at random in overload."""
-    asked: int = 0
-    """Of those that were not, how many somebody had asked for: chance had no part in them."""
+    by_hand: int = 0
+    """Of those that were not, how many somebody had let in: chance had no part in them."""
     shed_s: float = math.inf
     """How long ago the last of these was given up."""
     latest: tuple[str, ...]
@@ -467,7 +467,7 @@ def results(outcomes: Outcomes) -> HealthRow:
 def overload(outcomes: Outcomes) -> HealthRow:
     """Whether units are left out, as more arrive than can be processed in time; an overload that is over is told."""
     within = f"in {duration(outcomes.window_s)}"
-    seen = outcomes.done + outcomes.lost + outcomes.shed - outcomes.asked
+    seen = outcomes.done + outcomes.lost + outcomes.shed - outcomes.by_hand
     last = f"{outcomes.shed} of {seen} units shed {within}, the last {duration(outcomes.shed_s)} ago"
     row = HealthRow(
         name="overload",

@@ -42,16 +42,17 @@ _WAITED = "waited"
 
 
 def phases(unit: UnitRow, now: float) -> tuple[Phase, ...]:
-    """Where a unit's time went, without gaps, from the data being taken until `now` or until it settled.
+    """Where a unit's time went, without gaps, until `now` or until it settled.
 
-    Where stages ran side by side, running outranks publishing, and publishing outranks waiting.
+    It begins when the data were taken or, where it was let in by hand, then. Where stages ran side by side, running
+    outranks publishing, and publishing outranks waiting.
     """
     end = unit.settled_at if unit.settled_at is not None else max(now, unit.arrived_at)
     spans = [span for stage in unit.stages for span in stage_phases(stage, end)]
     arrival = Phase(
         kind=PhaseKind.ARRIVAL,
         label="waited for arrival",
-        started_at=min(unit.counts_from, unit.arrived_at),
+        started_at=min(unit.began_at, unit.arrived_at),
         ended_at=unit.arrived_at,
     )
     found = [arrival, *_timeline(unit.arrived_at, end, spans)]

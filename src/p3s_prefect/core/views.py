@@ -90,9 +90,10 @@ class UnitRow:
     stages: tuple[StageRow, ...]
 
     @property
-    def counts_from(self) -> float:
-        """From when on its time counts, and its deadlines: from the data being taken, or from being asked for."""
-        return self.taken_at if self.asked_at is None else self.asked_at
+    def began_at(self) -> float:
+        """From when on its time counts: from the data being taken or, where it was let in by hand, from then."""
+        is_let_in = self.asked_at is not None and self.asked_at <= self.arrived_at
+        return self.arrived_at if is_let_in else self.taken_at
 
     @property
     def activity(self) -> str:

@@ -34,7 +34,7 @@ class StageCase:
     @property
     def counts_from(self) -> float:
         """From when on its deadlines count."""
-        return self.unit.counts_from
+        return self.unit.taken_at if self.unit.asked_at is None else self.unit.asked_at
 
     @property
     def stage(self) -> Stage | None:

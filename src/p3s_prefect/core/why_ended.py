@@ -98,7 +98,7 @@ def _stopped_meanwhile(asked: StageCase) -> Iterator[tuple[Override, float, bool
     for one, lifted_at in asked.case.stops:
         stopped_s = min(ended_at, lifted_at or ended_at) - max(could_start_at, one.set_at)
         if stopped_s > 0 and one.target.covers(asked.work):
-            yield one, stopped_s, lifted_at is None
+            yield one, stopped_s, lifted_at is None or lifted_at > asked.case.at
 
 
 def _expired(asked: StageCase) -> Iterator[Reason]:
@@ -117,9 +117,9 @@ def _expired(asked: StageCase) -> Iterator[Reason]:
         left_s = asked.counts_from + deadline_s - ended_at
         told = f"{duration(-left_s)} after" if left_s < 0 else f"{duration(left_s)} before"
         late = f"; it was given up {told} its deadline"
-    # Asked for while something stops it, it would wait and expire again.
-    release = ("Once nothing stops it: " if any(found[2] for found in stops) else "") + _anew(asked)
-    if deadline_s is None or sum(found[1] for found in stops) < _MOST_OF_IT * deadline_s:
+    release = _anew(asked, is_stopped=any(is_in_force for _, _, is_in_force in stops))
+    longest_s = max((stopped_s for _, stopped_s, _ in stops), default=0.0)
+    if deadline_s is None or longest_s < _MOST_OF_IT * deadline_s:
         release += " More pilots, a lower prescale or a longer deadline_s let more of what comes be in time."
     yield Reason(
         why=f"{asked.run.reason or 'its deadline had passed'}{late}",
@@ -193,25 +193,41 @@ def _cancelled(asked: StageCase) -> Iterator[Reason]:
 # --- what can be done ---------------------------------------------------------------------------------------------
 
 
-def _anew(asked: StageCase) -> str:
-    """How a unit that has ended without this result comes to it all the same."""
+def _anew(asked: StageCase, *, is_stopped: bool = False) -> str:
+    """How a unit that has ended without this result comes to it all the same.
+
+    What is asked for while a command stops it would wait, and expire again.
+    """
     if elsewhere := _elsewhere(asked):
         return elsewhere
     unit = asked.unit
     if unit.per == "group":
-        command = f"`p3s request {in_pipeline(unit)}`"
+        command = f"p3s request {in_pipeline(unit)}"
+        if _all_are_done(asked):
+            return f"`{command} --all` processes all of its units anew, and it."
+        command = f"`{command}`"
         return (
             f"{command} asks for its units without results, with --all for all of them, and makes it anew with these."
         )
-    if unit.settled_at is None:
-        return f"When all of it has ended, {asked_for(unit, every=True)}"
+    is_open = unit.settled_at is None
+    first = [*(["nothing stops it"] if is_stopped else []), *(["all of it has ended"] if is_open else [])]
     # What failed too, or has other results, is not missing.
-    return asked_for(unit, every=unit.state not in MISSING)
+    told = asked_for(unit, every=is_open or unit.state not in MISSING)
+    return f"Once {' and '.join(first)}, {told}" if first else told
 
 
 def _tried_again(asked: StageCase) -> str:
     what = "it" if asked.unit.per == "unit" else "it, and what failed of its units,"
-    return f"Once that is mended, `p3s retry {in_pipeline(asked.unit)}` tries {what} again."
+    whose = in_pipeline(asked.unit)
+    # A retry stays in its pass, and so with the programs and parameters of that.
+    other = f"if its program or the experiment file was changed for that, `p3s request {whose} --all` processes it anew"
+    return f"Once that is mended, `p3s retry {whose}` tries {what} again; {other}."
+
+
+def _all_are_done(asked: StageCase) -> bool:
+    own = (asked.unit.pipeline, asked.unit.pass_number)
+    coverage = () if asked.case.group is None else asked.case.group.coverage
+    return any((one.pipeline, one.pass_number) == own and one.seen == one.done for one in coverage)
 
 
 def _elsewhere(asked: StageCase) -> str:

@@ -329,8 +329,9 @@ def _place_in_words(experiment: Experiment, case: Case, own: Queued, work: Work)
     if standby:
         release = f"It starts when a slot is left to it. {asked_for(own)}"
     elif found.before or found.turns:
-        forward = f"`p3s priority {in_pipeline(own)} {priority + 1} --why ...` puts it forward."
-        release = f"It starts when these have started and a slot is free. {forward}"
+        forward = f" `p3s priority {in_pipeline(own)} NUMBER` puts it forward, with a number above theirs."
+        only_floors = found.before == found.by_floor and not found.turns
+        release = f"It starts when these have started and a slot is free.{'' if only_floors else forward}"
     else:
         release = "It starts when a slot is free."
     return Reason(why=f"{before}{turns}; {_slots(case)}", rule=", ".join(rules), release=release)

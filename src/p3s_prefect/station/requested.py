@@ -213,12 +213,12 @@ def _told(begun: int, pass_number: int | None, awake: int, left: Mapping[SubJobS
     return f"nothing to begin: {stay or 'no unit of it has arrived'}"
 
 
-_LEFT = {SubJobState.ARRIVED: "{} under way or waiting", SubJobState.FAILED: "{} failed, which `p3s retry` tries again"}
+_LEFT = {SubJobState.ARRIVED: "{} under way or waiting", SubJobState.FAILED: "{} failed (for `p3s retry`)"}
 
 
 def _nothing_to_retry(outdated: int) -> NoSuchRecord:
     if outdated:
-        return NoSuchRecord(_OUTDATED, fix="`p3s request TARGET --all` processes it anew.")
+        return NoSuchRecord(_OUTDATED, fix="`p3s request` with --all processes a group or a unit anew.")
     return NoSuchRecord(
         "nothing of it has failed",
         fix="Of each unit its newest pass counts, which `p3s list units` shows first. What was left out or given up is "

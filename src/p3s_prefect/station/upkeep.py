@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from p3s_prefect.adapters.journal_segments import export
 from p3s_prefect.adapters.ledger.database import Lease, Ledger, acquire, renew, sign_of_life, time_of
 from p3s_prefect.adapters.store_owner import Owner, claim
-from p3s_prefect.adapters.this_machine import this_machine
+from p3s_prefect.adapters.this_machine import is_this_machine, this_machine
 from p3s_prefect.core.errors import LeaseLost, LedgerAway, P3sError, StoreError, StoreTaken
 from p3s_prefect.core.ports import Clock, ObjectStore
 from p3s_prefect.station.committer import Committer
@@ -193,4 +193,4 @@ async def keep_exported(ledger: Ledger, store: ObjectStore, clock: Clock, every_
 
 def _is_gone(holder: str) -> bool:
     host, _, pid = holder.rpartition(":")
-    return host == this_machine() and pid.isdigit() and not psutil.pid_exists(int(pid))
+    return is_this_machine(host) and pid.isdigit() and not psutil.pid_exists(int(pid))

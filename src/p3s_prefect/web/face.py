@@ -127,9 +127,10 @@ async def checked_filters(request: Request) -> dict[str, Any]:
 
     Raises:
         BadName: a number is none, or there is no such state or pipeline.
+        NoSuchRecord: there is no such group.
     """
     face, filters = face_of(request), unit_filters(request)
-    chosen = {name: filters.get(name) for name in ("state", "pipeline")}
+    chosen = {name: filters.get(name) for name in ("state", "pipeline", "group")}
     await face.read(views.check_filters, face.experiment.pipelines, **chosen)
     return filters
 

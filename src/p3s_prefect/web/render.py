@@ -102,7 +102,7 @@ def bar(unit: UnitRow, now: float) -> list[Piece]:
 def lane(stage: StageRow, unit: UnitRow, now: float) -> list[Piece]:
     """One stage on the time axis of its unit; what lies around the steps is drawn first, below them."""
     end = unit.settled_at if unit.settled_at is not None else max(now, unit.arrived_at)
-    start = min(unit.counts_from, unit.arrived_at)
+    start = min(unit.began_at, unit.arrived_at)
     found = sorted(stage_phases(stage, end), key=lambda phase: -phase.seconds)
     return _pieces([phase for phase in found if phase.seconds > 0], start, end)
 

@@ -13,7 +13,7 @@ from datetime import date
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, case, exists, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, exists, func, or_, select, update
 
 from p3s_prefect.adapters.ledger import execution
 from p3s_prefect.adapters.ledger.arrivals import Collection as Named
@@ -168,27 +168,38 @@ def let_in(
     return LetIn(facts=tuple(facts), pass_number=number, from_standby=awake, left=left)
 
 
-def count_open(connection: Connection, sub_job_ids: Iterable[int]) -> int:
-    """How many of these sub-jobs have not ended."""
-    of_them = select(func.count()).select_from(sub_job).where(sub_job.c.settled_at.is_(None))
-    return sum(connection.scalar(of_them.where(sub_job.c.id.in_(some))) or 0 for some in _pages(sub_job_ids))
+def follow(connection: Connection, sub_job_ids: Iterable[int]) -> tuple[list[int], int]:
+    """In which sub-jobs these are processed now, and how many of them have not ended.
 
-
-def followed(connection: Connection, sub_job_ids: Iterable[int]) -> list[int]:
-    """The same sub-jobs; for what was cancelled as the configuration has changed, that in whose pass it goes on."""
-    later, its_pass, own_pass = sub_job.alias(), production_pass.alias(), production_pass
+    What is cancelled as the configuration has changed goes on in a later pass; a group's own stages do as soon as the
+    group has closed again.
+    """
+    later, its_pass, its_run = sub_job.alias(), production_pass.alias(), stage_run.alias()
+    is_cancelled = exists().where(its_run.c.sub_job_id == sub_job.c.id, its_run.c.state == StageState.CANCELLED)
     newest = (
         select(func.max(later.c.id))
         .join(its_pass, its_pass.c.id == later.c.pass_id)
         .where(later.c.data_id == sub_job.c.data_id, later.c.per == sub_job.c.per)
-        .where(its_pass.c.job_id == own_pass.c.job_id)
+        .where(its_pass.c.job_id == production_pass.c.job_id)
         .scalar_subquery()
     )
-    goes_on = case((sub_job.c.state == SubJobState.CANCELLED, newest), else_=sub_job.c.id)
-    query = select(goes_on).join(own_pass, own_pass.c.id == sub_job.c.pass_id).order_by(sub_job.c.id)
-    return [
-        int(row[0]) for some in _pages(sub_job_ids) for row in connection.execute(query.where(sub_job.c.id.in_(some)))
-    ]
+    query = (
+        select(sub_job.c.id, case((is_cancelled, newest), else_=sub_job.c.id).label("newest"))
+        .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
+        .order_by(sub_job.c.id)
+    )
+    pages = (connection.execute(query.where(sub_job.c.id.in_(some))) for some in _pages(sub_job_ids))
+    numbers = sorted({int(row.newest) for page in pages for row in page})
+    comes_again = and_(sub_job.c.per == "group", is_cancelled, data_group.c.is_open)
+    still_open = (
+        select(func.count())
+        .select_from(sub_job)
+        .join(production_pass, production_pass.c.id == sub_job.c.pass_id)
+        .join(job, job.c.id == production_pass.c.job_id)
+        .join(data_group, data_group.c.id == job.c.group_id)
+        .where(or_(sub_job.c.settled_at.is_(None), comes_again))
+    )
+    return numbers, sum(connection.scalar(still_open.where(sub_job.c.id.in_(some))) or 0 for some in _pages(numbers))
 
 
 def outcome(connection: Connection, sub_job_ids: Iterable[int]) -> tuple[UnitRow, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, exists, func, select
 
+from p3s_prefect.adapters.ledger.sampled import IS_BY_HAND
 from p3s_prefect.adapters.ledger.schema import (
     arrival,
     attempt,
@@ -176,7 +177,7 @@ def outcomes(connection: Connection, *, now: float, window_s: float = 3600) -> O
     counted = select(
         sub_job.c.state,
         func.count().label("units"),
-        func.count(sub_job.c.asked_at).label("asked"),
+        func.sum(case((IS_BY_HAND.element, 1), else_=0)).label("by_hand"),
         func.max(sub_job.c.settled_at).label("last_at"),
     )
     found = {row.state: row for row in connection.execute(counted.where(lately).group_by(sub_job.c.state))}
@@ -187,7 +188,7 @@ def outcomes(connection: Connection, *, now: float, window_s: float = 3600) -> O
     return Outcomes(
         **{state.value: found[state].units if state in found else 0 for state in _TOLD},
         shed=0 if shed is None else shed.units,
-        asked=sum(row.asked for state, row in found.items() if state in _TOLD),
+        by_hand=sum(row.by_hand for state, row in found.items() if state in _TOLD),
         shed_s=inf if shed is None else max(0.0, now - shed.last_at),
         latest=tuple(row.state for row in latest),
         reason="" if lost is None else _reason(connection, lost.id, lost.state),
