@@ -56,7 +56,7 @@ def _gone(pids: Path) -> bool:
     return not any(psutil.pid_exists(number) for number in numbers)
 
 
-def _until(condition: Callable[[], bool], patience_s: float = 20.0) -> None:
+def _until(condition: Callable[[], bool], patience_s: float = 90.0) -> None:
     until = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < until, "it never came true"

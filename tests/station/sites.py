@@ -33,7 +33,7 @@ from p3s_prefect.core.ports import ObjectStore
 from p3s_prefect.settings import Settings
 from p3s_prefect.station import page, service
 
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 _POLL_S = 0.03
 
 Declared = dict[str, Any]
