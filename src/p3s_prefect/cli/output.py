@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ from rich.text import Text
 
 from p3s_prefect.core.health import duration
 from p3s_prefect.core.views import printable
+
+INTERRUPTED = 128 + signal.SIGINT
+"""The exit code of a command that Ctrl-C has ended, as shells have it."""
 
 _STYLES = {
     "done": "green",

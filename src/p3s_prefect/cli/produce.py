@@ -19,15 +19,13 @@ from p3s_prefect.adapters.home import Home
 from p3s_prefect.adapters.ledger import selected
 from p3s_prefect.adapters.ledger.selected import SelectedStage
 from p3s_prefect.cli.options import HomeOption, JsonOption
-from p3s_prefect.cli.output import console, plain_text, print_json, state, table
+from p3s_prefect.cli.output import INTERRUPTED, console, plain_text, print_json, state, table
 from p3s_prefect.core.errors import StageFailed
 from p3s_prefect.core.experiment import Experiment
 from p3s_prefect.core.records import Arrival
 from p3s_prefect.core.states import StageState
 
 _LOOK_EVERY_S = 0.5
-# As shells have it.
-_INTERRUPTED = 128 + signal.SIGINT
 # What is printed here is progress and a table: Prefect's page has the logs all the same. And a detector's machines do
 # not tell a company what they do.
 _QUIET = {
@@ -117,7 +115,7 @@ def _run(asked: _Asked, files: list[str], address: str | None, group: Literal["c
     except StageFailed as failed:
         return failed.what, 1
     except KeyboardInterrupt:
-        return "It was stopped. What ran is queued again: give the same files to go on.", _INTERRUPTED
+        return "It was stopped. What ran is queued again: give the same files to go on.", INTERRUPTED
     return "", 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -12,14 +11,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from p3s_prefect.adapters.home import Home
+from p3s_prefect.adapters.home import Home, StationAddress
 from p3s_prefect.adapters.ledger import asked, requests
 from p3s_prefect.adapters.ledger.database import Ledger
 from p3s_prefect.adapters.station_status import absent, suspended
 from p3s_prefect.adapters.steering import Steering, user
 from p3s_prefect.cli.asking import await_answer, in_words_of_the_file, require_station, station_ledger
 from p3s_prefect.cli.options import HomeOption, JsonOption
-from p3s_prefect.cli.output import console, plain_text, print_json, state, table
+from p3s_prefect.cli.output import INTERRUPTED, console, plain_text, print_json, state, table
 from p3s_prefect.cli.progress import shown_progress
 from p3s_prefect.cli.steer import ByOption
 from p3s_prefect.core.asking import PROCESS, ProcessAsked, check_asked
@@ -37,8 +36,6 @@ waveform-dqm run=2008, 'waveform-dqm run=2008 subrun=3'."""
 _LOOK_EVERY_S = 0.5
 # What fits on a screen; `p3s list units` has all.
 _MOST_ROWS = 20
-# As shells have it.
-_INTERRUPTED = 128 + signal.SIGINT
 
 
 def request(
@@ -80,7 +77,7 @@ def request(
             ended = _await_end(place, ledger, answered) if wait else ()
         except KeyboardInterrupt:
             Console(stderr=True).print("Not waited for any more; what was asked for goes on.")
-            raise typer.Exit(_INTERRUPTED) from None
+            raise typer.Exit(INTERRUPTED) from None
     missing = [unit for unit in ended if any(stage.state in WITHOUT_RESULT for stage in unit.stages)]
     is_well = bool(answered.is_granted) and not missing
     if as_json:
@@ -134,7 +131,7 @@ def _await_end(place: Home, ledger: Ledger, answered: requests.Request) -> tuple
     Whatever is away meanwhile is told once, and waited for.
     """
     numbers = _numbers(answered)
-    was_away = False
+    address, was_away = place.station(), False
     with shown_progress() as tell:
         while True:
             try:
@@ -148,7 +145,7 @@ def _await_end(place: Home, ledger: Ledger, answered: requests.Request) -> tuple
             except LedgerAway as error:
                 is_away, trouble = True, f"{error.what}; it is waited for"
             if is_away != was_away:
-                told = (trouble or _trouble(place)) if is_away else "It goes on."
+                told = (trouble or _trouble(place, address)) if is_away else "It goes on."
                 Console(stderr=True, soft_wrap=True).print(plain_text(told))
             was_away = is_away
             time.sleep(_LOOK_EVERY_S)
@@ -159,9 +156,8 @@ def _numbers(answered: requests.Request) -> list[int]:
     return [int(number) for number in answered.detail.get("sub_jobs", ())]
 
 
-def _trouble(place: Home) -> str:
+def _trouble(place: Home, address: StationAddress | None) -> str:
     """Why the station does nothing; what was asked for stays asked for."""
-    address = place.station()
     return str(absent(place) if address is None else suspended(address))
 
 

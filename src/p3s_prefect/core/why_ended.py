@@ -11,6 +11,7 @@ from p3s_prefect.core.overrides import Override
 from p3s_prefect.core.plan import floor_of
 from p3s_prefect.core.retry import MISSING
 from p3s_prefect.core.states import StageState
+from p3s_prefect.core.views import Coverage
 from p3s_prefect.core.why_case import StageCase
 from p3s_prefect.core.why_facts import Reason
 from p3s_prefect.core.why_rules import asked_for, in_pipeline, rule, stage_rule, times
@@ -161,8 +162,9 @@ def _blocked(asked: StageCase) -> Iterator[Reason]:
         )
     if not ended:
         why, release = asked.run.reason or "something that it needs did not finish", ""
-        if (seen := _units_without_results(asked)) is not None:
-            why = f"{why}; of its {seen} {'unit' if seen == 1 else 'units'} none is done"
+        units = _units_of(asked) if asked.unit.per == "group" else None
+        if units is not None and units.seen and not units.done:
+            why = f"{why}; of its {units.seen} {'unit' if units.seen == 1 else 'units'} none is done"
             report = f"`p3s report coverage {asked.unit.data_id}` says what became of them"
             whose = in_pipeline(asked.unit)
             release = (
@@ -171,15 +173,11 @@ def _blocked(asked: StageCase) -> Iterator[Reason]:
         yield Reason(why=why, rule=asked.of("after"), release=release)
 
 
-def _units_without_results(asked: StageCase) -> int | None:
-    """Of a group, how many units it has, if none of them is done."""
-    if asked.unit.per != "group" or asked.case.group is None:
-        return None
+def _units_of(asked: StageCase) -> Coverage | None:
+    """What became of the units of its group in its pass."""
     own = (asked.unit.pipeline, asked.unit.pass_number)
-    for covered in asked.case.group.coverage:
-        if (covered.pipeline, covered.pass_number) == own and covered.seen and not covered.done:
-            return covered.seen
-    return None
+    coverage = () if asked.case.group is None else asked.case.group.coverage
+    return next((one for one in coverage if (one.pipeline, one.pass_number) == own), None)
 
 
 def _superseded(asked: StageCase) -> Iterator[Reason]:
@@ -202,13 +200,11 @@ def _anew(asked: StageCase, *, is_stopped: bool = False) -> str:
         return elsewhere
     unit = asked.unit
     if unit.per == "group":
-        command = f"p3s request {in_pipeline(unit)}"
-        if _all_are_done(asked):
+        command, units = f"p3s request {in_pipeline(unit)}", _units_of(asked)
+        if units is not None and units.seen == units.done:
             return f"`{command} --all` processes all of its units anew, and it."
-        command = f"`{command}`"
-        return (
-            f"{command} asks for its units without results, with --all for all of them, and makes it anew with these."
-        )
+        which = "its units without results, with --all for all of them"
+        return f"`{command}` asks for {which}, and makes it anew with these."
     is_open = unit.settled_at is None
     first = [*(["nothing stops it"] if is_stopped else []), *(["all of it has ended"] if is_open else [])]
     # What failed too, or has other results, is not missing.
@@ -222,12 +218,6 @@ def _tried_again(asked: StageCase) -> str:
     # A retry stays in its pass, and so with the programs and parameters of that.
     other = f"if its program or the experiment file was changed for that, `p3s request {whose} --all` processes it anew"
     return f"Once that is mended, `p3s retry {whose}` tries {what} again; {other}."
-
-
-def _all_are_done(asked: StageCase) -> bool:
-    own = (asked.unit.pipeline, asked.unit.pass_number)
-    coverage = () if asked.case.group is None else asked.case.group.coverage
-    return any((one.pipeline, one.pass_number) == own and one.seen == one.done for one in coverage)
 
 
 def _elsewhere(asked: StageCase) -> str:
